@@ -1,0 +1,342 @@
+"""The three questions a Midway network answers: what is there, how does it move, where does it go.
+
+Every function takes a :class:`~midway_zoo.MidwayNetwork` or a pretrained name (loaded once), and images
+of every kind that :func:`midway_zoo.images.to_tensor` reads. Normalisation, resizing and batching happen
+here. All run without gradients and in evaluation mode, and leave the network's mode as it was.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+from midway_zoo.batching import Batch, batches, check_batch_size, inference
+from midway_zoo.errors import InputError
+from midway_zoo.images import Images, Size, count, iterate
+from midway_zoo.models.config import LEVELS
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.perturbation import MATCH_LEVEL, matches, sensitivity, token_flow
+from midway_zoo.registry import resolve_network
+from midway_zoo.results import Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+
+_logger = logging.getLogger(__name__)
+
+Model: TypeAlias = MidwayNetwork | str
+T = TypeVar("T")
+
+
+def extract_features(
+    model: Model,
+    images: Images,
+    *,
+    blocks: Sequence[int] = (2, 5, 8, 11),
+    backward: bool = False,
+    size: Size = None,
+    batch_size: int = 16,
+) -> Features:
+    """Normed class token and patch features of images.
+
+    Args:
+        model: a network or a pretrained name. In paired mode the source encoder (student) is read.
+        images: one image or several, of any sizes.
+        blocks: encoder blocks to return, 0-based.
+        backward: also return the source-side backward features v of levels 2, 1, 0, which the paper's
+            linear read-outs use (section 4.1).
+        size: None (shorter side as the model's native side), an int (that shorter side), (H, W), or
+            "full"; see :func:`midway_zoo.images.target_size`.
+        batch_size: images per forward pass.
+
+    Returns:
+        ``cls`` (B, D), ``maps`` {block: (B, D, h, w)}, ``grid`` (h, w), in the given order and the model's
+        dtype. If sizes lead to different grids, maps and grid are lists with one item per image.
+
+    Raises:
+        InputError: for images or arguments that cannot be used.
+    """
+    network = resolve_network(model)
+    last = network.config.depth - 1
+    _check_blocks(blocks, last)
+    check_batch_size(batch_size)
+    taps = sorted({*blocks, last, *(network.config.feature_blocks if backward else ())})
+    cls: dict[int, Tensor] = {}
+    maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
+    backs: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    singles = ((image,) for image in iterate(images))
+    with inference(network), _progress(count(images), batch_size, "images") as bar:
+        for batch in batches(network, singles, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            tokens = dict(zip(taps, network.encode(batch.images[0], blocks=taps), strict=True))
+            _scatter(cls, batch, tokens[last][:, 0])
+            for block in blocks:
+                _scatter(maps[block], batch, _as_map(tokens[block], grid))
+            if backward:
+                levels = [tokens[block] for block in network.config.feature_blocks]
+                for level, features in network.dynamics.backward_features(levels).items():
+                    _scatter(backs[level], batch, _as_map(features, grid))
+            bar.update(len(batch.indices))
+    collected = {block: _stack(found) for block, found in maps.items()}
+    return Features(
+        cls=torch.stack([cls[index] for index in range(len(cls))]),
+        maps=collected,
+        grid=_grids(next(iter(collected.values()))),
+        backward={level: _stack(found) for level, found in backs.items()} if backward else None,
+    )
+
+
+def infer_motion_latent(
+    model: Model, source: Images, target: Images, *, size: Size = None, batch_size: int = 8
+) -> MotionLatent:
+    """Motion latents of image pairs: what happened between source and target (section 3.1).
+
+    Args:
+        model: a network or a pretrained name. One encoder sees both frames; a network in paired mode
+            uses its student for the source and its teacher for the target, as in pretraining.
+        source: one image or several.
+        target: as many images; each has the size of its source.
+        size: as in :func:`extract_features`.
+        batch_size: pairs per forward pass.
+
+    Returns:
+        ``tokens`` (B, 10, C), ``levels`` {2, 1, 0: (B, 10, C)}, ``pooled`` (B, C), in the given order.
+
+    Raises:
+        InputError: for images or arguments that cannot be used.
+    """
+    network = resolve_network(model)
+    found: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    grids: dict[int, tuple[int, int]] = {}
+    with inference(network):
+        for batch in _pair_batches(network, source, target, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            latents = network.dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
+            for level in LEVELS:
+                _scatter(found[level], batch, latents[level])
+            grids.update(dict.fromkeys(batch.indices, grid))
+    levels = {level: torch.stack(_ordered(values)) for level, values in found.items()}
+    return motion_latent(levels, _common(_ordered(grids)))
+
+
+def motion_latent(
+    levels: dict[int, Tensor],
+    grid: tuple[int, int] | list[tuple[int, int]],
+    pts_seconds: Tensor | None = None,
+) -> MotionLatent:
+    """The result for latents of all levels, each (B, M, C)."""
+    return MotionLatent(levels[0], levels, levels[0].mean(dim=1), grid, pts_seconds)
+
+
+def predict_flow(
+    model: Model,
+    source: Images,
+    target: Images,
+    *,
+    method: Literal["auto", "head", "perturbation"] = "auto",
+    size: Size = None,
+    batch_size: int = 4,
+    level: int = MATCH_LEVEL,
+    draws: int = 1,
+    seed: int = 0,
+    window: int = 1,
+) -> FlowPrediction:
+    """Optical flow from source to target, in pixels of the given images.
+
+    "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose
+    prediction it influences most; the position is the softmax-weighted mean (temperature 0.1) over the
+    square of radius ``window`` around the arg-max, and the token-level flow is enlarged bilinearly. It is
+    as coarse as the patch grid. "head" needs a network with a trained flow head, which no network has yet.
+    "auto" takes the head if there is one.
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several.
+        target: as many images; each has the size of its source.
+        method: "auto", "head" or "perturbation".
+        size: as in :func:`extract_features`; a larger one gives a finer grid and takes longer.
+        batch_size: pairs at once.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        draws: random perturbations per token to average.
+        seed: of the perturbations.
+        window: radius in tokens of the soft arg-max; 0 is the plain arg-max.
+
+    Returns:
+        ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down; ``confidence`` (B, 1, H, W),
+        the peak sensitivity in [-1, 1]. Pairs of different sizes give lists of (2, H, W) and (1, H, W).
+
+    Raises:
+        InputError: for images or arguments that cannot be used, and for "head" without a head.
+    """
+    network = resolve_network(model)
+    _choose_method(network, method)
+    _check_perturbation(level, draws, seed)
+    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+        raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
+    flows: dict[int, Tensor] = {}
+    confidences: dict[int, Tensor] = {}
+    grids: dict[int, tuple[int, int]] = {}
+    with inference(network):
+        for batch in _pair_batches(network, source, target, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            matrix = sensitivity(network, *batch.images, level=level, draws=draws, seed=seed)
+            flow, confidence = token_flow(matrix, grid, window=window)
+            for row, (index, given) in enumerate(zip(batch.indices, batch.given, strict=True)):
+                flows[index] = _enlarge(flow[row], given) * _pixels_per_token(given, grid, flow.device).view(2, 1, 1)
+                confidences[index] = _enlarge(confidence[row], given)
+                grids[index] = grid
+    return FlowPrediction(_stack(flows), _stack(confidences), "perturbation", _common(_ordered(grids)))
+
+
+def perturbation_heatmap(
+    model: Model,
+    source: Images,
+    target: Images,
+    xy: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+    *,
+    size: Size = None,
+    batch_size: int = 8,
+    level: int = MATCH_LEVEL,
+    draws: int = 8,
+    seed: int = 0,
+) -> PerturbationHeatmap:
+    """Where one point of the source went: its sensitivity over the target's tokens (section 4.4).
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several, all of one size.
+        target: as many images of that size.
+        xy: (x, y) in pixels of the source, or one per pair (B, 2).
+        size: as in :func:`extract_features`.
+        batch_size: pairs at once.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        draws: random perturbations to average.
+        seed: of the perturbations.
+
+    Returns:
+        ``heatmap`` (B, h, w) cosines in [-1, 1], the perturbed token, and the peak's position in pixels.
+
+    Raises:
+        InputError: for images or arguments that cannot be used, or a point outside the image.
+    """
+    network = resolve_network(model)
+    _check_perturbation(level, draws, seed)
+    pairs = count(source)
+    points = torch.as_tensor(xy, dtype=torch.float32).cpu()
+    if points.shape not in {(2,), (pairs, 2)}:
+        raise InputError(f"xy has shape {tuple(points.shape)}: one (x, y) or one per pair, ({pairs}, 2), is expected.")
+    points = points.expand(pairs, 2)
+    heat: dict[int, Tensor] = {}
+    tokens: dict[int, Tensor] = {}
+    peaks: dict[int, Tensor] = {}
+    with inference(network):
+        for batch in _pair_batches(network, source, target, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            where = list(zip(batch.indices, batch.given, strict=True))
+            chosen = torch.stack([_token_at(points[index], given, grid) for index, given in where])
+            flat = chosen[:, 1] * grid[1] + chosen[:, 0]
+            matrix = sensitivity(network, *batch.images, tokens=flat, level=level, draws=draws, seed=seed)
+            centre = matches(matrix, grid, window=0)[0][:, 0] + 0.5
+            _scatter(heat, batch, matrix.unflatten(2, grid)[:, 0])
+            _scatter(tokens, batch, chosen)
+            for row, (index, given) in enumerate(where):
+                peaks[index] = centre[row] * _pixels_per_token(given, grid, centre.device) - 0.5
+    heatmap = _stack(heat)
+    if isinstance(heatmap, list):
+        raise InputError("the pairs' sizes lead to different grids; call perturbation_heatmap once per size.")
+    return PerturbationHeatmap(
+        heatmap, torch.stack(_ordered(tokens)), torch.stack(_ordered(peaks)), (heatmap.shape[1], heatmap.shape[2])
+    )
+
+
+def _choose_method(network: MidwayNetwork, method: str) -> None:
+    if method not in ("auto", "head", "perturbation"):
+        raise InputError(f'method={method!r}: "auto", "head" or "perturbation" is expected.')
+    if method == "head":
+        raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
+    if method == "auto":
+        _logger.info("predict_flow: the network has no flow head, using the zero-shot perturbation flow")
+
+
+def _check_blocks(blocks: Sequence[int], last: int) -> None:
+    wrong = [
+        block for block in blocks if isinstance(block, bool) or not isinstance(block, int) or not 0 <= block <= last
+    ]
+    if wrong or not blocks or len(set(blocks)) < len(blocks):
+        raise InputError(f"blocks={tuple(blocks)!r}: different block indices from 0 to {last} are expected.")
+
+
+def _check_perturbation(level: int, draws: int, seed: int) -> None:
+    if level not in LEVELS:
+        raise InputError(f"level={level!r}: 2, 1 or 0 is expected.")
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise InputError(f"draws={draws!r}: a positive integer is expected.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed!r}: an integer of at least 0 is expected.")
+
+
+def _pair_batches(
+    network: MidwayNetwork, source: Images, target: Images, size: Size, batch_size: int
+) -> Iterator[Batch]:
+    """Batches of pairs, with a progress bar."""
+    check_batch_size(batch_size)
+    pairs = count(source)
+    if count(target) != pairs:
+        raise InputError(f"got {pairs} source and {count(target)} target image(s); each source needs one target.")
+    items = zip(iterate(source), iterate(target), strict=True)
+    with _progress(pairs, batch_size, "pairs") as bar:
+        for batch in batches(network, items, size, batch_size):
+            yield batch
+            bar.update(len(batch.indices))
+
+
+def _progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
+    # disable=None: silent unless stderr is a terminal; a single batch needs no bar at all.
+    return tqdm(total=total, unit=f" {unit}", leave=False, disable=True if total <= batch_size else None)
+
+
+def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """(b, 1 + h * w, D) -> (b, D, h, w), without the class token."""
+    return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
+
+
+def _scatter(found: dict[int, Tensor], batch: Batch, values: Tensor) -> None:
+    found.update(zip(batch.indices, values, strict=True))
+
+
+def _ordered(found: dict[int, T]) -> list[T]:
+    return [found[index] for index in range(len(found))]
+
+
+def _stack(found: dict[int, Tensor]) -> Tensor | list[Tensor]:
+    """In input order: one tensor if all have one shape, else a list."""
+    values = _ordered(found)
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
+
+
+def _common(grids: list[tuple[int, int]]) -> tuple[int, int] | list[tuple[int, int]]:
+    return grids[0] if len(set(grids)) == 1 else grids
+
+
+def _grids(maps: Tensor | list[Tensor]) -> tuple[int, int] | list[tuple[int, int]]:
+    return _common([(value.shape[-2], value.shape[-1]) for value in maps])
+
+
+def _enlarge(values: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+
+
+def _pixels_per_token(given: tuple[int, int], grid: tuple[int, int], device: torch.device) -> Tensor:
+    """(x, y) pixels of the given image per token."""
+    return torch.tensor([given[1] / grid[1], given[0] / grid[0]], device=device)
+
+
+def _token_at(point: Tensor, given: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Column and row of the token under a point in pixels."""
+    x, y = (float(value) for value in point)
+    if not (0 <= x <= given[1] - 1 and 0 <= y <= given[0] - 1):
+        raise InputError(f"xy=({x:g}, {y:g}) is outside the image of {given[1]} x {given[0]} pixels (width x height).")
+    column = int((x + 0.5) / given[1] * grid[1])
+    row = int((y + 0.5) / given[0] * grid[0])
+    return torch.tensor([min(column, grid[1] - 1), min(row, grid[0] - 1)])

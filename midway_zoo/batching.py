@@ -1,0 +1,90 @@
+"""From loose images to network batches: grouped by size, in bounded memory, without side effects on the model."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midway_zoo.errors import InputError
+from midway_zoo.images import Normalise, Size, resize, target_size
+from midway_zoo.models.network import MidwayNetwork
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Items of one network size."""
+
+    indices: list[int]
+    """Their positions in the input."""
+    given: list[tuple[int, int]]
+    """Their (height, width) as given."""
+    images: tuple[Tensor, ...]
+    """Normalised images (b, 3, H, W), one tensor per member of an item (one, or source and target)."""
+
+
+@contextmanager
+def inference(network: MidwayNetwork) -> Iterator[None]:
+    """No gradients, evaluation mode; every module's mode is put back afterwards."""
+    training = [module for module in network.modules() if module.training]
+    network.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def normaliser(network: MidwayNetwork) -> Normalise:
+    """Normalisation for a network, from the encoder's timm configuration."""
+    cfg = network.encoder.pretrained_cfg
+    return Normalise(tuple(cfg["mean"]), tuple(cfg["std"]), network.device, network.dtype)
+
+
+def network_size(network: MidwayNetwork, image: Tensor, size: Size) -> tuple[int, int]:
+    """The (height, width) at which an image (3, H, W) enters the network; see :func:`~midway_zoo.images.target_size`."""
+    config = network.config
+    return target_size(image.shape[-2], image.shape[-1], size, config.img_size, config.patch_size)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise :class:`InputError` unless ``batch_size`` is a positive integer."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise InputError(f"batch_size={batch_size!r}: a positive integer is expected.")
+
+
+def batches(
+    network: MidwayNetwork, items: Iterable[tuple[Tensor, ...]], size: Size, batch_size: int
+) -> Iterator[Batch]:
+    """Group items (images, or pairs of images of one size) into batches of equal network size.
+
+    Items are consumed one at a time; at most ``batch_size`` per distinct size wait in memory.
+
+    Raises:
+        InputError: if the members of an item differ in size, or a size cannot be used.
+    """
+    normalise = normaliser(network)
+    waiting: dict[tuple[int, int], list[tuple[int, tuple[Tensor, ...]]]] = {}
+    given: dict[int, tuple[int, int]] = {}
+
+    def flush(key: tuple[int, int]) -> Batch:
+        indices, members = zip(*waiting.pop(key), strict=True)
+        images = tuple(normalise(torch.stack(column)) for column in zip(*members, strict=True))
+        return Batch(list(indices), [given.pop(index) for index in indices], images)
+
+    for index, item in enumerate(items):
+        shapes = {tuple(image.shape[-2:]) for image in item}
+        if len(shapes) > 1:
+            sides = " and ".join(f"{width} x {height}" for height, width in sorted(shapes))
+            raise InputError(
+                f"pair {index}: source and target must have one size, got {sides} pixels (width x height)."
+            )
+        given[index] = (item[0].shape[-2], item[0].shape[-1])
+        key = network_size(network, item[0], size)
+        waiting.setdefault(key, []).append((index, tuple(resize(image, key) for image in item)))
+        if len(waiting[key]) == batch_size:
+            yield flush(key)
+    for key in list(waiting):
+        yield flush(key)

@@ -1,0 +1,71 @@
+"""Writing files so that a reader never sees half of one and nothing is overwritten unasked."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
+
+METADATA_KEY = "midway_zoo"
+"""safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
+
+
+def check_output(path: Path, *, overwrite: bool = False) -> None:
+    """Raise early if ``path`` cannot or must not be written.
+
+    Raises:
+        OutputExistsError: if it exists and ``overwrite`` is false.
+        MissingFileError: if its folder does not exist.
+    """
+    if path.exists() and not overwrite:
+        raise OutputExistsError(f"{path} exists; pass overwrite=True (on the command line --force) to replace it.")
+    if not path.parent.is_dir():
+        raise MissingFileError(f"the folder {path.parent} of {path.name} does not exist; create it first.")
+
+
+@contextmanager
+def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A temporary path beside ``path``, renamed to it on success and removed on failure."""
+    check_output(path, overwrite=overwrite)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, overwrite: bool = False) -> None:
+    """Write JSON, indented, UTF-8."""
+    with atomic(path, overwrite=overwrite) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], *, overwrite: bool = False
+) -> None:
+    """Write tensors with JSON metadata; the same input gives the same bytes."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic(path, overwrite=overwrite) as temporary:
+        save_file(plain, temporary, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def write_png(path: Path, image: torch.Tensor, *, overwrite: bool = False) -> None:
+    """Write a uint8 tensor (3, H, W) as PNG."""
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        raise InputError(f"a picture is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
+    with atomic(path, overwrite=overwrite) as temporary:
+        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG")

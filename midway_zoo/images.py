@@ -1,0 +1,225 @@
+"""Images in, network batches out: every accepted kind of image, resized to the patch grid."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import InputError, InputTypeError, MissingFileError
+
+ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
+Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
+Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
+
+MAX_TOKENS = 2**16
+"""Above this many patches per image a size is taken for a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
+_RANGE_SLACK = 1e-4  # resampling by the caller may leave [0, 1] by rounding
+
+
+def to_tensor(image: ImageLike) -> Tensor:
+    """One image as float32 (3, H, W) in [0, 1], RGB.
+
+    Args:
+        image: PIL image or path (EXIF orientation applied; alpha dropped; grey, palette and 16-bit
+            images converted), numpy (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or tensor (1 or 3, H, W);
+            arrays and tensors uint8, uint16 or floats in [0, 1].
+
+    Raises:
+        InputError: for content that is no image (range, NaN, size, channels, unreadable file).
+        InputTypeError: for a type or dtype that is not accepted.
+        MissingFileError: for a path that does not exist.
+    """
+    if isinstance(image, str | PathLike):
+        return _open(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_numpy(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise InputTypeError(
+        f"{type(image).__name__} is no image: pass a PIL image, a path, a numpy array (H, W, 3) or a tensor (3, H, W)."
+    )
+
+
+def iterate(images: Images) -> Iterator[Tensor]:
+    """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time."""
+    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
+        yield from (to_tensor(image) for image in images)
+    elif isinstance(images, list | tuple):
+        for index, image in enumerate(images):
+            try:
+                yield to_tensor(image)
+            except (InputError, InputTypeError) as error:
+                raise type(error)(f"image {index}: {error}") from error
+    else:
+        yield to_tensor(images)  # type: ignore[arg-type]
+
+
+def count(images: Images) -> int:
+    """How many images :func:`iterate` will give.
+
+    Raises:
+        InputError: if it is none.
+    """
+    batch = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
+    number = len(images) if batch else 1  # type: ignore[arg-type]
+    if number == 0:
+        raise InputError("got no images: the list or batch is empty.")
+    return number
+
+
+def _open(path: Path) -> Tensor:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return _from_pil(image)
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no image {path}.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is no image that Pillow can read.") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path} cannot be read as an image: {error}.") from error
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    if 0 in image.size:
+        raise InputError(f"the image has zero size: {image.width} x {image.height} pixels.")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit greyscale, held in 16 or 32 bits
+        return _from_numpy(_sixteen_bit(np.asarray(image)))
+    if image.mode == "F":
+        return _from_numpy(np.asarray(image))
+    array = np.array(image.convert("RGB"))
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def _sixteen_bit(array: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    if array.min() < 0 or array.max() > 65535:
+        raise InputError(f"integer image with values in [{array.min()}, {array.max()}]; 16-bit images end at 65535.")
+    return array.astype(np.uint16)
+
+
+def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"numpy image of shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is expected. "
+            "Channels-first data can be passed as a torch tensor (3, H, W)."
+        )
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / np.float32(65535)
+    if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
+        raise InputTypeError(f"numpy image of dtype {array.dtype}: uint8, uint16 or floats in [0, 1] are expected.")
+    pixels = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1))
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32, copy=False)
+    return _from_tensor(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()))
+
+
+def _from_tensor(image: Tensor) -> Tensor:
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise InputError(
+            f"tensor image of shape {tuple(image.shape)}: (3, H, W), (1, H, W) or (B, 3, H, W) is expected."
+        )
+    if 0 in image.shape:
+        raise InputError(f"the image has zero size: shape {tuple(image.shape)}.")
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
+    elif image.is_floating_point():
+        image = image.detach().float()
+        low, high = (float(bound) for bound in image.aminmax())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise InputError("the image holds NaN or infinity.")
+        if low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
+            raise InputError(
+                f"float image with values in [{low:.4g}, {high:.4g}]: [0, 1] is expected, before normalisation. "
+                "Divide 8-bit values by 255; do not subtract the mean."
+            )
+        image = image.clamp(0, 1)
+    else:
+        raise InputTypeError(f"tensor image of dtype {image.dtype}: uint8 or floats in [0, 1] are expected.")
+    return image.expand(3, -1, -1)
+
+
+def target_size(height: int, width: int, size: Size, native: tuple[int, int], patch: int) -> tuple[int, int]:
+    """The (height, width) in pixels, multiples of ``patch``, at which an image enters the network.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        size: None: shorter side as the shorter side of ``native``, aspect ratio kept, both sides rounded
+            to the patch; an int: the same with that shorter side; (H, W): exactly that; "full": the
+            image's own size, rounded to the patch.
+        native: the model's native (height, width).
+        patch: side of a patch in pixels.
+
+    Raises:
+        InputError: for a size that makes no sense, does not fit the patch or has over ``MAX_TOKENS`` patches.
+    """
+    if isinstance(size, tuple | list):
+        result = _exact(tuple(size), patch)
+    elif size == "full":
+        result = _rounded(height, patch), _rounded(width, patch)
+    elif size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0):
+        shorter = min(native) if size is None else size
+        scale = shorter / min(height, width)
+        result = _rounded(height * scale, patch), _rounded(width * scale, patch)
+    else:
+        raise InputError(f'size={size!r}: None, a positive number of pixels, (height, width) or "full" is expected.')
+    if result[0] // patch * (result[1] // patch) > MAX_TOKENS:
+        raise InputError(
+            f"an image of {height} x {width} pixels would become {result[0]} x {result[1]}, over {MAX_TOKENS} patches. "
+            "Pass size=(height, width) with smaller sides, or crop the image."
+        )
+    return result
+
+
+def _exact(size: tuple[Any, ...], patch: int) -> tuple[int, int]:
+    if len(size) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in size):
+        raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
+    fitting = tuple(_rounded(side, patch) for side in size)
+    if fitting != size:
+        raise InputError(f"size={size} does not fit patches of {patch} pixels; the nearest that does is {fitting}.")
+    return size
+
+
+def _rounded(side: float, patch: int) -> int:
+    return max(1, round(side / patch)) * patch
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of (..., 3, H, W) in [0, 1]; an image that has the size is left as it is."""
+    if images.shape[-2:] == size:
+        return images
+    batch = images if images.ndim == 4 else images[None]
+    result = F.interpolate(batch, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return result if images.ndim == 4 else result[0]
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(x - mean) / std per channel, then the model's device and dtype."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return ((images - mean) / std).to(self.dtype)

@@ -1,0 +1,1 @@
+"""Encoder, dynamics and the network that joins them."""

@@ -1,0 +1,144 @@
+"""The shape of a Midway network: everything that is needed to rebuild it empty."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from midway_zoo.errors import ConfigError, UnknownModelError, nearest
+
+LEVELS = (2, 1, 0)
+"""Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
+
+
+@dataclass(frozen=True)
+class MidwayConfig:
+    """Architecture of a :class:`~midway_zoo.MidwayNetwork` (paper section 3, appendix A).
+
+    The defaults are ViT-S/16 as pretrained on BDD100K.
+    """
+
+    encoder: str = "midway_vits"
+    """timm name of the encoder; the five fields below may differ from that name's own."""
+    embed_dim: int = 384
+    """Encoder width D."""
+    depth: int = 12
+    num_heads: int = 6
+    patch_size: int = 16
+    """Side of a square patch in pixels."""
+    grid: tuple[int, int] = (14, 14)
+    """Native token grid (rows, columns): the size of the learned position tables."""
+    feature_blocks: tuple[int, int, int, int] = (2, 5, 8, 11)
+    """Encoder blocks (0-based) whose normed outputs are the four feature levels."""
+    motion_dim: int = 192
+    """Width C of the motion latents and of the midway path."""
+    motion_tokens: int = 10
+    """Number M of motion tokens."""
+    midway_depth: int = 4
+    midway_heads: int = 3
+    backward_heads: int = 6
+    forward_depth: int = 4
+    forward_heads: int = 6
+    gate_bias: float = 4.0
+    """Added to a gate's logit, so that a fresh gate is almost open."""
+    paired: bool = False
+    """True: the network holds a second encoder for the target frame, as in pretraining."""
+
+    def __post_init__(self) -> None:
+        for name in ("grid", "feature_blocks"):  # JSON and YAML turn tuples into lists
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types()
+        self._check_divisible("num_heads", "embed_dim")
+        self._check_divisible("midway_heads", "motion_dim")
+        self._check_divisible("backward_heads", "embed_dim")
+        self._check_divisible("forward_heads", "embed_dim")
+        if len(self.grid) != 2 or min(self.grid) < 1:
+            raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
+        blocks = self.feature_blocks
+        if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= self.depth:
+            raise ConfigError(
+                f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
+            )
+
+    def _check_types(self) -> None:
+        positive = [field.name for field in fields(self) if field.type is int]
+        for name in positive:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ConfigError(f"{name}={value!r} must be a positive integer.")
+        for name in ("grid", "feature_blocks"):
+            if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
+        if isinstance(self.gate_bias, bool) or not isinstance(self.gate_bias, int | float):
+            raise ConfigError(f"gate_bias={self.gate_bias!r} must be a number.")
+
+    def _check_divisible(self, heads: str, width: str) -> None:
+        if getattr(self, width) % getattr(self, heads):
+            raise ConfigError(
+                f"{heads}={getattr(self, heads)} does not divide {width}={getattr(self, width)}; choose a divisor."
+            )
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Native (height, width) in pixels."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+    @property
+    def encoder_args(self) -> dict[str, Any]:
+        """Keyword arguments that give the timm model named ``encoder`` this shape."""
+        return {
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of JSON types; ``MidwayConfig.from_dict`` reads it back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "MidwayConfig":
+        """Build from a mapping; an unknown key raises :class:`ConfigError` with the nearest one."""
+        return override(cls(), values)
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise :class:`ConfigError`, with the nearest name, for a key that :class:`MidwayConfig` does not have."""
+    known = [field.name for field in fields(MidwayConfig)]
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"unknown configuration key {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
+
+
+def override(config: MidwayConfig, values: Mapping[str, Any]) -> MidwayConfig:
+    """``config`` with some fields replaced; an unknown key is an error that suggests the nearest."""
+    check_keys(values)
+    return replace(config, **values)
+
+
+ARCHITECTURES: dict[str, MidwayConfig] = {
+    "midway_vits": MidwayConfig(),
+    # The released ViT-B keeps six heads in the dynamics, while its encoder has twelve.
+    "midway_vitb": MidwayConfig(encoder="midway_vitb", embed_dim=768, num_heads=12),
+    "midway_nano": MidwayConfig(
+        encoder="midway_nano",
+        embed_dim=96,
+        num_heads=3,
+        patch_size=8,
+        grid=(8, 8),
+        motion_dim=48,
+        backward_heads=3,
+        forward_heads=3,
+    ),
+}
+"""The registered architectures, by timm name."""
+
+
+def architecture_config(name: str) -> MidwayConfig:
+    """Configuration of a registered architecture, such as ``"midway_vits"``."""
+    if name not in ARCHITECTURES:
+        raise UnknownModelError(
+            f"unknown architecture {name!r}.{nearest(name, ARCHITECTURES)} Known: {', '.join(ARCHITECTURES)}."
+        )
+    return ARCHITECTURES[name]

@@ -1,0 +1,213 @@
+"""Midway path, backward layers and forward dynamics (paper section 3; numbers as in the released model).
+
+Shapes: B pairs, L = 1 + N tokens (CLS first), encoder width D, M motion tokens of width C.
+Levels count top-down 2, 1, 0; level 3 is the encoder's last tapped block, where everything starts.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from midway_zoo.models.config import LEVELS, MidwayConfig
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, self_attention_block
+from midway_zoo.results import DynamicsOutput
+
+
+class MidwayPath(nn.Sequential):
+    """Inverse dynamics of one level: motion tokens look at both frames (section 3.1)."""
+
+    def __init__(self, config: MidwayConfig) -> None:
+        super().__init__(
+            *(self_attention_block(config.motion_dim, config.midway_heads) for _ in range(config.midway_depth))
+        )
+
+
+class ForwardDynamics(nn.Module):
+    """Predicts one level of the target frame from the source's backward features and the motion latent."""
+
+    def __init__(self, config: MidwayConfig) -> None:
+        super().__init__()
+        depth, dim = config.forward_depth, config.embed_dim
+        self.blocks = nn.ModuleList(GatedBlock(dim, config.forward_heads) for _ in range(depth))
+        self.gates = nn.ModuleList(Gate(dim, config.gate_bias) for _ in range(depth - 1))
+
+    def forward(self, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Run the blocks.
+
+        Args:
+            motion: (B, M, D) projected motion tokens.
+            source: (B, L, D) backward features of the source frame.
+
+        Returns:
+            The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)).
+        """
+        if _forward_mode_ad():
+            # Fused attention kernels have no forward derivative; the math backend has.
+            with sdpa_kernel(SDPBackend.MATH):
+                return self._run(motion, source)
+        return self._run(motion, source)
+
+    def _run(self, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
+        count = motion.shape[1]
+        x = torch.cat([motion, source], dim=1)
+        previous, gates = x, []
+        for index, block in enumerate(self.blocks):
+            if index == 0:
+                x = block(x)
+                continue
+            # The released model gates block b by the input of block b - 1 (the paper writes the
+            # block's own input). Motion tokens are never gated.
+            gate = self.gates[index - 1](previous[:, count:])
+            gates.append(gate)
+            previous, x = x, block(x, torch.cat([torch.ones_like(motion), gate], dim=1))
+        return x[:, count:], gates
+
+
+class Dynamics(nn.Module):
+    """Everything of a Midway network beside its encoder.
+
+    The target side (``target_embed``, ``target_backward``) is the EMA copy of the source side
+    (``source_embed``, ``source_backward``) and takes no gradient.
+    """
+
+    def __init__(self, config: MidwayConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim, width = config.embed_dim, config.motion_dim
+        tokens = 1 + config.grid[0] * config.grid[1]
+        self.motion_tokens = nn.Parameter(torch.empty(1, config.motion_tokens, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 2 * tokens, width))
+        self.source_embed, self.target_embed = nn.Linear(dim, width), nn.Linear(dim, width)
+        self.source_backward = nn.ModuleList(BackwardLayer(dim, config.backward_heads) for _ in LEVELS)
+        self.target_backward = nn.ModuleList(BackwardLayer(dim, config.backward_heads) for _ in LEVELS)
+        self.midway = nn.ModuleList(MidwayPath(config) for _ in LEVELS)
+        self.motion_proj = nn.Linear(width, dim)
+        self.forward_dynamics = nn.ModuleList(ForwardDynamics(config) for _ in LEVELS)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Fresh weights: truncated normal (std 0.02), zero biases; the target side equals the source side."""
+        nn.init.trunc_normal_(self.motion_tokens, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for source, target in ((self.source_embed, self.target_embed), (self.source_backward, self.target_backward)):
+            target.load_state_dict(source.state_dict())
+            target.requires_grad_(False)
+
+    def position_tables(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Position tables of source and target, each (1, 1 + h * w, C), resampled bicubically to ``grid``."""
+        halves = self.pos_embed.chunk(2, dim=1)
+        if grid != self.config.grid:
+            halves = tuple(
+                resample_abs_pos_embed(half, new_size=list(grid), old_size=list(self.config.grid)) for half in halves
+            )
+        return halves[0], halves[1]
+
+    def infer_motion(
+        self, level: int, motion: Tensor, source: Tensor, target: Tensor, tables: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Inverse dynamics of one level.
+
+        Args:
+            level: 2, 1 or 0.
+            motion: motion tokens (B, M, C).
+            source: midway input of the source (B, L, D): level 3 tokens, then the prediction of the level above.
+            target: target backward features (B, L, D).
+            tables: result of :meth:`position_tables`.
+
+        Returns:
+            The updated motion latent (B, M, C) and the target frame's tokens as the path leaves them (B, L, C).
+        """
+        x = torch.cat([motion, self.source_embed(source) + tables[0], self.target_embed(target) + tables[1]], dim=1)
+        x = self.midway[level](x)
+        count, length = motion.shape[1], source.shape[1]
+        latent = x[:, :count]
+        # The first estimate stands alone; the levels below refine it.
+        return (latent if level == LEVELS[0] else motion + latent), x[:, count + length :]
+
+    def predict(self, level: int, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Forward dynamics of one level: motion latent (B, M, C) and v (B, L, D) -> prediction (B, L, D), gates."""
+        return self.forward_dynamics[level](self.motion_proj(motion), source)
+
+    def backward_features(self, source: Sequence[Tensor]) -> dict[int, Tensor]:
+        """Source-side backward features v of levels 2, 1, 0, each (B, L, D), from four levels of tokens."""
+        features, above = {}, source[3]
+        for level in LEVELS:
+            above = features[level] = self.source_backward[level](source[level], above)
+        return features
+
+    def motion_latents(
+        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int = 0
+    ) -> DynamicsOutput:
+        """Only what the motion latents down to ``level`` depend on.
+
+        The forward dynamics and backward layers of ``level`` itself are not run, so ``predictions``,
+        ``source_backward`` and ``target_backward`` hold the levels above it only.
+        """
+        return self._run(source, target, grid, last=level, until="motion")
+
+    def forward_inputs(
+        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int
+    ) -> tuple[Tensor, Tensor]:
+        """What the forward dynamics of ``level`` takes: motion latent (B, M, C) and v (B, L, D); see :meth:`predict`."""
+        out = self._run(source, target, grid, last=level, until="source")
+        return out.motion_latents[level], out.source_backward[level]
+
+    def forward(
+        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, return_gates: bool = False
+    ) -> DynamicsOutput:
+        """All levels for the direction source -> target.
+
+        Args:
+            source: four tensors (B, L, D), normed encoder tokens of levels 0 to 3 (CLS first).
+            target: the same of the target frame.
+            grid: (rows, columns) of the patch tokens; L = 1 + rows * columns.
+            return_gates: also return the gates of the forward dynamics.
+        """
+        return self._run(source, target, grid, return_gates=return_gates)
+
+    def _run(
+        self,
+        source: Sequence[Tensor],
+        target: Sequence[Tensor],
+        grid: tuple[int, int],
+        *,
+        last: int = LEVELS[-1],
+        until: Literal["motion", "source", "prediction"] = "prediction",
+        return_gates: bool = False,
+    ) -> DynamicsOutput:
+        """Top-down through the levels, stopping in ``last`` once what ``until`` names is there."""
+        out = DynamicsOutput(targets=dict(zip((0, 1, 2), target[:3], strict=True)), gates={} if return_gates else None)
+        tables = self.position_tables(grid)
+        motion = self.motion_tokens.expand(source[3].shape[0], -1, -1)
+        midway = above = source[3]
+        target_above = target[3]
+        for level in LEVELS:
+            motion, target_tokens = self.infer_motion(level, motion, midway, target_above, tables)
+            out.motion_latents[level], out.midway_target_tokens[level] = motion, target_tokens
+            if level == last and until == "motion":
+                break
+            above = out.source_backward[level] = self.source_backward[level](source[level], above)
+            if level == last and until == "source":
+                break
+            target_above = out.target_backward[level] = self.target_backward[level](target[level], target_above)
+            midway, gates = self.predict(level, motion, above)
+            out.predictions[level] = midway
+            if out.gates is not None:
+                out.gates[level] = gates
+        return out
+
+
+def _forward_mode_ad() -> bool:
+    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
+    # torch has no public question for this; the counter has had this name since forward_ad exists.
+    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0

@@ -1,0 +1,116 @@
+"""The Midway encoders as timm models.
+
+A Midway encoder is numerically timm's :class:`~timm.models.VisionTransformer`: patch
+embedding, class token, learned absolute positions, pre-norm blocks, final LayerNorm
+(eps 1e-6), no class head. Importing this module registers ``midway_vits``, ``midway_vitb``
+and ``midway_nano`` with timm; the dynamics that wrap them are in :mod:`.network`.
+
+Paper: "Midway Network: Learning Representations for Recognition and Motion from Latent
+Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
+"""
+
+from typing import Any
+
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models._pretrained import PretrainedCfg
+from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+from torch import Tensor, nn
+
+from midway_zoo.errors import CheckpointError
+from midway_zoo.models.config import ARCHITECTURES
+from midway_zoo.weights.manifest import load_manifest, unavailable
+
+
+def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
+    """timm's description of a Midway encoder: native size, normalisation, no class head."""
+    return {
+        "num_classes": 0,
+        "input_size": (3, *ARCHITECTURES[architecture].img_size),
+        "pool_size": None,
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "fixed_input_size": True,
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "cc-by-4.0",
+        "paper_ids": "arXiv:2510.05558",
+        "paper_name": "Midway Network: Learning Representations for Recognition and Motion from Latent Dynamics",
+        **kwargs,
+    }
+
+
+# One entry per name of the manifest; the first tag of an architecture is its default.
+default_cfgs = generate_default_cfgs(
+    {
+        name: _cfg(entry["architecture"], hf_hub_id=entry["repo_id"], hf_hub_filename=entry["file"])
+        for name, entry in load_manifest()["models"].items()
+    }
+    | {"midway_nano": _cfg("midway_nano")}
+)
+
+
+def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
+    config = ARCHITECTURES[variant]
+    if pretrained and not _has_own_source(kwargs):
+        tag = kwargs.get("pretrained_cfg") or default_cfgs[variant].tags[0]
+        raise unavailable(f"{variant}.{tag}" if tag else variant)
+    # img_size comes from the configuration entry, so that a model which timm reads back from a folder takes
+    # its size from the folder's config.json.
+    shape = {key: value for key, value in config.encoder_args.items() if key != "img_size"}
+    out_indices = kwargs.pop("out_indices", config.feature_blocks)
+    return build_model_with_cfg(
+        VisionTransformer,
+        variant,
+        pretrained,
+        pretrained_filter_fn=_filter_fn,
+        feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
+        **(shape | kwargs),
+    )
+
+
+def _has_own_source(kwargs: dict[str, Any]) -> bool:
+    """Whether the caller or timm (``hf-hub:``, ``local-dir:``) says where the weights come from."""
+    if isinstance(kwargs.get("pretrained_cfg"), dict | PretrainedCfg):
+        return True
+    overlay = kwargs.get("pretrained_cfg_overlay") or {}
+    return any(overlay.get(key) for key in ("file", "state_dict", "url", "hf_hub_id"))
+
+
+def _filter_fn(state_dict: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
+    """timm's conversion, then a count: nothing but a new class head may be missing from the weights."""
+    state_dict = checkpoint_filter_fn(state_dict, model)
+    if isinstance(model.norm, nn.Identity) and not isinstance(model.fc_norm, nn.Identity):
+        # global_pool="avg" normalises after pooling; the final norm's weights serve there.
+        state_dict = {
+            key.replace("norm.", "fc_norm.") if key.startswith("norm.") else key: value
+            for key, value in state_dict.items()
+        }
+    expected = {key for key in model.state_dict() if not key.startswith("head.")}
+    missing, unexpected = expected - state_dict.keys(), {k for k in state_dict if not k.startswith("head.")} - expected
+    if missing or unexpected:
+        raise CheckpointError(
+            f"the weights do not fit this encoder: {len(missing)} tensor(s) missing {sorted(missing)[:3]}, "
+            f"{len(unexpected)} unexpected {sorted(unexpected)[:3]}."
+        )
+    return state_dict
+
+
+@register_model
+def midway_vits(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Midway ViT-S/16 encoder, 21.7 M parameters (https://arxiv.org/abs/2510.05558)."""
+    return _create("midway_vits", pretrained, **kwargs)
+
+
+@register_model
+def midway_vitb(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Midway ViT-B/16 encoder, 85.8 M parameters (https://arxiv.org/abs/2510.05558)."""
+    return _create("midway_vitb", pretrained, **kwargs)
+
+
+@register_model
+def midway_nano(pretrained: bool = False, **kwargs: Any) -> VisionTransformer:
+    """Midway nano encoder, patch 8 at 64x64: for tests and demonstrations, not in the paper."""
+    return _create("midway_nano", pretrained, **kwargs)

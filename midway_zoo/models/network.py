@@ -1,0 +1,201 @@
+"""The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
+
+# No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import timm
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import Tensor, nn
+
+import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
+from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.models.config import MidwayConfig
+from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+
+def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
+    """The timm encoder of a configuration, with random weights and any input size."""
+    kwargs = {"num_classes": 0, "dynamic_img_size": True} | config.encoder_args | kwargs
+    return timm.create_model(config.encoder, pretrained=False, **kwargs)
+
+
+class MidwayNetwork(
+    nn.Module,
+    PyTorchModelHubMixin,
+    library_name="midway-zoo",
+    license="cc-by-4.0",
+    tags=["image-feature-extraction", "optical-flow", "self-supervised", "video"],
+    pipeline_tag="image-feature-extraction",
+    paper_url="https://arxiv.org/abs/2510.05558",
+):
+    """Midway Network (Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558).
+
+    Attributes:
+        encoder: the timm VisionTransformer that sees every frame; in paired mode (``config.paired``)
+            the student, which sees source frames only.
+        target_encoder: in paired mode the EMA teacher, which sees target frames; otherwise None.
+        dynamics: midway path, backward layers and forward dynamics.
+        flow_head: None; reserved for a dense flow head.
+
+    Raises:
+        ConfigError: if ``config`` is not a :class:`MidwayConfig`.
+    """
+
+    def __init__(self, config: MidwayConfig) -> None:
+        super().__init__()
+        if not isinstance(config, MidwayConfig):
+            raise ConfigError(
+                f"MidwayNetwork takes a MidwayConfig, not {type(config).__name__}; "
+                "MidwayConfig.from_dict reads a mapping, midway_zoo.create_model takes a name."
+            )
+        self.config = config
+        self.encoder = build_encoder(config)
+        self.target_encoder: VisionTransformer | None = None
+        if config.paired:
+            self.target_encoder = build_encoder(config)
+            self.target_encoder.load_state_dict(self.encoder.state_dict())
+            self.target_encoder.requires_grad_(False)
+        self.dynamics = Dynamics(config)
+        self.flow_head: nn.Module | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.dynamics.motion_tokens.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.dynamics.motion_tokens.dtype
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Token grid (rows, columns) of images (B, 3, H, W); both sides must be multiples of the patch."""
+        patch = self.config.patch_size
+        if images.ndim != 4 or images.shape[2] % patch or images.shape[3] % patch or 0 in images.shape:
+            raise InputError(
+                f"got a tensor of shape {tuple(images.shape)}; the network takes normalised images (B, 3, H, W) "
+                f"whose sides are multiples of the patch, {patch} pixels. "
+                "extract_features, infer_motion_latent and predict_flow resize for you."
+            )
+        return images.shape[2] // patch, images.shape[3] // patch
+
+    def encode(self, images: Tensor, *, target: bool = False, blocks: Sequence[int] | None = None) -> list[Tensor]:
+        """Normed tokens of encoder blocks.
+
+        Args:
+            images: (B, 3, H, W), normalised with the encoder's mean and std, sides multiples of the patch.
+            target: use the target encoder where there is one (paired mode).
+            blocks: increasing 0-based indices; None for the four feature levels, ``config.feature_blocks``.
+
+        Returns:
+            Per block a tensor (B, 1 + h * w, D), CLS first, after the encoder's final LayerNorm.
+        """
+        self.grid_of(images)
+        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
+        levels = encoder.forward_intermediates(
+            images,
+            indices=list(self.config.feature_blocks if blocks is None else blocks),
+            return_prefix_tokens=True,
+            norm=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        return [torch.cat([prefix, patches], dim=1) for patches, prefix in levels]
+
+    def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """:meth:`encode` for source and target; in one pass when one encoder serves both."""
+        if self.target_encoder is not None:
+            return self.encode(source), self.encode(target, target=True)
+        halves = [level.chunk(2) for level in self.encode(torch.cat([source, target]))]
+        return [half[0] for half in halves], [half[1] for half in halves]
+
+    def forward(self, source: Tensor, target: Tensor, *, return_gates: bool = False) -> DynamicsOutput:
+        """Full dynamics for the direction source -> target, as in pretraining.
+
+        This is the low-level door: images come normalised, nothing is resized, gradients flow on
+        the source side and none on the target side (its tokens are constants of the objective).
+
+        Args:
+            source: (B, 3, H, W) float, normalised with the encoder's mean and std; sides are
+                multiples of the patch.
+            target: the same shape; both frames of a pair use the same crop.
+            return_gates: also return the gates of the forward dynamics.
+
+        Raises:
+            InputError: if the shapes differ or do not fit the patch.
+        """
+        if source.shape != target.shape:
+            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        with torch.no_grad():
+            target_levels = self.encode(target, target=True)
+        return self.dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
+
+    # The methods below are the package's functions of the same name, with the network filled in.
+
+    def extract_features(self, images: Any, **kwargs: Any) -> Features:
+        """See :func:`midway_zoo.extract_features`."""
+        from midway_zoo.api import extract_features
+
+        return extract_features(self, images, **kwargs)
+
+    def infer_motion_latent(self, source: Any, target: Any, **kwargs: Any) -> MotionLatent:
+        """See :func:`midway_zoo.infer_motion_latent`."""
+        from midway_zoo.api import infer_motion_latent
+
+        return infer_motion_latent(self, source, target, **kwargs)
+
+    def infer_motion_latents(self, clip: Any, **kwargs: Any) -> MotionLatent:
+        """See :func:`midway_zoo.infer_motion_latents`."""
+        from midway_zoo.clips import infer_motion_latents
+
+        return infer_motion_latents(self, clip, **kwargs)
+
+    def predict_flow(self, source: Any, target: Any, **kwargs: Any) -> FlowPrediction:
+        """See :func:`midway_zoo.predict_flow`."""
+        from midway_zoo.api import predict_flow
+
+        return predict_flow(self, source, target, **kwargs)
+
+    def perturbation_heatmap(self, source: Any, target: Any, xy: Any, **kwargs: Any) -> PerturbationHeatmap:
+        """See :func:`midway_zoo.perturbation_heatmap`."""
+        from midway_zoo.api import perturbation_heatmap
+
+        return perturbation_heatmap(self, source, target, xy, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from midway_zoo.weights.folder import save_network
+
+        save_network(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **kwargs: Any,
+    ) -> "MidwayNetwork":
+        from midway_zoo.weights.folder import load_folder
+        from midway_zoo.weights.hub import download_folder
+
+        kwargs.pop("config", None)  # read, checked and used by load_folder itself
+        if kwargs:
+            raise ConfigError(
+                f"from_pretrained takes no {', '.join(map(repr, kwargs))}; see midway_zoo.load_checkpoint."
+            )
+        if Path(model_id).is_dir():
+            return load_folder(Path(model_id))
+        options = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        return load_folder(
+            download_folder(model_id, force_download=force_download, local_files_only=local_files_only, **options)
+        )

@@ -1,0 +1,118 @@
+"""Forwarded feature perturbation: where each source token goes, without any training (paper section 4.4).
+
+A random tangent on one source token is pushed through the forward dynamics by forward-mode automatic
+differentiation, the motion latent held fixed. The cosine between the tangent and the resulting tangent of
+every predicted target token says how much of that source token arrives there.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.models.config import LEVELS
+from midway_zoo.models.network import MidwayNetwork
+
+MATCH_LEVEL = LEVELS[0]
+"""Level that heat maps and zero-shot flow read by default: the highest, whose features are most alike
+across frames, and the cheapest, since nothing below it has to be computed."""
+
+
+def sensitivity(
+    network: MidwayNetwork,
+    source: Tensor,
+    target: Tensor,
+    *,
+    tokens: Sequence[int] | Tensor | None = None,
+    level: int = MATCH_LEVEL,
+    draws: int = 1,
+    seed: int = 0,
+    chunk_size: int = 32,
+) -> Tensor:
+    """Sensitivity of every predicted target token to source tokens.
+
+    Args:
+        network: a Midway network.
+        source: (B, 3, H, W) normalised images.
+        target: the same shape.
+        tokens: patch indices n in row-major order to perturb; a (B,) tensor perturbs one token per pair
+            and None all N.
+        level: level of the forward dynamics, 2, 1 or 0.
+        draws: number k of random tangents to average over.
+        seed: of the tangents; a token's tangents depend on the seed and the token alone.
+        chunk_size: tangents pushed at once; smaller needs less memory.
+
+    Returns:
+        (B, n, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens; n is 1 for a
+        (B,) tensor of tokens.
+    """
+    grid = network.grid_of(source)
+    source_levels, target_levels = network.encode_pair(source, target)
+    motion, features = network.dynamics.forward_inputs(source_levels, target_levels, grid, level=level)
+    directions = _directions(grid[0] * grid[1], draws, features, seed)
+    per_pair = isinstance(tokens, Tensor)
+    chosen = torch.arange(grid[0] * grid[1]) if tokens is None else torch.as_tensor(tokens)
+    chosen = chosen.to(features.device).long()
+
+    def predict(value: Tensor) -> Tensor:
+        return network.dynamics.predict(level, motion, value)[0]
+
+    def column(token: Tensor, direction: Tensor) -> Tensor:
+        """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""
+        at = F.one_hot(token + 1, features.shape[1]).to(features)  # row 0 is the CLS token
+        moved = jvp(predict, (features,), (at[:, :, None] * direction[:, None, :],))[1]
+        return F.cosine_similarity(moved[:, 1:].float(), direction[:, None, :].float(), dim=-1, eps=1e-12)
+
+    pairs = len(features)
+    rows = chosen[None] if per_pair else chosen[:, None].expand(-1, pairs)  # (n, B)
+    push = vmap(column, chunk_size=chunk_size)
+    total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device)
+    for draw in directions:
+        total += push(rows, draw[rows])
+    return (total / draws).transpose(0, 1)
+
+
+def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
+    """(draws, N, D) standard normal tangents, drawn on the CPU so that every device sees the same."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(draws, count, like.shape[-1], generator=generator).to(like)
+
+
+def matches(
+    matrix: Tensor, grid: tuple[int, int], *, window: int = 1, temperature: float = 0.1
+) -> tuple[Tensor, Tensor]:
+    """Sub-token target position of each row of a sensitivity matrix.
+
+    Args:
+        matrix: (B, n, N) sensitivities.
+        grid: (h, w), h * w = N.
+        window: radius in tokens of the square around the arg-max over which a softmax-weighted mean is
+            taken; 0 gives the plain arg-max.
+        temperature: of that softmax.
+
+    Returns:
+        Positions (B, n, 2) in token units (x, y), token centres at integers, and the peak values (B, n).
+    """
+    rows, columns = grid
+    peak, best = matrix.max(dim=-1)
+    index = torch.arange(rows * columns, device=matrix.device)
+    xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
+    near = (xy[best][:, :, None] - xy).abs().amax(dim=-1) <= window
+    weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)
+    return weights @ xy, peak
+
+
+def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tuple[Tensor, Tensor]:
+    """Flow on the token grid from a full sensitivity matrix (B, N, N).
+
+    Returns:
+        Flow (B, 2, h, w) in token units and confidence (B, 1, h, w), the peak sensitivity.
+    """
+    rows, columns = grid
+    position, peak = matches(matrix, grid, window=window)
+    index = torch.arange(rows * columns, device=matrix.device)
+    start = torch.stack([index % columns, index // columns], dim=-1)
+    flow = (position - start).transpose(1, 2).unflatten(2, grid)
+    return flow, peak.unflatten(1, grid)[:, None]

@@ -1,0 +1,130 @@
+"""Names: which models there are, and how a name or a file becomes a network."""
+
+import fnmatch
+from collections.abc import Mapping
+from functools import cache
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, override
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.weights.folder import load_file, load_folder
+from midway_zoo.weights.manifest import pretrained_names, unavailable
+from midway_zoo.weights.released import load_released
+
+
+def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
+    """Names that :func:`create_model` takes, sorted.
+
+    Args:
+        pattern: shell-style, such as ``"midway_vit*"`` or ``"*.bdd100k"``.
+        pretrained: True for names with weights ("architecture.tag") only, False for bare architectures
+            only, None for both.
+    """
+    names: list[str] = []
+    if pretrained is not True:
+        names += ARCHITECTURES
+    if pretrained is not False:
+        names += pretrained_names()
+    return sorted(name for name in names if pattern is None or fnmatch.fnmatch(name, pattern))
+
+
+def split_name(name: str) -> tuple[str, str | None]:
+    """(architecture, pretrained name or None) of a listed name; a bare architecture has its first tag's weights.
+
+    Raises:
+        UnknownModelError: with the nearest names, if the name is not listed.
+    """
+    listed = list_models()
+    if not isinstance(name, str) or name not in listed:
+        shown = nearest(str(name), listed) or f" Known: {', '.join(listed)}."
+        raise UnknownModelError(f"unknown model {name!r}.{shown} midway_zoo.list_models() shows all.")
+    architecture = name.partition(".")[0]
+    tagged = [known for known in pretrained_names() if known == name or known.startswith(f"{name}.")]
+    return architecture, tagged[0] if tagged else None
+
+
+def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> MidwayNetwork:
+    """A full Midway network by name. (``timm.create_model(name)`` gives the encoder alone.)
+
+    Args:
+        name: one of :func:`list_models`; an architecture without a tag means its first tag.
+        pretrained: load the weights of that name; False gives random ones.
+        **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True``.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        UnknownModelError: for a name that is not listed.
+        ConfigError: for an unknown or contradictory keyword.
+        WeightsUnavailableError: if the weights cannot be had; never random weights instead.
+    """
+    architecture, tagged = split_name(name)
+    config = override(ARCHITECTURES[architecture], kwargs)
+    if pretrained:
+        raise unavailable(tagged or name)
+    return MidwayNetwork(config).eval()
+
+
+def load_checkpoint(
+    path: str | PathLike[str],
+    *,
+    encoder: Literal["teacher", "student"] = "teacher",
+    paired: bool = False,
+    config: Mapping[str, Any] | MidwayConfig | None = None,
+) -> MidwayNetwork:
+    """A network from a file on disk, read safely: nothing in the file is ever run.
+
+    Args:
+        path: a released-layout ``.pth`` of any width, grid or token count; or a folder or ``.safetensors``
+            file written by this package.
+        encoder: which encoder sees the frames: "teacher", as is usual for self-supervised models, or
+            "student".
+        paired: keep both encoders, student for source and teacher for target frames, as in pretraining.
+        config: for a ``.pth``: fields of :class:`~midway_zoo.MidwayConfig` that override what is inferred
+            (shapes come from tensors, head counts and gate bias from the pickled configuration).
+
+    Returns:
+        The network on the CPU, in evaluation mode.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        UnsafeFileError: if a pickle asks for anything outside the allow-list.
+        CheckpointError: if the file is damaged, or a tensor is missing, unexpected, misshapen or non-finite.
+        ConfigError: if the configuration cannot be inferred or contradicts itself.
+    """
+    if encoder not in ("teacher", "student"):
+        raise ConfigError(f'encoder={encoder!r}: "teacher" or "student" is expected.')
+    if not isinstance(path, str | PathLike):
+        raise InputTypeError(f"load_checkpoint takes a path, not {type(path).__name__}.")
+    path = Path(path)
+    if not path.exists():
+        hint = f" For the zoo's weights of that name use create_model({str(path)!r}, pretrained=True)."
+        raise MissingFileError(f"there is no file {path}.{hint if str(path) in list_models() else ''}")
+    if path.is_dir() or path.suffix == ".safetensors":
+        if config is not None:
+            raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
+        return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
+    if isinstance(config, MidwayConfig):
+        config = {key: value for key, value in config.to_dict().items() if key not in ("encoder", "paired")}
+    return load_released(path, encoder=encoder, paired=paired, config=config)
+
+
+def resolve_network(model: MidwayNetwork | str) -> MidwayNetwork:
+    """The network itself, or that of a pretrained name, loaded once per process."""
+    if isinstance(model, MidwayNetwork):
+        return model
+    if isinstance(model, str):
+        return _pretrained(model)
+    raise InputTypeError(
+        f"{type(model).__name__} is no Midway network: pass the result of create_model or load_checkpoint, or a "
+        "pretrained name. (timm.create_model gives the encoder alone.)"
+    )
+
+
+@cache
+def _pretrained(name: str) -> MidwayNetwork:
+    return create_model(name, pretrained=True)

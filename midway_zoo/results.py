@@ -1,0 +1,106 @@
+"""What the functions return: small frozen dataclasses whose repr prints shapes, not numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_describe(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, Sequence) and value and isinstance(value[0], Tensor):
+        return f"[{', '.join(_describe(item) for item in value)}]"
+    return repr(value)
+
+
+class _ShapeRepr:
+    def __repr__(self) -> str:
+        shown = ((item.name, getattr(self, item.name)) for item in fields(self))  # type: ignore[arg-type]
+        inside = ", ".join(f"{name}={_describe(value)}" for name, value in shown if value is not None)
+        return f"{type(self).__name__}({inside})"
+
+
+@dataclass(frozen=True, repr=False)
+class DynamicsOutput(_ShapeRepr):
+    """Everything the dynamics computed for one direction; dicts keyed by level 2, 1, 0 (top-down)."""
+
+    motion_latents: dict[int, Tensor] = field(default_factory=dict)
+    """(B, M, C) after each level; the final one is level 0."""
+    predictions: dict[int, Tensor] = field(default_factory=dict)
+    """(B, L, D): the target frame's tokens as the forward dynamics predicts them."""
+    source_backward: dict[int, Tensor] = field(default_factory=dict)
+    """(B, L, D): v, the source frame's backward features."""
+    target_backward: dict[int, Tensor] = field(default_factory=dict)
+    """(B, L, D): w, the target frame's backward features."""
+    midway_target_tokens: dict[int, Tensor] = field(default_factory=dict)
+    """(B, L, C): target tokens as the midway path leaves them."""
+    targets: dict[int, Tensor] = field(default_factory=dict)
+    """(B, L, D): normed encoder tokens of the target frame, what ``predictions`` are held against."""
+    gates: dict[int, list[Tensor]] | None = None
+    """Per level, the gates (B, L, D) of forward blocks 1, 2, ...; None unless asked for."""
+
+
+@dataclass(frozen=True, repr=False)
+class Features(_ShapeRepr):
+    """Features of B images, in the given order."""
+
+    cls: Tensor
+    """(B, D): the normed class token of the encoder's last block."""
+    maps: dict[int, Tensor | list[Tensor]]
+    """Block -> (B, D, h, w) normed patch tokens; a list of B tensors (D, h, w) if the images' grids differ."""
+    grid: tuple[int, int] | list[tuple[int, int]]
+    """Token grid (h, w) that was used; one per image if they differ."""
+    backward: dict[int, Tensor | list[Tensor]] | None = None
+    """Level 2, 1, 0 -> backward features v, shaped as in ``maps``; None unless asked for."""
+
+    def __len__(self) -> int:
+        return self.cls.shape[0]
+
+
+@dataclass(frozen=True, repr=False)
+class MotionLatent(_ShapeRepr):
+    """Motion latents of B pairs (or of the T - 1 neighbours in a clip)."""
+
+    tokens: Tensor
+    """(B, M, C): the final motion latent, after level 0."""
+    levels: dict[int, Tensor]
+    """Level 2, 1, 0 -> (B, M, C); level 0 is ``tokens``."""
+    pooled: Tensor
+    """(B, C): mean of ``tokens`` over the motion tokens."""
+    grid: tuple[int, int] | list[tuple[int, int]]
+    """Token grid (h, w) that was used; one per pair if they differ."""
+    pts_seconds: Tensor | None = None
+    """(B, 2) float64: presentation times of source and target, for videos."""
+
+
+@dataclass(frozen=True, repr=False)
+class FlowPrediction(_ShapeRepr):
+    """Optical flow of B pairs at the size of the given images."""
+
+    flow: Tensor | list[Tensor]
+    """(B, 2, H, W) float32, pixels; channel 0 = x to the right, 1 = y down, from source to target. A list of B
+    tensors (2, H, W) if the pairs' sizes differ."""
+    confidence: Tensor | list[Tensor]
+    """(B, 1, H, W) float32; for "perturbation" the peak sensitivity, a cosine in [-1, 1]."""
+    method: str
+    """How it was made: "perturbation" or "head"."""
+    grid: tuple[int, int] | list[tuple[int, int]]
+    """Token grid (h, w) that was used; one per pair if they differ."""
+
+
+@dataclass(frozen=True, repr=False)
+class PerturbationHeatmap(_ShapeRepr):
+    """Where one source token went: its sensitivity over the target's tokens."""
+
+    heatmap: Tensor
+    """(B, h, w) float32: mean cosine between the perturbation and each predicted token's change, in [-1, 1]."""
+    source_token: Tensor
+    """(B, 2) int64: column x and row y of the perturbed token on the grid."""
+    target_xy: Tensor
+    """(B, 2) float32: centre of the most sensitive target token in pixels of the given target image."""
+    grid: tuple[int, int]
+    """Token grid (h, w) that was used."""

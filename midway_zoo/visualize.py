@@ -1,0 +1,148 @@
+"""Pictures of flow, features and heat maps, as uint8 tensors (3, H, W) or (B, 3, H, W)."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import InputError
+from midway_zoo.images import ImageLike, to_tensor
+
+# Lengths of the colour wheel's six transitions: red-yellow, yellow-green, ... (Baker et al., "A Database and
+# Evaluation Methodology for Optical Flow", IJCV 2011).
+_TRANSITIONS = (15, 6, 4, 11, 13, 6)
+_CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0))
+
+# Anchors of a dark-to-light heat palette, evenly spaced over [0, 1].
+_HEAT = (
+    (0, 0, 4),
+    (40, 11, 84),
+    (101, 21, 110),
+    (159, 42, 99),
+    (212, 72, 66),
+    (245, 125, 21),
+    (250, 193, 39),
+    (252, 255, 164),
+)
+
+
+def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
+    """Middlebury colours: hue is direction, saturation is length (white = no motion).
+
+    Args:
+        flow: (2, H, W) or (B, 2, H, W) in pixels; NaN = invalid, drawn black.
+        max_flow: length in pixels at full saturation; longer vectors are darkened. None: the longest
+            valid vector of each image.
+
+    Returns:
+        uint8 (3, H, W) or (B, 3, H, W).
+
+    Raises:
+        InputError: for another shape, or a ``max_flow`` that is not positive.
+    """
+    if flow.ndim not in (3, 4) or flow.shape[-3] != 2 or not flow.is_floating_point():
+        raise InputError(
+            f"flow of shape {tuple(flow.shape)}, {flow.dtype}: float (2, H, W) or (B, 2, H, W) is expected."
+        )
+    if max_flow is not None and not 0 < max_flow < math.inf:
+        raise InputError(f"max_flow={max_flow!r}: a positive number of pixels is expected.")
+    if flow.ndim == 4:
+        return torch.stack([flow_to_image(single, max_flow=max_flow) for single in flow])
+    valid = flow.isfinite().all(dim=0)
+    x, y = flow.float().where(valid, torch.zeros(()).to(flow.device))
+    radius = torch.hypot(x, y)
+    longest = max_flow if max_flow is not None else max(float(radius.max()) if radius.numel() else 0.0, 1e-6)
+    radius = radius / longest
+    wheel = _wheel().to(flow.device)
+    position = (torch.atan2(-y, -x) / math.pi + 1) / 2 * (len(wheel) - 1)
+    low = position.floor().long()
+    colour = torch.lerp(wheel[low], wheel[(low + 1) % len(wheel)], (position - low)[..., None]).movedim(-1, 0)
+    inside = 1 - radius * (1 - colour)
+    image = torch.where(radius <= 1 + 1e-6, inside, colour * 0.75).clamp(0, 1) * valid
+    return (image * 255).round().to(torch.uint8)
+
+
+def _wheel() -> Tensor:
+    """(55, 3) colours in [0, 1] around the circle."""
+    parts = []
+    for length, start, stop in zip(_TRANSITIONS, _CORNERS[:-1], _CORNERS[1:], strict=True):
+        weight = torch.arange(length)[:, None] / length
+        parts.append(torch.lerp(torch.tensor(start).float(), torch.tensor(stop).float(), weight))
+    return torch.cat(parts) / 255
+
+
+def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] | None = None) -> Tensor | list[Tensor]:
+    """First three principal components as RGB; one projection for all frames, so colours are comparable.
+
+    Args:
+        maps: (B, D, h, w) or (D, h, w) patch features, or a list of (D, h, w) of different grids.
+        size: (H, W) to enlarge to (nearest neighbour); None keeps the grid.
+
+    Returns:
+        uint8 (B, 3, H, W), (3, H, W), or a list of (3, H, W), as given.
+
+    Raises:
+        InputError: for another shape, or fewer than three channels.
+    """
+    if isinstance(maps, Tensor):
+        if maps.ndim == 3:
+            return _pca_images([maps], size)[0]
+        if maps.ndim == 4:
+            return torch.stack(_pca_images(list(maps), size))
+        raise InputError(f"feature maps of shape {tuple(maps.shape)}: (D, h, w) or (B, D, h, w) is expected.")
+    return _pca_images(list(maps), size)
+
+
+def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor]:
+    if not maps or any(m.ndim != 3 or m.shape[0] != maps[0].shape[0] for m in maps) or maps[0].shape[0] < 3:
+        raise InputError("feature maps (D, h, w) of one width D >= 3 are expected.")
+    tokens = torch.cat([m.flatten(1).T for m in maps]).double()
+    tokens = tokens - tokens.mean(dim=0)
+    vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -3:].flip(1)
+    # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
+    vectors = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
+    colours = tokens @ vectors
+    low, high = colours.amin(dim=0), colours.amax(dim=0)
+    colours = ((colours - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
+    images = []
+    for part, one in zip(colours.split([m[0].numel() for m in maps]), maps, strict=True):
+        image = part.T.unflatten(1, one.shape[1:])
+        images.append(image if size is None else F.interpolate(image[None], size=size, mode="nearest-exact")[0])
+    return images
+
+
+def heatmap_overlay(
+    image: ImageLike, heatmap: Tensor, *, alpha: float = 0.6, vmin: float | None = None, vmax: float | None = None
+) -> Tensor:
+    """A heat map over its image.
+
+    Args:
+        image: any single image that :func:`midway_zoo.images.to_tensor` reads, (H, W) pixels.
+        heatmap: (h, w) values; enlarged bilinearly to the image.
+        alpha: weight of the heat map, 0 to 1.
+        vmin: value drawn darkest; None: the smallest.
+        vmax: value drawn lightest; None: the largest.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        InputError: for a heat map of another shape, or ``alpha`` outside [0, 1].
+    """
+    if heatmap.ndim != 2 or 0 in heatmap.shape:
+        raise InputError(f"heat map of shape {tuple(heatmap.shape)}: (h, w) is expected.")
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha={alpha!r}: a number from 0 to 1 is expected.")
+    picture = to_tensor(image).cpu()
+    values = heatmap.detach().float().cpu().nan_to_num()
+    low = float(values.min()) if vmin is None else vmin
+    high = float(values.max()) if vmax is None else vmax
+    values = ((values - low) / max(high - low, 1e-12)).clamp(0, 1)
+    values = F.interpolate(values[None, None], size=picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
+    palette = torch.tensor(_HEAT).float() / 255
+    position = values * (len(palette) - 1)
+    step = position.long().clamp_max(len(palette) - 2)
+    colour = torch.lerp(palette[step], palette[step + 1], (position - step)[..., None]).movedim(-1, 0)
+    return ((1 - alpha) * picture + alpha * colour).mul(255).round().clamp(0, 255).to(torch.uint8)

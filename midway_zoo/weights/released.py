@@ -1,0 +1,274 @@
+"""The released checkpoint layout: its names, its configuration, and how both become a network.
+
+A released ``.pth`` holds ``student``, ``teacher`` (encoder and projection head), ``motion_loss``
+(the dynamics), the optimizer and the run's pickled configuration ``args``. Only the tensors that
+a network needs are ever read.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from midway_zoo.errors import CheckpointError, ConfigError
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, check_keys, override
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.weights.archive import TensorRef, TorchArchive, open_archive, plain
+from midway_zoo.weights.assemble import assemble, empty_network
+
+EncoderName = Literal["teacher", "student"]
+
+# Our name -> released name, inside the dynamics; i is the level, b the block.
+_RENAMES = (
+    (r"^source_embed\.", r"student_embed."),
+    (r"^target_embed\.", r"teacher_embed."),
+    (r"^source_backward\.(\d+)\.", r"student_feature_blocks_\1.0."),
+    (r"^target_backward\.(\d+)\.", r"teacher_feature_blocks_\1.0."),
+    (r"\.cross_attn\.([qkv])\.", r".cross_attn.proj\1."),
+    (r"\.norm_memory\.", r".norm_y."),
+    (r"^midway\.(\d+)\.", r"motion_blocks_\1."),
+    (r"^forward_dynamics\.(\d+)\.blocks\.", r"forward_predictor_\1."),
+    (r"^forward_dynamics\.(\d+)\.gates\.(\d+)\.norm\.", r"gating_mlps_\1.\2.norm_layer."),
+    (r"^forward_dynamics\.(\d+)\.gates\.", r"gating_mlps_\1."),
+)
+
+# arch -> (width, heads); vit_nano is the authors' name for anything small, always with three heads.
+_ENCODERS = {
+    "vit_nano": (None, 3),
+    "vit_tiny": (192, 3),
+    "vit_small": (384, 6),
+    "vit_base": (768, 12),
+    "vit_large": (1024, 16),
+}
+
+# Switches of the authors' code that change the computation, with the one value implemented here.
+_FIXED_SWITCHES = {
+    "use_pos_embed": True,
+    "feature_block_type": "cross",
+    "feature_depth": 1,
+    "shared_feature_block": False,
+    "use_cls_token": True,
+    "motion_agg_type": "add",
+    "shared_motion": False,
+    "motion_pred_input": True,
+    "gating_type": "pred-vector",
+    "gating_tau": None,
+    "pred_type": "self",
+    "pos_embed_mode": "learn",
+    "pred_tau": None,
+    "pred_registers": 0,
+    "shared_forward": False,
+    "motion_head_type": "identity",
+    "target_type": "forward",
+}
+
+
+def released_name(name: str) -> str:
+    """The released name of a tensor of our :class:`~midway_zoo.models.dynamics.Dynamics`."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def load_released(
+    path: Path, *, encoder: EncoderName = "teacher", paired: bool = False, config: Mapping[str, Any] | None = None
+) -> MidwayNetwork:
+    """Build a network from a released-layout file on disk; see :func:`midway_zoo.load_checkpoint`."""
+    with open_archive(path) as archive:
+        parts = Parts(archive)
+        network = empty_network(parts.config(encoder, paired=paired, overrides=config))
+        refs = parts.network_refs(network, encoder)
+        found = {name: (ref.shape, ref.dtype) for name, ref in refs.items()}
+        return assemble(network, found, lambda name: archive.read(refs[name]), path.name)
+
+
+class Parts:
+    """The parts of a released checkpoint, as tensor references by released name."""
+
+    def __init__(self, archive: TorchArchive) -> None:
+        self.name = archive.name
+        content = archive.content
+        if not isinstance(content, Mapping):
+            raise CheckpointError(
+                f"{self.name} holds a {type(content).__name__}, not a released checkpoint: "
+                "a dict with student, teacher, motion_loss and args is expected."
+            )
+        self._content = content
+        self.args = plain(content.get("args")) or {}
+
+    def tensors(self, part: str) -> dict[str, TensorRef]:
+        """Tensors of one part without DistributedDataParallel's ``module.``; the projection head is left out."""
+        values = self._content.get(part)
+        if not isinstance(values, Mapping) or not values:
+            known = ", ".join(map(str, self._content))
+            raise CheckpointError(
+                f"{self.name} has no part {part!r} (it holds: {known}). Is it a released Midway checkpoint?"
+            )
+        tensors = {}
+        for name, value in values.items():
+            name = str(name).removeprefix("module.")
+            if not isinstance(value, TensorRef):
+                raise CheckpointError(
+                    f"{self.name}: {part}/{name} is no tensor. The file is damaged or another layout."
+                )
+            if not name.startswith("dino_head."):
+                tensors[name] = value
+        return tensors
+
+    def network_refs(self, network: MidwayNetwork, encoder: EncoderName) -> dict[str, TensorRef]:
+        """Where each tensor of ``network`` is in the file; anything missing or left over is an error."""
+        wanted: dict[str, list[tuple[str, str]]] = {}
+        source: EncoderName = "student" if network.config.paired else encoder
+        for name in network.state_dict():
+            room, _, inner = name.partition(".")
+            if room == "dynamics":
+                wanted.setdefault("motion_loss", []).append((name, released_name(inner)))
+            else:
+                part = "teacher" if room == "target_encoder" else source
+                wanted.setdefault(part, []).append((name, f"backbone.{inner}"))
+        refs = {}
+        for part, names in wanted.items():
+            tensors = self.tensors(part)
+            expected = {released for _, released in names}
+            self._account(part, missing=expected - tensors.keys(), unexpected=tensors.keys() - expected)
+            refs.update({ours: tensors[released] for ours, released in names})
+        return refs
+
+    def _account(self, part: str, missing: set[str], unexpected: set[str]) -> None:
+        for kind, names in (("misses", missing), ("has unexpected", unexpected)):
+            if names:
+                shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+                raise CheckpointError(f"{self.name}: part {part!r} {kind} {len(names)} tensor(s): {shown}.")
+
+    def config(
+        self, encoder: EncoderName = "teacher", *, paired: bool = False, overrides: Mapping[str, Any] | None = None
+    ) -> MidwayConfig:
+        """Infer the configuration: shapes from tensors, head counts and gate bias from ``args``."""
+        given = dict(overrides or {})
+        check_keys(given)
+        values = self._encoder_shape("student" if paired else encoder, given)
+        values |= self._dynamics_shape(given) | {"paired": paired} | given
+        try:
+            return override(_nearest_architecture(values), values)
+        except ConfigError as error:
+            raise ConfigError(f"{self.name}: {error} Pass config={{...}} to override what the file says.") from error
+
+    def _shape(self, tensors: Mapping[str, TensorRef], part: str, name: str, ndim: int) -> tuple[int, ...]:
+        if name not in tensors:
+            self._account(part, missing={name}, unexpected=set())
+        shape = tensors[name].shape
+        if len(shape) != ndim or 0 in shape:
+            raise CheckpointError(
+                f"{self.name}: {part}/{name} has shape {list(shape)}, {ndim} positive sides expected."
+            )
+        return shape
+
+    def _encoder_shape(self, part: str, given: Mapping[str, Any]) -> dict[str, Any]:
+        tensors = self.tensors(part)
+        width, channels, patch, patch_width = self._shape(tensors, part, "backbone.patch_embed.proj.weight", 4)
+        if channels != 3 or patch != patch_width:
+            raise CheckpointError(
+                f"{self.name}: patch embedding {(width, channels, patch, patch_width)} is not RGB and square."
+            )
+        tokens = self._shape(tensors, part, "backbone.pos_embed", 3)[1] - 1
+        values = {
+            "embed_dim": width,
+            "patch_size": patch,
+            "depth": _count(tensors, r"backbone\.blocks\.(\d+)\."),
+            "grid": given["grid"] if "grid" in given else self._grid(tokens, patch),
+        }
+        levels = self.args.get("motion_feature_levels")
+        if isinstance(levels, list):
+            values["feature_blocks"] = tuple(levels)
+        if "num_heads" not in given:
+            values["num_heads"] = self._encoder_heads(width)
+        return values
+
+    def _grid(self, tokens: int, patch: int) -> tuple[int, int]:
+        """The native grid: the crop size in ``args`` where it fits the table, else a square."""
+        for key in ("motion_crop_resolution", "global_crop_resolution"):
+            sides = self.args.get(key)
+            if isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides):
+                rows, columns = (side // patch for side in sides)
+                if rows * columns == tokens:
+                    return rows, columns
+        side = math.isqrt(max(tokens, 0))
+        if side < 1 or side * side != tokens:
+            raise ConfigError(
+                f"{self.name}: the position table has {tokens} patch rows, no square, and no crop size in its "
+                "configuration fits. Pass config={'grid': (rows, columns)}."
+            )
+        return side, side
+
+    def _encoder_heads(self, width: int) -> int:
+        arch = self.args.get("arch")
+        known_width, heads = _ENCODERS.get(str(arch), (None, None))
+        if heads is None or (known_width is not None and known_width != width):
+            raise ConfigError(
+                f"{self.name}: the encoder's head count cannot be told: its configuration says arch={arch!r}, "
+                f"its tensors are {width} wide. Pass config={{'num_heads': ...}}."
+            )
+        return heads
+
+    def _dynamics_shape(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        part = "motion_loss"
+        tensors = self.tensors(part)
+        _, tokens, width = self._shape(tensors, part, "motion_tokens", 3)
+        values: dict[str, Any] = {
+            "motion_dim": width,
+            "motion_tokens": tokens,
+            "midway_depth": _count(tensors, r"motion_blocks_0\.(\d+)\."),
+            "forward_depth": _count(tensors, r"forward_predictor_0\.(\d+)\."),
+        }
+        settings = self.args.get("midway_model_configs")
+        settings = settings if isinstance(settings, dict) else {}
+        for key, value in _FIXED_SWITCHES.items():
+            if key in settings and settings[key] != value:
+                raise CheckpointError(
+                    f"{self.name} was trained with {key}={settings[key]!r}; only {key}={value!r} is implemented."
+                )
+        for ours, theirs in _FROM_SETTINGS.items():
+            if ours in given:
+                continue
+            number = settings.get(theirs)
+            if isinstance(number, bool) or not isinstance(number, int | float):
+                raise ConfigError(
+                    f"{self.name}: its configuration has no usable {theirs} (found {number!r}), and shapes cannot "
+                    f"tell it. Pass config={{'{ours}': ...}}."
+                )
+            values[ours] = float(number) if ours == "gate_bias" else number
+        return values
+
+
+_FROM_SETTINGS = {
+    "midway_heads": "num_motion_heads",
+    "backward_heads": "num_feature_heads",
+    "forward_heads": "num_pred_heads",
+    "gate_bias": "gating_bias",
+}
+
+
+def _count(tensors: Mapping[str, TensorRef], pattern: str) -> int:
+    """How many consecutive blocks match ``pattern``, whose group is the block index."""
+    found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
+    return max(found, default=-1) + 1
+
+
+def _nearest_architecture(values: Mapping[str, Any]) -> MidwayConfig:
+    """The registered architecture of these shapes; ViT-S, reshaped, for any other."""
+    for config in ARCHITECTURES.values():
+        if all(getattr(config, key) == values[key] for key in ("embed_dim", "patch_size", "depth") if key in values):
+            return config
+    return ARCHITECTURES["midway_vits"]
+
+
+def checkpoint_summary(archive: TorchArchive) -> dict[str, Any]:
+    """What a released file says of itself, without reading tensors: epoch, architecture, training data."""
+    parts = Parts(archive)
+    epoch = archive.content.get("epoch")
+    return {
+        "epoch": epoch if isinstance(epoch, int) else None,
+        "arch": parts.args.get("arch"),
+        "dataset": parts.args.get("dataset"),
+    }
