@@ -44,7 +44,7 @@ def normaliser(network: MidwayNetwork) -> Normalise:
 
 
 def network_size(network: MidwayNetwork, image: Tensor, size: Size) -> tuple[int, int]:
-    """The (height, width) at which an image (3, H, W) enters the network; see :func:`~midway_zoo.images.target_size`."""
+    """The (height, width) at which an image (3, H, W) enters; see :func:`~midway_zoo.images.target_size`."""
     config = network.config
     return target_size(image.shape[-2], image.shape[-1], size, config.img_size, config.patch_size)
 

@@ -158,7 +158,7 @@ class Dynamics(nn.Module):
     def forward_inputs(
         self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int
     ) -> tuple[Tensor, Tensor]:
-        """What the forward dynamics of ``level`` takes: motion latent (B, M, C) and v (B, L, D); see :meth:`predict`."""
+        """What :meth:`predict` of ``level`` takes: motion latent (B, M, C) and v (B, L, D)."""
         out = self._run(source, target, grid, last=level, until="source")
         return out.motion_latents[level], out.source_backward[level]
 

@@ -174,7 +174,7 @@ class MidwayNetwork(
         save_network(self, save_directory)
 
     @classmethod
-    def _from_pretrained(  # type: ignore[override]
+    def _from_pretrained(
         cls,
         *,
         model_id: str,
@@ -186,7 +186,6 @@ class MidwayNetwork(
         **kwargs: Any,
     ) -> "MidwayNetwork":
         from midway_zoo.weights.folder import load_folder
-        from midway_zoo.weights.hub import download_folder
 
         kwargs.pop("config", None)  # read, checked and used by load_folder itself
         if kwargs:
@@ -195,6 +194,8 @@ class MidwayNetwork(
             )
         if Path(model_id).is_dir():
             return load_folder(Path(model_id))
+        from midway_zoo.weights.hub import download_folder
+
         options = {"revision": revision, "cache_dir": cache_dir, "token": token}
         return load_folder(
             download_folder(model_id, force_download=force_download, local_files_only=local_files_only, **options)

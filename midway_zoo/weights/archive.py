@@ -250,7 +250,7 @@ class TorchArchive:
             raise CheckpointError(f"{self.name} is truncated: {info.filename} ends beyond its {self.size} bytes.")
         raw = torch.empty(info.file_size, dtype=torch.uint8)
         self._file.seek(start)
-        if info.file_size and self._file.readinto(raw.numpy()) != info.file_size:
+        if info.file_size and self._file.readinto(raw.numpy().data) != info.file_size:
             raise CheckpointError(f"{self.name} is truncated inside {info.filename}. Get the file again.")
         return tensor_from_bytes(raw, ref, info, self.name)
 
@@ -269,7 +269,7 @@ def local_header_size(header: bytes, info: zipfile.ZipInfo, name: str) -> int:
 
 def tensor_from_bytes(raw: torch.Tensor, ref: TensorRef, info: zipfile.ZipInfo, name: str) -> torch.Tensor:
     """The tensor that ``ref`` describes from its storage's bytes (uint8), after the CRC-32 check."""
-    found = zlib.crc32(raw.numpy())
+    found = zlib.crc32(raw.numpy().data)
     if found != info.CRC:
         raise CheckpointError(
             f"{name}: {info.filename} is damaged: CRC-32 {found:08x}, expected {info.CRC:08x}. Get the file again."

@@ -125,8 +125,9 @@ class Parts:
             if room == "dynamics":
                 wanted.setdefault("motion_loss", []).append((name, released_name(inner)))
             else:
-                part = "teacher" if room == "target_encoder" else source
-                wanted.setdefault(part, []).append((name, f"backbone.{inner}"))
+                wanted.setdefault("teacher" if room == "target_encoder" else source, []).append(
+                    (name, f"backbone.{inner}")
+                )
         refs = {}
         for part, names in wanted.items():
             tensors = self.tensors(part)
