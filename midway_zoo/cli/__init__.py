@@ -1,0 +1,41 @@
+"""The ``midway-zoo`` command."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+
+from midway_zoo.cli import inference, zoo
+from midway_zoo.errors import MidwayZooError
+from midway_zoo.version import __version__
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="midway-zoo",
+        description="Midway Network backbones: features, motion latents and flow from images and video.",
+        epilog="`midway-zoo COMMAND --help` explains a command.",
+    )
+    parser.add_argument("--version", action="version", version=f"midway-zoo {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="log what is going on to stderr")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    zoo.add_commands(commands)
+    inference.add_commands(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line; returns 0 if it went well, 1 if it failed (one line on stderr); exits with 2 on misuse."""
+    options = build_parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    try:
+        options.run(options)
+    except (MidwayZooError, OSError) as error:
+        message = " ".join(str(error).split())
+        sys.stderr.write(f"midway-zoo: error: {message}\n")
+        return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("midway-zoo: interrupted\n")
+        return 1
+    return 0

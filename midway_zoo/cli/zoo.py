@@ -1,0 +1,128 @@
+"""Commands about models and files: list, info, convert."""
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
+from midway_zoo.registry import list_models, split_name
+from midway_zoo.weights.assemble import empty_network
+from midway_zoo.weights.convert import convert
+from midway_zoo.weights.manifest import load_manifest
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register this module's commands."""
+    command = commands.add_parser("list", help="list the models", description="List the models, one per line.")
+    command.add_argument("pattern", nargs="?", help="shell-style pattern, such as 'midway_vit*'")
+    command.add_argument("--pretrained", action="store_true", help="only names with weights")
+    command.set_defaults(run=_list)
+
+    command = commands.add_parser("info", help="describe a model", description="Describe a model.")
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--json", action="store_true", help="as JSON")
+    command.set_defaults(run=_info)
+
+    command = commands.add_parser(
+        "convert",
+        help="convert a released .pth to safetensors",
+        description="Convert a released .pth to safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
+    )
+    command.add_argument("input", metavar="IN.pth", type=Path)
+    command.add_argument("output", metavar="OUT_DIR", type=Path)
+    command.add_argument("--force", action="store_true", help="replace an earlier conversion")
+    add_encoder_options(command)
+    command.set_defaults(run=_convert)
+
+
+def add_encoder_options(command: argparse.ArgumentParser) -> None:
+    """Options that choose what is read from a released file."""
+    command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
+    command.add_argument("--paired", action="store_true", help="student for source, teacher for target frames")
+    command.add_argument(
+        "--config",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        type=_setting,
+        help=f"override what a .pth says of itself; keys: {', '.join(field.name for field in fields(MidwayConfig))}",
+    )
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
+
+
+def _list(options: argparse.Namespace) -> None:
+    names = list_models(options.pattern, pretrained=True if options.pretrained else None)
+    sys.stdout.writelines(f"{name}\n" for name in names)
+
+
+def _info(options: argparse.Namespace) -> None:
+    architecture, tagged = split_name(options.name)
+    config = ARCHITECTURES[architecture]
+    described: dict[str, Any] = {
+        "name": options.name,
+        "parameters": _count_parameters(config),
+        "config": config.to_dict(),
+        "weights": load_manifest()["models"][tagged] | {"name": tagged} if tagged else None,
+    }
+    if options.json:
+        sys.stdout.write(json.dumps(described, indent=2) + "\n")
+        return
+    sys.stdout.write(_describe(described))
+
+
+def _count_parameters(config: MidwayConfig) -> dict[str, int]:
+    network = empty_network(config)
+    return {
+        "encoder": sum(parameter.numel() for parameter in network.encoder.parameters()),
+        "dynamics": sum(parameter.numel() for parameter in network.dynamics.parameters()),
+        "trainable_dynamics": sum(p.numel() for p in network.dynamics.parameters() if p.requires_grad),
+    }
+
+
+def _describe(described: dict[str, Any]) -> str:
+    config, weights = described["config"], described["weights"]
+    millions = {part: f"{count / 1e6:.2f} M" for part, count in described["parameters"].items()}
+    height, width = (side * config["patch_size"] for side in config["grid"])
+    lines = [
+        described["name"],
+        f"  encoder      {config['encoder']}: width {config['embed_dim']}, depth {config['depth']}, "
+        f"{config['num_heads']} heads, patch {config['patch_size']}, native {height}x{width}, {millions['encoder']}",
+        f"  dynamics     motion latents {config['motion_tokens']} x {config['motion_dim']}, {millions['dynamics']} "
+        f"({millions['trainable_dynamics']} trainable)",
+    ]
+    if weights is None:
+        lines.append("  weights      none; create_model gives random ones")
+    else:
+        lines += [
+            f"  weights      {weights['name']}: {weights['training_data']}, {weights['epochs']} epochs",
+            f"  licence      {weights['license']}",
+            f"  source       {weights['repo_id']}: {weights['file']}",
+        ]
+        lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
+        sources = sorted({metric["source"] for metric in weights["metrics"]})
+        lines += [f"  ({source})" for source in sources]
+    return "\n".join(lines) + "\n"
+
+
+def _convert(options: argparse.Namespace) -> None:
+    written = convert(
+        options.input,
+        options.output,
+        encoder=options.encoder,
+        paired=options.paired,
+        config=dict(options.config),
+        overwrite=options.force,
+    )
+    sys.stdout.writelines(f"{path}\n" for path in written)

@@ -1,0 +1,111 @@
+"""A released checkpoint as safetensors: the encoder for timm, the network for this package."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from timm.models.vision_transformer import VisionTransformer
+from tqdm import tqdm
+
+from midway_zoo.errors import CheckpointError, MissingFileError, OutputExistsError
+from midway_zoo.files import write_json, write_safetensors
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
+from midway_zoo.weights.archive import open_archive
+from midway_zoo.weights.folder import CONFIG, WEIGHTS, save_network
+from midway_zoo.weights.released import EncoderName, checkpoint_summary, load_released
+
+ENCODER_FOLDER = "encoder"
+# What of timm's description belongs to the weights, not to where they came from.
+_TIMM_KEYS = (
+    *("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes"),
+    *("pool_size", "first_conv", "classifier", "license", "paper_ids", "paper_name"),
+)
+
+
+def convert(
+    path: Path,
+    folder: Path,
+    *,
+    encoder: EncoderName = "teacher",
+    paired: bool = False,
+    config: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> list[Path]:
+    """Convert a released-layout ``.pth``.
+
+    Writes ``model.safetensors`` and ``config.json`` (the network, for ``load_checkpoint`` and
+    ``MidwayNetwork.from_pretrained``) and the same two names in ``encoder/`` (for
+    ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). The numbers are bit-equal.
+
+    Args:
+        path: the ``.pth``.
+        folder: created if needed.
+        encoder: see :func:`~midway_zoo.load_checkpoint`.
+        paired: likewise; the folder ``encoder/`` then holds the student.
+        config: likewise.
+        overwrite: replace files of an earlier conversion.
+
+    Returns:
+        The files written.
+
+    Raises:
+        OutputExistsError: if the folder holds such files and ``overwrite`` is false.
+        CheckpointError, UnsafeFileError, ConfigError, MissingFileError: see ``load_checkpoint``.
+    """
+    folders = (folder, folder / ENCODER_FOLDER)
+    outputs = [where / name for where in folders for name in (WEIGHTS, CONFIG)]
+    for output in outputs:
+        if output.exists() and not overwrite:
+            raise OutputExistsError(
+                f"{output} exists; pass overwrite=True (on the command line --force) to replace it."
+            )
+    if path.is_dir():
+        raise CheckpointError(f"{path} is a folder; convert takes a released .pth file.")
+    if not path.is_file():
+        raise MissingFileError(f"there is no file {path}.")
+    network = load_released(path, encoder=encoder, paired=paired, config=config)
+    with open_archive(path) as archive:
+        provenance = {
+            "source": path.name,
+            "sha256": sha256_of(path),
+            "encoder": "student and teacher" if paired else encoder,
+            **checkpoint_summary(archive),
+        }
+    folders[1].mkdir(parents=True, exist_ok=True)
+    save_network(network, folder, provenance | {"part": "network"})
+    part = "student" if paired else encoder
+    save_encoder(network.encoder, network.config, folders[1], provenance | {"part": "encoder", "encoder": part})
+    return outputs
+
+
+def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:
+    """Write an encoder as timm's ``local-dir:`` and ``hf-hub:`` read it."""
+    native = ARCHITECTURES[config.encoder].encoder_args
+    args = {key: value for key, value in config.encoder_args.items() if value != native[key] and key != "img_size"}
+    cfg = {key: encoder.pretrained_cfg[key] for key in _TIMM_KEYS if key in encoder.pretrained_cfg}
+    write_safetensors(folder / WEIGHTS, encoder.state_dict(), {"provenance": dict(provenance)}, overwrite=True)
+    description = {
+        "architecture": config.encoder,
+        "num_classes": 0,
+        "num_features": config.embed_dim,
+        "global_pool": "token",
+        "model_args": args,
+        "pretrained_cfg": {**cfg, "input_size": [3, *config.img_size], "custom_load": False},
+    }
+    write_json(folder / CONFIG, description, overwrite=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, with a progress bar for large ones."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    quiet = True if size < 2**28 else None
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc="sha256", leave=False, disable=quiet) as bar,
+    ):
+        while block := file.read(2**20):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()

@@ -1,0 +1,29 @@
+"""Shared fixtures: small networks, generated images, one seed."""
+
+import os
+
+# Before torch: two threads are what the smallest supported machine has, and tests never reach the Hub.
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import pytest
+import torch
+
+import midway_zoo as mz
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def nano() -> mz.MidwayNetwork:
+    """An untrained midway_nano with weights large enough that every path matters."""
+    torch.manual_seed(1)
+    network = mz.create_model("midway_nano")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                parameter.copy_(torch.randn_like(parameter) / parameter[0].numel() ** 0.5)
+    return network
