@@ -14,17 +14,22 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from midway_zoo.models.config import LEVELS, MidwayConfig
-from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, self_attention_block
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
 from midway_zoo.results import DynamicsOutput
 
 
-class MidwayPath(nn.Sequential):
+class MidwayPath(nn.ModuleList):
     """Inverse dynamics of one level: motion tokens look at both frames (section 3.1)."""
 
     def __init__(self, config: MidwayConfig) -> None:
-        super().__init__(
-            *(self_attention_block(config.motion_dim, config.midway_heads) for _ in range(config.midway_depth))
-        )
+        super().__init__(MidwayBlock(config.motion_dim, config.midway_heads) for _ in range(config.midway_depth))
+
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """Run the blocks on x (B, K, C); with ``first``, return and compute only that many leading output tokens."""
+        last = len(self) - 1
+        for index, block in enumerate(self):
+            x = block(x, first if index == last else None)
+        return x
 
 
 class ForwardDynamics(nn.Module):
@@ -113,7 +118,14 @@ class Dynamics(nn.Module):
         return halves[0], halves[1]
 
     def infer_motion(
-        self, level: int, motion: Tensor, source: Tensor, target: Tensor, tables: tuple[Tensor, Tensor]
+        self,
+        level: int,
+        motion: Tensor,
+        source: Tensor,
+        target: Tensor,
+        tables: tuple[Tensor, Tensor],
+        *,
+        motion_only: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Inverse dynamics of one level.
 
@@ -123,13 +135,15 @@ class Dynamics(nn.Module):
             source: midway input of the source (B, L, D): level 3 tokens, then the prediction of the level above.
             target: target backward features (B, L, D).
             tables: result of :meth:`position_tables`.
+            motion_only: leave out the target frame's tokens, and the work that only they need.
 
         Returns:
-            The updated motion latent (B, M, C) and the target frame's tokens as the path leaves them (B, L, C).
+            The updated motion latent (B, M, C) and the target frame's tokens as the path leaves them (B, L, C),
+            or (B, 0, C).
         """
         x = torch.cat([motion, self.source_embed(source) + tables[0], self.target_embed(target) + tables[1]], dim=1)
-        x = self.midway[level](x)
         count, length = motion.shape[1], source.shape[1]
+        x = self.midway[level](x, count if motion_only else None)
         latent = x[:, :count]
         # The first estimate stands alone; the levels below refine it.
         return (latent if level == LEVELS[0] else motion + latent), x[:, count + length :]
@@ -151,7 +165,8 @@ class Dynamics(nn.Module):
         """Only what the motion latents down to ``level`` depend on.
 
         The forward dynamics and backward layers of ``level`` itself are not run, so ``predictions``,
-        ``source_backward`` and ``target_backward`` hold the levels above it only.
+        ``source_backward`` and ``target_backward`` hold the levels above it only; ``midway_target_tokens``
+        is empty.
         """
         return self._run(source, target, grid, last=level, until="motion")
 
@@ -192,8 +207,12 @@ class Dynamics(nn.Module):
         midway = above = source[3]
         target_above = target[3]
         for level in LEVELS:
-            motion, target_tokens = self.infer_motion(level, motion, midway, target_above, tables)
-            out.motion_latents[level], out.midway_target_tokens[level] = motion, target_tokens
+            motion, target_tokens = self.infer_motion(
+                level, motion, midway, target_above, tables, motion_only=until != "prediction"
+            )
+            out.motion_latents[level] = motion
+            if until == "prediction":
+                out.midway_target_tokens[level] = target_tokens
             if level == last and until == "motion":
                 break
             above = out.source_backward[level] = self.source_backward[level](source[level], above)

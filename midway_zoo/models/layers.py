@@ -11,9 +11,23 @@ from torch.nn import functional as F  # noqa: N812
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
 
 
-def self_attention_block(dim: int, heads: int) -> Block:
-    """A pre-norm block (attention, MLP ratio 4, GELU) of the midway path."""
-    return Block(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+class MidwayBlock(Block):
+    """A block of the midway path: pre-norm attention and MLP (ratio 4, GELU)."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+
+    def forward(self, x: Tensor, first: int | None = None) -> Tensor:
+        """x (B, K, C) -> (B, K, C); with ``first``, only that many leading tokens are computed and returned."""
+        if first is None:
+            return super().forward(x)
+        attn, normed = self.attn, self.norm1(x)
+        weight_q, weight_kv = attn.qkv.weight.tensor_split((x.shape[-1],))
+        q = F.linear(normed[:, :first], weight_q).unflatten(-1, (1, attn.num_heads, -1))
+        kv = F.linear(normed, weight_kv).unflatten(-1, (2, attn.num_heads, -1))
+        q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
+        x = x[:, :first] + attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+        return x + self.mlp(self.norm2(x))
 
 
 class CrossAttention(nn.Module):
