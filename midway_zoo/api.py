@@ -180,7 +180,7 @@ def predict_flow(
     with inference(network):
         for batch in _pair_batches(network, source, target, size, batch_size):
             grid = network.grid_of(batch.images[0])
-            matrix = sensitivity(network, *batch.images, level=level, draws=draws, seed=seed)
+            matrix = sensitivity(network, *batch.images, level=level, draws=draws, seed=seed, progress=True)
             flow, confidence = token_flow(matrix, grid, window=window)
             for row, (index, given) in enumerate(zip(batch.indices, batch.given, strict=True)):
                 flows[index] = _enlarge(flow[row], given) * _pixels_per_token(given, grid, flow.device).view(2, 1, 1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
 
 from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
@@ -29,7 +30,8 @@ def sensitivity(
     level: int = MATCH_LEVEL,
     draws: int = 1,
     seed: int = 0,
-    chunk_size: int = 32,
+    chunk_size: int | None = None,
+    progress: bool = False,
 ) -> Tensor:
     """Sensitivity of every predicted target token to source tokens.
 
@@ -42,7 +44,8 @@ def sensitivity(
         level: level of the forward dynamics, 2, 1 or 0.
         draws: number k of random tangents to average over.
         seed: of the tangents; a token's tangents depend on the seed and the token alone.
-        chunk_size: tangents pushed at once; smaller needs less memory.
+        chunk_size: source tokens perturbed at once; None chooses by device and number of pairs.
+        progress: show a progress bar on stderr if that is a terminal.
 
     Returns:
         (B, n, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens; n is 1 for a
@@ -67,10 +70,16 @@ def sensitivity(
 
     pairs = len(features)
     rows = chosen[None] if per_pair else chosen[:, None].expand(-1, pairs)  # (n, B)
-    push = vmap(column, chunk_size=chunk_size)
+    # Measured: past about eight tangents a CPU's caches overflow; a GPU wants many.
+    chunk = chunk_size or max(1, (8 if features.device.type == "cpu" else 64) // pairs)
+    push = vmap(column)
     total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device)
-    for draw in directions:
-        total += push(rows, draw[rows])
+    with tqdm(total=draws * len(rows), unit=" tokens", leave=False, disable=None if progress else True) as bar:
+        for draw in directions:
+            for start in range(0, len(rows), chunk):
+                part = rows[start : start + chunk]
+                total[start : start + chunk] += push(part, draw[part])
+                bar.update(len(part))
     return (total / draws).transpose(0, 1)
 
 
@@ -99,7 +108,12 @@ def matches(
     peak, best = matrix.max(dim=-1)
     index = torch.arange(rows * columns, device=matrix.device)
     xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
-    near = (xy[best][:, :, None] - xy).abs().amax(dim=-1) <= window
+    centre = xy[best][:, :, None]
+    near = (centre - xy).abs().amax(dim=-1) <= window
+    # Where the square is cut by the border, its mirror image is cut too: a mean over half a square would
+    # pull every border token inwards.
+    mirrored = 2 * centre - xy
+    near &= ((mirrored >= 0) & (mirrored <= mirrored.new_tensor([columns - 1, rows - 1]))).all(dim=-1)
     weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)
     return weights @ xy, peak
 

@@ -18,6 +18,11 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.registry import create_model, load_checkpoint
 from midway_zoo.visualize import features_to_image, flow_to_image
 
+MOTION = (
+    "Motion latents of consecutive frames as safetensors: tokens (T - 1, 10, C), the final ones (level 0); "
+    "level1, level2, pooled; for videos pts_seconds."
+)
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register this module's commands."""
@@ -31,7 +36,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_features)
 
     command = _add(
-        commands, "motion", "motion latents of a clip", "Motion latents of consecutive frames, as safetensors."
+        commands,
+        "motion",
+        "motion latents of a clip",
+        MOTION,
     )
     command.add_argument("video", metavar="VIDEO", help="video file or folder of frames")
     command.add_argument("--stride", type=int, default=1, help="take every n-th frame, default: %(default)s")
@@ -139,7 +147,7 @@ def _motion(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     tensors = {"tokens": latents.tokens, "pooled": latents.pooled}
-    tensors |= {f"level{level}": value for level, value in latents.levels.items()}
+    tensors |= {f"level{level}": value for level, value in latents.levels.items() if level}  # level 0 is tokens
     if latents.pts_seconds is not None:
         tensors["pts_seconds"] = latents.pts_seconds
     metadata = {"video": str(options.video), "grid": latents.grid, "model": options.model}
