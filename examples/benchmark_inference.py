@@ -6,6 +6,7 @@ Prints ratios; absolute times depend on the machine. Weights are random: they do
 """
 
 import argparse
+import itertools
 import statistics
 import subprocess
 import sys
@@ -47,7 +48,7 @@ def clip(rounds: int) -> str:
     frames = torch.rand(16, 3, 224, 224)
 
     def pairs() -> None:
-        for source, target in zip(frames[:-1], frames[1:], strict=True):
+        for source, target in itertools.pairwise(frames):
             model.infer_motion_latent(source, target)
 
     a, b, speed = ratio(lambda: model.infer_motion_latents(frames), pairs, rounds)

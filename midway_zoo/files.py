@@ -60,7 +60,7 @@ def write_safetensors(
     """Write tensors with JSON metadata; the same input gives the same bytes."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path, overwrite=overwrite) as temporary:
-        save_file(plain, temporary, metadata={"format": "pt", METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
 
 def write_png(path: Path, image: torch.Tensor, *, overwrite: bool = False) -> None:

@@ -109,7 +109,12 @@ def load_checkpoint(
             raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
         return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
     if isinstance(config, MidwayConfig):
+        paired = paired or config.paired
         config = {key: value for key, value in config.to_dict().items() if key not in ("encoder", "paired")}
+    elif config is not None and (not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config)):
+        raise InputTypeError(f"config={config!r}: a mapping of MidwayConfig fields is expected.")
+    elif config and "paired" in config:
+        raise ConfigError("pass paired= itself, not in config=.")
     return load_released(path, encoder=encoder, paired=paired, config=config)
 
 

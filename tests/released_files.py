@@ -8,7 +8,6 @@ import hashlib
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -136,9 +135,7 @@ def dynamics_entries(config: MidwayConfig) -> list[Entry]:
             entries += _mlp(f"{released}.mlp", f"{ours}.mlp", width, width)
     for level in range(3):
         for block in range(config.forward_depth):
-            entries += _block(
-                f"forward_predictor_{level}.{block}", f"forward_dynamics.{level}.blocks.{block}", width
-            )
+            entries += _block(f"forward_predictor_{level}.{block}", f"forward_dynamics.{level}.blocks.{block}", width)
     entries += _linear("teacher_embed", "target_embed", motion, width)
     for level in range(3):
         entries += _backward(f"teacher_feature_blocks_{level}.0", f"target_backward.{level}", width)
@@ -345,8 +342,3 @@ def edit_zip(path: Path, edits: Mapping[str, Edit]) -> None:
     with zipfile.ZipFile(path, "w") as target:
         for name, content in entries.items():
             target.writestr(name, content)
-
-
-def copy_of(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy, for a test that changes a shared checkpoint."""
-    return deepcopy(dict(checkpoint))

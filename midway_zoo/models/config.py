@@ -1,5 +1,6 @@
 """The shape of a Midway network: everything that is needed to rebuild it empty."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
@@ -8,6 +9,11 @@ from midway_zoo.errors import ConfigError, UnknownModelError, nearest
 
 LEVELS = (2, 1, 0)
 """Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
+
+_LARGEST = 2**16  # of any size here: larger ones are damage or mistakes, and would take minutes to refuse
+
+ENCODERS = ("midway_vits", "midway_vitb", "midway_nano")
+"""timm names of the encoders; their widths and depths can be changed."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +50,17 @@ class MidwayConfig:
     """True: the network holds a second encoder for the target frame, as in pretraining."""
 
     def __post_init__(self) -> None:
-        for name in ("grid", "feature_blocks"):  # JSON and YAML turn tuples into lists
+        for name in ("grid", "feature_blocks"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
+            # JSON and YAML turn tuples into lists.
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_types()
         self._check_divisible("num_heads", "embed_dim")
         self._check_divisible("midway_heads", "motion_dim")
         self._check_divisible("backward_heads", "embed_dim")
         self._check_divisible("forward_heads", "embed_dim")
-        if len(self.grid) != 2 or min(self.grid) < 1:
+        if len(self.grid) != 2 or not 0 < min(self.grid) <= max(self.grid) <= _LARGEST:
             raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
         blocks = self.feature_blocks
         if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= self.depth:
@@ -63,13 +72,18 @@ class MidwayConfig:
         positive = [field.name for field in fields(self) if field.type is int]
         for name in positive:
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}={value!r} must be a positive integer.")
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+                raise ConfigError(f"{name}={value!r} must be a positive integer, at most {_LARGEST}.")
         for name in ("grid", "feature_blocks"):
             if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
-        if isinstance(self.gate_bias, bool) or not isinstance(self.gate_bias, int | float):
-            raise ConfigError(f"gate_bias={self.gate_bias!r} must be a number.")
+        if self.encoder not in ENCODERS:
+            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), ENCODERS)}")
+        if not isinstance(self.paired, bool):
+            raise ConfigError(f"paired={self.paired!r} must be true or false.")
+        number = isinstance(self.gate_bias, int | float) and not isinstance(self.gate_bias, bool)
+        if not number or not math.isfinite(self.gate_bias):
+            raise ConfigError(f"gate_bias={self.gate_bias!r} must be a finite number.")
 
     def _check_divisible(self, heads: str, width: str) -> None:
         if getattr(self, width) % getattr(self, heads):

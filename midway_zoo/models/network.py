@@ -11,7 +11,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
-from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
@@ -43,6 +43,7 @@ class MidwayNetwork(
         target_encoder: in paired mode the EMA teacher, which sees target frames; otherwise None.
         dynamics: midway path, backward layers and forward dynamics.
         flow_head: None; reserved for a dense flow head.
+        provenance: where the weights come from (source file, which encoder, ...); saved with them.
 
     Raises:
         ConfigError: if ``config`` is not a :class:`MidwayConfig`.
@@ -64,6 +65,7 @@ class MidwayNetwork(
             self.target_encoder.requires_grad_(False)
         self.dynamics = Dynamics(config)
         self.flow_head: nn.Module | None = None
+        self.provenance: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
@@ -174,29 +176,50 @@ class MidwayNetwork(
         save_network(self, save_directory)
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None = None,
-        cache_dir: str | Path | None = None,
         force_download: bool = False,
-        local_files_only: bool = False,
         token: str | bool | None = None,
-        **kwargs: Any,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **model_kwargs: Any,
     ) -> "MidwayNetwork":
-        from midway_zoo.weights.folder import load_folder
+        """A network saved with ``save_pretrained`` or ``push_to_hub``, every tensor accounted for.
 
-        kwargs.pop("config", None)  # read, checked and used by load_folder itself
-        if kwargs:
-            raise ConfigError(
-                f"from_pretrained takes no {', '.join(map(repr, kwargs))}; see midway_zoo.load_checkpoint."
-            )
-        if Path(model_id).is_dir():
-            return load_folder(Path(model_id))
+        Args:
+            pretrained_model_name_or_path: a folder, or a Hub repository ``org/name``.
+            force_download: fetch again what is in the Hub's cache.
+            token: of the Hub.
+            cache_dir: instead of the Hub's default cache.
+            local_files_only: use the cache only.
+            revision: branch, tag or commit.
+            **model_kwargs: nothing; what is saved is what is loaded.
+
+        Raises:
+            ConfigError: for any further keyword.
+            MissingFileError: if there is no such folder.
+            CheckpointError: if what it holds is damaged or no Midway network.
+        """
+        from midway_zoo.weights.folder import load_folder
         from midway_zoo.weights.hub import download_folder
 
-        options = {"revision": revision, "cache_dir": cache_dir, "token": token}
+        if model_kwargs:
+            raise ConfigError(f"from_pretrained takes no {', '.join(map(repr, model_kwargs))}.")
+        name = str(pretrained_model_name_or_path)
+        if Path(name).is_dir():
+            return load_folder(Path(name))
+        if isinstance(pretrained_model_name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+            raise MissingFileError(f"there is no folder {name}, and no Hub repository is called that (org/name).")
         return load_folder(
-            download_folder(model_id, force_download=force_download, local_files_only=local_files_only, **options)
+            download_folder(
+                name,
+                force_download=force_download,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+                revision=revision,
+            )
         )

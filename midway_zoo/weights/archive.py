@@ -1,186 +1,25 @@
-"""Reading a ``torch.save`` zip without running it.
+"""The zip that ``torch.save`` writes: its structure, and single tensors on request.
 
-The released checkpoints pickle an OmegaConf configuration, so ``torch.load(weights_only=True)``
-refuses them, and a full unpickling would run whatever code a file carries. This reader resolves
-every global through an allow-list: tensors become inert references, every class that the released
-files mention becomes an inert stand-in, anything else is refused by name before it exists.
+torch stores entries uncompressed, each with its CRC-32 in the central directory, so that one tensor can
+be read and checked without the others.
 """
 
 import io
-import pickle
 import struct
 import zipfile
 import zlib
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
 from midway_zoo.errors import CheckpointError, MidwayZooError, MissingFileError, UnsafeFileError
+from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle, short
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """A released file's structure takes a quarter of a megabyte; a far larger one is not a checkpoint."""
-
-_STORAGES = {
-    "FloatStorage": torch.float32,
-    "DoubleStorage": torch.float64,
-    "HalfStorage": torch.float16,
-    "BFloat16Storage": torch.bfloat16,
-    "LongStorage": torch.int64,
-    "IntStorage": torch.int32,
-    "ShortStorage": torch.int16,
-    "CharStorage": torch.int8,
-    "ByteStorage": torch.uint8,
-    "BoolStorage": torch.bool,
-}
-
-_BUILTINS = ("dict", "list", "tuple", "set", "int", "long", "float", "str", "unicode", "bool", "bytes")
-_INERT = {
-    ("typing", "Any"),
-    ("collections", "defaultdict"),
-    ("omegaconf.base", "Metadata"),
-    ("omegaconf.base", "ContainerMetadata"),
-    ("omegaconf.dictconfig", "DictConfig"),
-    ("omegaconf.listconfig", "ListConfig"),
-    *(("omegaconf.nodes", f"{kind}Node") for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
-    *((module, name) for module in ("builtins", "__builtin__") for name in _BUILTINS),
-}
-
-
-class Inert(dict[Any, Any]):
-    """Stands in for an object of a class that must not be loaded; keeps its state as plain data."""
-
-    state: Any = None
-
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
-        return super().__new__(cls)
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__()
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-@dataclass(frozen=True)
-class StorageRef:
-    """A storage that the pickle names: an entry of the zip, not read yet."""
-
-    key: str
-    dtype: torch.dtype
-    numel: int
-
-
-@dataclass(frozen=True)
-class TensorRef:
-    """A tensor that the pickle describes; its numbers are still in the file."""
-
-    storage: StorageRef
-    offset: int
-    shape: tuple[int, ...]
-    stride: tuple[int, ...]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.storage.dtype
-
-    @property
-    def nbytes(self) -> int:
-        count = 1
-        for side in self.shape:
-            count *= side
-        return count * self.dtype.itemsize
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: BinaryIO, name: str) -> None:
-        super().__init__(file, encoding="utf-8")
-        self._name = name
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Fresh functions and classes per file: a pickle can set attributes on what it is given.
-        if module == "collections" and name == "OrderedDict":
-            return OrderedDict
-        if module == "torch._utils" and name == "_rebuild_tensor_v2":
-            return lambda storage, offset, size, stride, *_: _tensor_ref(storage, offset, size, stride)
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return lambda data, *_: data
-        if module == "torch" and name in _STORAGES:
-            return _STORAGES[name]
-        if (module, name) in _INERT:
-            return type(name, (Inert,), {})
-        raise UnsafeFileError(
-            f"{self._name} asks for {module}.{name}, which no released Midway checkpoint needs. It was refused and "
-            "nothing of the file was run. Get the file again from where it is published; do not unpickle it in full."
-        )
-
-    def persistent_load(self, pid: Any) -> StorageRef:
-        match pid:
-            case ("storage", torch.dtype() as dtype, str(key), _, int(numel), *_) if numel >= 0:
-                return StorageRef(key, dtype, numel)
-        raise CheckpointError(f"{self._name}: unreadable storage record {pid!r:.80}. The file is damaged.")
-
-
-def _tensor_ref(storage: Any, offset: Any, size: Any, stride: Any) -> TensorRef:
-    size, stride = tuple(size), tuple(stride)
-    numbers = (offset, *size, *stride)
-    if (
-        not isinstance(storage, StorageRef)
-        or len(size) != len(stride)
-        or any(type(n) is not int or n < 0 for n in numbers)
-    ):
-        raise CheckpointError("a tensor record is malformed. The file is damaged; get it again.")
-    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
-    if 0 not in size and last >= storage.numel:
-        raise CheckpointError("a tensor reaches beyond its storage. The file is damaged; get it again.")
-    return TensorRef(storage, offset, size, stride)
-
-
-def safe_unpickle(file: BinaryIO, name: str) -> Any:
-    """Unpickle one object through the allow-list; tensors come back as :class:`TensorRef`.
-
-    Raises:
-        UnsafeFileError: if the pickle asks for a global outside the allow-list.
-        CheckpointError: if it is damaged.
-    """
-    try:
-        return _Unpickler(file, name).load()
-    except MidwayZooError:
-        raise
-    except (
-        pickle.UnpicklingError,
-        AttributeError,
-        EOFError,
-        ImportError,
-        IndexError,
-        KeyError,
-        MemoryError,
-        OverflowError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        raise CheckpointError(
-            f"{name}: its structure (pickle) is damaged: {type(error).__name__}: {error}. Get the file again."
-        ) from error
-
-
-def plain(value: Any, depth: int = 32) -> Any:
-    """OmegaConf stand-ins as plain dicts, lists and scalars; other inert objects become None."""
-    if depth == 0:
-        raise CheckpointError("the pickled configuration is nested too deeply. The file is damaged.")
-    if isinstance(value, Inert):
-        state = value.state if isinstance(value.state, Mapping) else {}
-        return plain(state.get("_content", state.get("_val")), depth - 1)
-    if isinstance(value, Mapping):
-        return {key: plain(item, depth - 1) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item, depth - 1) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else None
 
 
 class TorchArchive:
@@ -200,34 +39,53 @@ class TorchArchive:
         try:
             with zipfile.ZipFile(file) as directory:
                 self.entries = self._index(directory)
-                pickled = next((info for path, info in self.entries.items() if path == "data.pkl"), None)
-                if pickled is None:
-                    raise CheckpointError(f"{name} is a zip file but no torch.save file: it holds no data.pkl.")
-                if pickled.file_size > MAX_PICKLE_BYTES:
-                    raise CheckpointError(
-                        f"{name}: data.pkl claims {pickled.file_size} bytes; no checkpoint needs that."
-                    )
-                content = directory.read(pickled)
-                order = self.entries.get("byteorder")
-                if order is not None and directory.read(order).strip() != b"little":
-                    raise CheckpointError(
-                        f"{name} was written on a big-endian machine; re-save it on a little-endian one."
-                    )
-        except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+                content = self._read_structure(directory)
+        except MidwayZooError:
+            raise
+        except (
+            zipfile.BadZipFile,
+            zlib.error,
+            struct.error,
+            EOFError,
+            NotImplementedError,
+            OSError,
+            OverflowError,
+            RuntimeError,
+            ValueError,
+        ) as error:
             raise CheckpointError(
-                f"{name} is truncated or damaged: {error}. It has {self.size} bytes; get the file again."
+                f"{name} is truncated or damaged: {short(error)}. It has {self.size} bytes; get the file again."
             ) from error
         self.content: Any = safe_unpickle(io.BytesIO(content), name)
+
+    def _read_structure(self, directory: zipfile.ZipFile) -> bytes:
+        """The pickle that says what the file holds."""
+        pickled = self.entries.get("data.pkl")
+        if pickled is None:
+            raise CheckpointError(f"{self.name} is a zip file but no torch.save file: it holds no data.pkl.")
+        if pickled.file_size > MAX_PICKLE_BYTES:
+            raise CheckpointError(f"{self.name}: data.pkl claims {pickled.file_size} bytes; no checkpoint needs that.")
+        order = self.entries.get("byteorder")
+        if order is not None and directory.read(order).strip() != b"little":
+            raise CheckpointError(
+                f"{self.name} was written on a big-endian machine; re-save it on a little-endian one."
+            )
+        return directory.read(pickled)
 
     def _index(self, directory: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
         """Entries by path below the archive's single top folder."""
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in directory.infolist():
             path = info.filename.partition("/")[2]
-            if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 0x1 or info.file_size != info.compress_size:
-                raise CheckpointError(f"{self.name}: entry {info.filename} is compressed; torch.save never does that.")
+            if not path:  # beside the one folder that torch.save writes
+                continue
+            entry = f"{self.name}: entry {short(info.filename)}"
+            if info.flag_bits & 0x1:
+                raise CheckpointError(f"{entry} is encrypted; torch.save never does that.")
+            if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
+                raise CheckpointError(f"{entry} is compressed; torch.save never does that.")
             if path in entries:
-                raise CheckpointError(f"{self.name}: two entries are called {info.filename}. The file is damaged.")
+                raise CheckpointError(f"{entry} is there twice. The file is damaged; get it again.")
             entries[path] = info
         return entries
 
@@ -255,6 +113,8 @@ class TorchArchive:
         return tensor_from_bytes(raw, ref, info, self.name)
 
     def _pread(self, offset: int, count: int) -> bytes:
+        if not 0 <= offset < self.size:
+            raise CheckpointError(f"{self.name} is truncated or damaged: an entry lies outside of it.")
         self._file.seek(offset)
         return self._file.read(count)
 
@@ -305,34 +165,32 @@ def _check_signature(file: BinaryIO, name: str) -> None:
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
         return
-    start = head.lstrip()[:64].lower()
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if not head:
         raise CheckpointError(f"{name} is empty. Get the file again.")
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         raise CheckpointError(f"{name} is a web page, not a checkpoint: use the file's download link, not its page.")
     if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{name} is a git-lfs pointer, not the file: run `git lfs pull` or download the file itself."
-        )
-    if head.startswith(b"\x80") or head.startswith((b"c", b"(")):
-        _refuse_legacy(file, name)
+        raise CheckpointError(f"{name} is a git-lfs pointer: run `git lfs pull` or download the file itself.")
+    if head[8:10] == b'{"':
+        raise CheckpointError(f"{name} is a safetensors file: rename it to end in .safetensors.")
+    if head[:1] in (b"\x80", b"c", b"(", b"}", b"]"):
+        _refuse_pickle(file, name)
     raise CheckpointError(f"{name} is no torch.save file (it starts with {head[:8]!r}). Pass a released .pth file.")
 
 
-def _refuse_legacy(file: BinaryIO, name: str) -> None:
-    """A plain pickle or a torch.save file from before 1.6: say whether it is hostile, then refuse it."""
-    position = -1
-    while file.tell() > position:  # magic number, version, system info, then the object itself
-        position = file.tell()
+def _refuse_pickle(file: BinaryIO, name: str) -> None:
+    """Refuse a plain pickle or a torch.save file from before 1.6, saying first whether it is hostile."""
+    found: list[Any] = []
+    while not (found and isinstance(found[-1], list)):  # the list of storage keys: raw numbers follow it
         try:
-            found = safe_unpickle(file, name)
+            found.append(safe_unpickle(file, name))  # magic number, version, system info, then the object
         except UnsafeFileError:
             raise
         except CheckpointError:
             break
-        if isinstance(found, list):  # the storage keys: raw numbers follow
-            break
-    raise CheckpointError(
-        f"{name} is a plain pickle or a torch.save file in the format before torch 1.6, which cannot be read safely "
-        "piece by piece. Re-save it with torch.save on a machine where you trust it."
-    )
+    if found:
+        raise CheckpointError(
+            f"{name} is a plain pickle or a torch.save file in the format before torch 1.6, which cannot be read "
+            "safely piece by piece. Re-save it with torch.save on a machine where you trust it."
+        )

@@ -1,6 +1,7 @@
 """From named tensors to a network, with every tensor accounted for."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 
@@ -8,7 +9,7 @@ from midway_zoo.errors import CheckpointError
 from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.network import MidwayNetwork
 
-Described = Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+Described = Mapping[str, tuple[tuple[int, ...], Any]]
 
 
 def empty_network(config: MidwayConfig) -> MidwayNetwork:
@@ -32,6 +33,9 @@ def assemble(network: MidwayNetwork, found: Described, read: Callable[[str], tor
     """
     expected = network.state_dict()
     check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
+    kinds = {kind for _, kind in found.values()}
+    # One precision throughout, or the parts could not be run together; double is no use for inference.
+    dtype = kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else torch.float32
     state = {}
     for key in expected:
         tensor = read(key)
@@ -39,7 +43,7 @@ def assemble(network: MidwayNetwork, found: Described, read: Callable[[str], tor
             raise CheckpointError(
                 f"{name}: tensor {key} holds NaN or infinity; the training diverged or the file is damaged."
             )
-        state[key] = tensor.float() if tensor.dtype == torch.float64 else tensor
+        state[key] = tensor.to(dtype)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
 
@@ -54,5 +58,5 @@ def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Described, nam
         size, dtype = found[key]
         if tuple(size) != tuple(shape):
             raise CheckpointError(f"{name}: tensor {key} has shape {list(size)}, expected {list(shape)}.")
-        if not dtype.is_floating_point:
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
             raise CheckpointError(f"{name}: tensor {key} is {dtype}, expected floating point.")

@@ -67,9 +67,8 @@ def convert(
     network = load_released(path, encoder=encoder, paired=paired, config=config)
     with open_archive(path) as archive:
         provenance = {
-            "source": path.name,
+            **network.provenance,
             "sha256": sha256_of(path),
-            "encoder": "student and teacher" if paired else encoder,
             **checkpoint_summary(archive),
         }
     folders[1].mkdir(parents=True, exist_ok=True)

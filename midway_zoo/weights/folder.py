@@ -24,7 +24,8 @@ CONFIG = "config.json"
 
 def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
     """Write ``model.safetensors`` and ``config.json``; the weights file alone is enough to load."""
-    metadata = {"config": network.config.to_dict(), "provenance": dict(provenance or {}), "midway_zoo": __version__}
+    provenance = {**network.provenance, **(provenance or {})}
+    metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
     write_safetensors(folder / WEIGHTS, network.state_dict(), metadata, overwrite=True)
     write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
 
@@ -71,14 +72,31 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
                 names = {ours: theirs for theirs in names if (ours := _unpaired(theirs, encoder)) is not None}
             elif not config.paired and encoder != "teacher" and encoder != stored:
                 raise CheckpointError(f"{path.name} holds the {stored} encoder; encoder={encoder!r} is not in it.")
+            _check_depths(config, names, path)
             slices = {ours: file.get_slice(theirs) for ours, theirs in names.items()}
-            found = {
-                ours: (tuple(part.get_shape()), _DTYPES.get(part.get_dtype(), torch.uint8))
-                for ours, part in slices.items()
-            }
-            return assemble(empty_network(config), found, lambda name: file.get_tensor(names[name]), path.name)
+            found = {}
+            for ours, part in slices.items():
+                kind = part.get_dtype()
+                found[ours] = (tuple(part.get_shape()), _DTYPES.get(kind, kind))
+            network = assemble(empty_network(config), found, lambda name: file.get_tensor(names[name]), path.name)
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} is no valid safetensors file: {error}. Get the file again.") from error
+    network.provenance = {**saved["provenance"]}
+    if not config.paired:
+        network.provenance["encoder"] = encoder if saved["config"].get("paired") else stored
+    return network
+
+
+def _check_depths(config: MidwayConfig, names: Mapping[str, str], path: Path) -> None:
+    """Block counts that disagree with the tensors are refused before blocks are built."""
+    for depth, prefix in (
+        (config.depth, "encoder.blocks."),
+        (config.midway_depth, "dynamics.midway.0."),
+        (config.forward_depth, "dynamics.forward_dynamics.0.blocks."),
+    ):
+        blocks = {name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)}
+        if len(blocks) != depth:
+            raise CheckpointError(f"{path.name}: its configuration wants {depth} of {prefix}*, it has {len(blocks)}.")
 
 
 def _unpaired(name: str, encoder: str) -> str | None:
@@ -95,10 +113,10 @@ def _saved_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
         saved = json.loads(metadata[METADATA_KEY])
         if isinstance(saved["config"], dict) and isinstance(saved["provenance"], dict):
             return dict(saved)
-    except (KeyError, TypeError, json.JSONDecodeError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         pass
     hint = ""
-    if (path.parent / CONFIG).is_file() and '"architecture"' in (path.parent / CONFIG).read_text(encoding="utf-8"):
+    if (path.parent / CONFIG).is_file() and '"architecture"' in (path.parent / CONFIG).read_text("utf-8", "replace"):
         hint = (
             f" It looks like an encoder alone: timm.create_model('local-dir:{path.parent}', pretrained=True) reads it."
         )

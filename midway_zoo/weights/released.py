@@ -14,8 +14,9 @@ from typing import Any, Literal
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, check_keys, override
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.archive import TensorRef, TorchArchive, open_archive, plain
+from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.assemble import assemble, empty_network
+from midway_zoo.weights.pickles import TensorRef, plain, short
 
 EncoderName = Literal["teacher", "student"]
 
@@ -80,7 +81,9 @@ def load_released(
         network = empty_network(parts.config(encoder, paired=paired, overrides=config))
         refs = parts.network_refs(network, encoder)
         found = {name: (ref.shape, ref.dtype) for name, ref in refs.items()}
-        return assemble(network, found, lambda name: archive.read(refs[name]), path.name)
+        network = assemble(network, found, lambda name: archive.read(refs[name]), path.name)
+    network.provenance = {"source": path.name, "encoder": "student and teacher" if paired else encoder}
+    return network
 
 
 class Parts:
@@ -95,13 +98,18 @@ class Parts:
                 "a dict with student, teacher, motion_loss and args is expected."
             )
         self._content = content
-        self.args = plain(content.get("args")) or {}
+        try:
+            self.args = plain(content.get("args")) or {}
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.name}: {error}") from error
+        if not isinstance(self.args, dict):
+            raise CheckpointError(f"{self.name}: args is a {type(self.args).__name__}, no configuration.")
 
     def tensors(self, part: str) -> dict[str, TensorRef]:
         """Tensors of one part without DistributedDataParallel's ``module.``; the projection head is left out."""
         values = self._content.get(part)
         if not isinstance(values, Mapping) or not values:
-            known = ", ".join(map(str, self._content))
+            known = ", ".join(short(key) for key in list(self._content)[:8])
             raise CheckpointError(
                 f"{self.name} has no part {part!r} (it holds: {known}). Is it a released Midway checkpoint?"
             )
@@ -112,9 +120,10 @@ class Parts:
                 raise CheckpointError(
                     f"{self.name}: {part}/{name} is no tensor. The file is damaged or another layout."
                 )
-            if not name.startswith("dino_head."):
-                tensors[name] = value
-        return tensors
+            if name in tensors:
+                raise CheckpointError(f"{self.name}: part {part!r} holds {name} twice, with and without 'module.'.")
+            tensors[name] = value
+        return {name: value for name, value in tensors.items() if not name.startswith("dino_head.")}
 
     def network_refs(self, network: MidwayNetwork, encoder: EncoderName) -> dict[str, TensorRef]:
         """Where each tensor of ``network`` is in the file; anything missing or left over is an error."""
@@ -176,7 +185,7 @@ class Parts:
         values = {
             "embed_dim": width,
             "patch_size": patch,
-            "depth": _count(tensors, r"backbone\.blocks\.(\d+)\."),
+            "depth": _count(tensors, r"backbone\.blocks\.(\d+)\.", self.name),
             "grid": given["grid"] if "grid" in given else self._grid(tokens, patch),
         }
         levels = self.args.get("motion_feature_levels")
@@ -219,8 +228,8 @@ class Parts:
         values: dict[str, Any] = {
             "motion_dim": width,
             "motion_tokens": tokens,
-            "midway_depth": _count(tensors, r"motion_blocks_0\.(\d+)\."),
-            "forward_depth": _count(tensors, r"forward_predictor_0\.(\d+)\."),
+            "midway_depth": _count(tensors, r"motion_blocks_0\.(\d+)\.", self.name),
+            "forward_depth": _count(tensors, r"forward_predictor_0\.(\d+)\.", self.name),
         }
         settings = self.args.get("midway_model_configs")
         settings = settings if isinstance(settings, dict) else {}
@@ -233,7 +242,7 @@ class Parts:
             if ours in given:
                 continue
             number = settings.get(theirs)
-            if isinstance(number, bool) or not isinstance(number, int | float):
+            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
                 raise ConfigError(
                     f"{self.name}: its configuration has no usable {theirs} (found {number!r}), and shapes cannot "
                     f"tell it. Pass config={{'{ours}': ...}}."
@@ -250,10 +259,14 @@ _FROM_SETTINGS = {
 }
 
 
-def _count(tensors: Mapping[str, TensorRef], pattern: str) -> int:
-    """How many consecutive blocks match ``pattern``, whose group is the block index."""
-    found = {int(match[1]) for name in tensors if (match := re.match(pattern, name))}
-    return max(found, default=-1) + 1
+def _count(tensors: Mapping[str, TensorRef], pattern: str, name: str) -> int:
+    """How many blocks match ``pattern``, whose group is the block index; a gap is an error."""
+    found = {match[1] for tensor in tensors if (match := re.match(pattern, tensor))}
+    for index in range(len(found)):
+        if str(index) not in found:
+            kind = pattern.replace("\\", "").replace("(d+)", str(index))
+            raise CheckpointError(f"{name}: it holds {len(found)} blocks, but misses {kind}*.")
+    return len(found)
 
 
 def _nearest_architecture(values: Mapping[str, Any]) -> MidwayConfig:

@@ -1,0 +1,204 @@
+"""Unpickling without running anything.
+
+The released checkpoints pickle an OmegaConf configuration, so ``torch.load(weights_only=True)``
+refuses them, and a full unpickling would run whatever code a file carries. Here every global is
+resolved through an allow-list: tensors become inert references, every class that the released files
+mention becomes an inert stand-in, anything else is refused by name before it exists.
+"""
+
+import math
+import pickle
+import pickletools
+from collections.abc import Mapping
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+
+from midway_zoo.errors import CheckpointError, MidwayZooError, UnsafeFileError
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+_BUILTINS = ("dict", "list", "tuple", "set", "int", "long", "float", "str", "unicode", "bool", "bytes")
+_INERT = {
+    ("typing", "Any"),
+    ("collections", "OrderedDict"),
+    ("collections", "defaultdict"),
+    ("omegaconf.base", "Metadata"),
+    ("omegaconf.base", "ContainerMetadata"),
+    ("omegaconf.dictconfig", "DictConfig"),
+    ("omegaconf.listconfig", "ListConfig"),
+    *(("omegaconf.nodes", f"{kind}Node") for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
+    *((module, name) for module in ("builtins", "__builtin__") for name in _BUILTINS),
+}
+
+_DAMAGED = "The file is damaged; get it again."
+_MAX_NODES = 100_000  # of a configuration; the released ones have about a hundred
+
+
+class Inert(dict[Any, Any]):
+    """Stands in for an object of a class that must not be loaded; keeps its items and state as plain data."""
+
+    state: Any = None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+# Named tuples: a pickle can set attributes on whatever it has built, and on these it cannot.
+class StorageRef(NamedTuple):
+    """A storage that the pickle names: an entry of the zip, not read yet."""
+
+    key: str
+    dtype: torch.dtype
+    numel: int
+
+
+class TensorRef(NamedTuple):
+    """A tensor that the pickle describes; its numbers are still in the file."""
+
+    storage: StorageRef
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.storage.dtype
+
+    @property
+    def nbytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        # Fresh functions and classes every time: a pickle can set attributes on what it is given.
+        if module == "torch._utils" and name == "_rebuild_tensor_v2":
+            return lambda storage, offset, size, stride, *_: _tensor_ref(storage, offset, size, stride)
+        if module == "torch._utils" and name == "_rebuild_parameter":
+            return lambda data, *_: data
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        if (module, name) in _INERT:
+            return type(name, (Inert,), {})
+        if not all(part.isidentifier() for part in module.split(".")):  # text that happens to start like a pickle
+            raise pickle.UnpicklingError("it names no module")
+        raise UnsafeFileError(
+            f"it asks for {short(f'{module}.{name}')}, which no released Midway checkpoint needs. It was refused and "
+            "nothing of the file was run. Get the file again from where it is published; do not unpickle it in full."
+        )
+
+    def persistent_load(self, pid: Any) -> StorageRef:
+        match pid:
+            case ("storage", torch.dtype() as dtype, str(key), _, int(numel), *_) if numel >= 0:
+                return StorageRef(key, dtype, numel)
+        raise CheckpointError(f"it holds an unreadable storage record. {_DAMAGED}")
+
+
+def _tensor_ref(storage: Any, offset: Any, size: Any, stride: Any) -> TensorRef:
+    size, stride = tuple(size), tuple(stride)
+    numbers = (offset, *size, *stride)
+    shaped = isinstance(storage, StorageRef) and len(size) == len(stride) <= 64
+    if not shaped or any(type(number) is not int or number < 0 for number in numbers):
+        raise CheckpointError(f"a tensor record is malformed. {_DAMAGED}")
+    last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
+    # The second test is against one number repeated (stride 0) to an absurd size.
+    if 0 not in size and (last >= storage.numel or math.prod(size) > storage.numel):
+        raise CheckpointError(f"a tensor reaches beyond its storage. {_DAMAGED}")
+    return TensorRef(storage, offset, size, stride)
+
+
+def safe_unpickle(file: BinaryIO, name: str) -> Any:
+    """Unpickle one object through the allow-list; tensors come back as :class:`TensorRef`.
+
+    Raises:
+        UnsafeFileError: if the pickle asks for a global outside the allow-list.
+        CheckpointError: if it is damaged.
+    """
+    try:
+        _check_memo(file)
+        return _Unpickler(file, encoding="utf-8").load()
+    except MidwayZooError as error:
+        raise type(error)(f"{name}: {error}") from error
+    except (
+        pickle.UnpicklingError,
+        AttributeError,
+        EOFError,
+        ImportError,
+        IndexError,
+        KeyError,
+        MemoryError,
+        OverflowError,
+        RecursionError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = short(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"{name}: its structure (pickle) is damaged ({reason}). Get the file again.") from error
+
+
+def _check_memo(file: BinaryIO) -> None:
+    """Refuse a memo index beyond the pickle's length: the unpickler would allocate that many places."""
+    start = file.tell()
+    highest = 0
+    try:
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
+                highest = max(highest, int(argument or 0))
+    except (ValueError, EOFError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
+        pass  # damaged, or refused below; what counts is what comes before the damage
+    length = file.tell() - start
+    file.seek(start)
+    if highest > max(length, 255):
+        raise CheckpointError(f"its structure (pickle) has an absurd memo index. {_DAMAGED}")
+
+
+def plain(value: Any) -> Any:
+    """OmegaConf stand-ins as plain dicts, lists and scalars; other inert objects become None.
+
+    Raises:
+        CheckpointError: for a configuration too deep, too large or with absurd numbers.
+    """
+    left = _MAX_NODES
+
+    def convert(item: Any, depth: int) -> Any:
+        nonlocal left
+        left -= 1
+        if depth == 0 or left < 0:
+            raise CheckpointError(f"the pickled configuration is too deep or too large. {_DAMAGED}")
+        if isinstance(item, Inert):
+            state = item.state if isinstance(item.state, Mapping) else {}
+            return convert(state.get("_content", state.get("_val")), depth - 1)
+        if isinstance(item, Mapping):
+            return {key: convert(one, depth - 1) for key, one in item.items()}
+        if isinstance(item, list | tuple):
+            return [convert(one, depth - 1) for one in item]
+        if isinstance(item, int) and abs(item) >= 2**63:
+            raise CheckpointError(f"the pickled configuration holds an absurd number. {_DAMAGED}")
+        return item if isinstance(item, str | int | float | bool | None) else None
+
+    return convert(value, 32)
+
+
+def short(text: Any, limit: int = 80) -> str:
+    """Text from a file as it may stand in a message: short, without control characters."""
+    text = str(text)
+    text = text if len(text) <= limit else f"{text[:limit]}..."
+    return text if text.isprintable() else repr(text)[1:-1]

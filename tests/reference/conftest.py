@@ -1,0 +1,47 @@
+"""Reference numbers and footage live outside the project, where MIDWAY_ZOO_SHARED points."""
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    folder = os.environ.get("MIDWAY_ZOO_SHARED")
+    if not folder:
+        pytest.skip("MIDWAY_ZOO_SHARED is not set: the reference numbers are not on this machine")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def official(shared: Path) -> Path:
+    """The small released-layout checkpoint."""
+    return shared / "fixtures/official_nano/checkpoint.pth"
+
+
+@pytest.fixture(scope="session")
+def official_inputs(shared: Path) -> dict[str, torch.Tensor]:
+    return load_file(shared / "fixtures/official_nano/inputs.safetensors")
+
+
+@pytest.fixture(scope="session")
+def official_expected(shared: Path) -> dict[str, torch.Tensor]:
+    return load_file(shared / "fixtures/official_nano/expected.safetensors")
+
+
+@pytest.fixture(scope="session")
+def formula_vits(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A full-size ViT-S checkpoint filled by formula, seed 0."""
+    spec = importlib.util.spec_from_file_location("formula_weights", shared / "fixtures/formula_weights.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    path = tmp_path_factory.mktemp("formula") / "vit_small.pth"
+    torch.save(module.build(json.loads((shared / "fixtures/layouts/vit_small.json").read_text()), 0), path)
+    return path

@@ -1,0 +1,101 @@
+"""The package as a whole: its doors, its size, its documents."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import midway_zoo as mz
+from midway_zoo.models.config import ARCHITECTURES
+from midway_zoo.weights.manifest import load_manifest
+from tests.released_files import write_released
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"(<!-- needs: checkpoint -->\n)?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def modules_after(statement: str) -> set[str]:
+    code = f"import sys\n{statement}\nprint(*sys.modules)"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_import_reaches_no_trainer_and_no_extra() -> None:
+    loaded = modules_after("import midway_zoo")
+    assert not {name for name in loaded if name.startswith("midway_zoo.train")}
+    assert not {"av", "omegaconf", "accelerate"} & loaded
+
+
+def test_library_is_thin() -> None:
+    """What `import midway_zoo` reaches stays under 3,000 lines of code (blank lines, comments, docstrings aside)."""
+    import ast
+
+    total = 0
+    for name in modules_after("import midway_zoo"):
+        if name.split(".")[0] != "midway_zoo":
+            continue
+        path = Path(sys.modules[name].__file__ if name in sys.modules else __import__(name, fromlist=["_"]).__file__)
+        tree = ast.parse(path.read_text())
+        lines = {
+            line
+            for node in ast.walk(tree)
+            if isinstance(node, ast.stmt) and not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+            for line in range(
+                node.lineno, (node.body[0].lineno if getattr(node, "body", None) else node.end_lineno) + 1
+            )
+        }
+        total += len(lines)
+    assert 500 < total < 3000
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in mz.__all__:
+        assert name == "__version__" or getattr(mz, name).__doc__, name
+
+
+@pytest.mark.parametrize("index", range(len(BLOCKS)))
+def test_readme_block(index: int, tmp_path, monkeypatch) -> None:
+    needs, code = BLOCKS[index]
+    monkeypatch.chdir(tmp_path)
+    if needs:
+        write_released(tmp_path / "midway-bdd-vit-s-ep300.pth", ARCHITECTURES["midway_nano"])
+    exec(compile(code, f"README block {index}", "exec"), {})  # its asserts are its own comments' shapes, below
+
+
+def test_readme_comments_tell_the_truth() -> None:
+    """Every `expression  # (shape), ...` line of README's API block."""
+    code = next(code for _, code in BLOCKS if "extract_features" in code)
+    names: dict[str, object] = {}
+    checked = 0
+    for line in code.splitlines():
+        expression, _, comment = line.partition("  # ")
+        shape = re.match(r"\((\d+(?:, \d+)*,?)\)", comment)
+        if shape and "=" not in expression.split("(")[0]:
+            value = eval(expression, names)
+            found = tuple(value.shape) if isinstance(value, torch.Tensor) else value
+            assert found == tuple(int(side) for side in shape[1].split(",") if side.strip()), line
+            checked += 1
+        else:
+            exec(line, names)
+    assert checked == 7
+
+
+def test_documents_agree_with_the_manifest() -> None:
+    readme, card = (ROOT / "README.md").read_text(), (ROOT / "MODEL_CARD.md").read_text()
+    for name, entry in load_manifest()["models"].items():
+        for text in (readme, card):
+            row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
+            assert entry["file"] in row
+            assert f"{entry['training_data']}" in row
+            assert str(entry["epochs"]) in row
+            assert entry["repo_id"] in text
+        for metric in entry["metrics"]:
+            assert metric["source"].startswith("reported by the authors")
+            assert re.search(rf"\b{metric['value']:.1f}\b", card), (name, metric)
+
+
+def test_manifest_is_where_the_wheel_takes_it_from() -> None:
+    assert json.loads((ROOT / "weights_manifest.json").read_text()) == load_manifest()
