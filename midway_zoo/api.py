@@ -223,9 +223,13 @@ def perturbation_heatmap(
     network = resolve_network(model)
     _check_perturbation(level, draws, seed)
     pairs = count(source)
-    points = torch.as_tensor(xy, dtype=torch.float32).cpu()
+    expected = f"one (x, y) or one per pair, ({pairs}, 2), is expected."
+    try:
+        points = torch.as_tensor(xy, dtype=torch.float32).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"xy={xy!r:.80}: {expected}") from error
     if points.shape not in {(2,), (pairs, 2)}:
-        raise InputError(f"xy has shape {tuple(points.shape)}: one (x, y) or one per pair, ({pairs}, 2), is expected.")
+        raise InputError(f"xy has shape {tuple(points.shape)}: {expected}")
     points = points.expand(pairs, 2)
     heat: dict[int, Tensor] = {}
     tokens: dict[int, Tensor] = {}
@@ -260,15 +264,14 @@ def _choose_method(network: MidwayNetwork, method: str) -> None:
 
 
 def _check_blocks(blocks: Sequence[int], last: int) -> None:
-    wrong = [
-        block for block in blocks if isinstance(block, bool) or not isinstance(block, int) or not 0 <= block <= last
-    ]
-    if wrong or not blocks or len(set(blocks)) < len(blocks):
-        raise InputError(f"blocks={tuple(blocks)!r}: different block indices from 0 to {last} are expected.")
+    indices = list(blocks) if isinstance(blocks, Sequence) else [None]
+    usable = all(isinstance(index, int) and not isinstance(index, bool) and 0 <= index <= last for index in indices)
+    if not usable or not indices or len(set(indices)) < len(indices):
+        raise InputError(f"blocks={blocks!r}: different block indices from 0 to {last} are expected.")
 
 
 def _check_perturbation(level: int, draws: int, seed: int) -> None:
-    if level not in LEVELS:
+    if isinstance(level, bool) or not isinstance(level, int) or level not in LEVELS:
         raise InputError(f"level={level!r}: 2, 1 or 0 is expected.")
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise InputError(f"draws={draws!r}: a positive integer is expected.")

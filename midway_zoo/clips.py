@@ -6,6 +6,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -108,15 +109,16 @@ def _frames(clip: Clip, stride: int, fps: float | None) -> tuple[Iterator[Frame]
                 (to_tensor(frame.image), frame.pts_seconds) for frame in read_video(path, stride=stride, fps=fps)
             ), None
         clip = _frames_of_folder(path)
-    elif isinstance(clip, Image.Image) or getattr(clip, "ndim", 4) != 4:
+    single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4
+    if single or not isinstance(clip, list | tuple | Tensor | np.ndarray):
         raise InputTypeError(
             "a clip is a list of images, a tensor (T, 3, H, W), an array (T, H, W, 3), a video path or a folder of "
-            "frames; got a single image."
+            f"frames; got a {'single image' if single else type(clip).__name__}."
         )
     if fps is not None:
         raise InputError("fps needs a video, whose frames have times; for a list of frames pass stride.")
     taken = clip[::stride]
-    return ((frame, None) for frame in iterate(taken)), count(taken)
+    return ((frame, None) for frame in iterate(taken, step=stride)), count(taken)
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:

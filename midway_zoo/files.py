@@ -24,7 +24,10 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         OutputExistsError: if it exists and ``overwrite`` is false.
         MissingFileError: if its folder does not exist.
+        InputError: if it is a folder.
     """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; pass the name of a file.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists; pass overwrite=True (on the command line --force) to replace it.")
     if not path.parent.is_dir():

@@ -1,5 +1,6 @@
 """Optical flow files: Middlebury ``.flo`` and NumPy ``.npy``, with NaN for invalid pixels."""
 
+import tokenize
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from midway_zoo.errors import InputError, MissingFileError
+from midway_zoo.errors import InputError, InputTypeError, MissingFileError
 from midway_zoo.files import atomic
 
 _FLO_MAGIC = b"PIEH"
@@ -47,11 +48,14 @@ def write_flow(path: str | PathLike[str], flow: Tensor, *, overwrite: bool = Fal
         overwrite: replace an existing file.
 
     Raises:
+        InputTypeError: for anything but a tensor.
         InputError: for another shape or ending.
         OutputExistsError: if the file exists and ``overwrite`` is false.
         MissingFileError: if its folder does not exist.
     """
     path = Path(path)
+    if not isinstance(flow, Tensor):
+        raise InputTypeError(f"{type(flow).__name__} is no flow: a float tensor (2, H, W) is expected.")
     if flow.ndim != 3 or flow.shape[0] != 2 or not flow.is_floating_point() or 0 in flow.shape:
         raise InputError(f"flow of shape {tuple(flow.shape)}, {flow.dtype}: float (2, H, W) is expected.")
     suffix = path.suffix.lower()
@@ -82,9 +86,13 @@ def _read_flo(path: Path) -> npt.NDArray[np.float32]:
 
 
 def _read_npy(path: Path) -> npt.NDArray[np.float32]:
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise InputError(f"{path.name} is no .npy file: it does not start with \\x93NUMPY.")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except (ValueError, OSError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
+        # NumPy parses the header as Python: a damaged one can fail in any of these ways.
         raise InputError(f"{path.name} is no readable .npy file: {error}.") from error
     if values.ndim != 3 or values.shape[2] != 2 or values.dtype.kind != "f" or 0 in values.shape:
         raise InputError(f"{path.name}: {values.dtype} array of shape {values.shape}; float (H, W, 2) is expected.")

@@ -50,18 +50,19 @@ def to_tensor(image: ImageLike) -> Tensor:
     )
 
 
-def iterate(images: Images) -> Iterator[Tensor]:
-    """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time."""
-    if isinstance(images, Tensor | np.ndarray) and images.ndim == 4:
-        yield from (to_tensor(image) for image in images)
-    elif isinstance(images, list | tuple):
-        for index, image in enumerate(images):
-            try:
-                yield to_tensor(image)
-            except (InputError, InputTypeError) as error:
-                raise type(error)(f"image {index}: {error}") from error
-    else:
+def iterate(images: Images, *, step: int = 1) -> Iterator[Tensor]:
+    """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time.
+
+    ``step`` is how far apart the images were in what the caller gave: messages count by it.
+    """
+    if not _several(images):
         yield to_tensor(images)  # type: ignore[arg-type]
+        return
+    for index, image in enumerate(images):  # type: ignore[arg-type]
+        try:
+            yield to_tensor(image)
+        except (InputError, InputTypeError) as error:
+            raise type(error)(f"image {index * step}: {error}") from error
 
 
 def count(images: Images) -> int:
@@ -70,11 +71,14 @@ def count(images: Images) -> int:
     Raises:
         InputError: if it is none.
     """
-    batch = isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
-    number = len(images) if batch else 1  # type: ignore[arg-type]
+    number = len(images) if _several(images) else 1  # type: ignore[arg-type]
     if number == 0:
         raise InputError("got no images: the list or batch is empty.")
     return number
+
+
+def _several(images: Images) -> bool:
+    return isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
 
 
 def _open(path: Path) -> Tensor:
@@ -97,11 +101,18 @@ def _open(path: Path) -> Tensor:
 def _from_pil(image: Image.Image) -> Tensor:
     if 0 in image.size:
         raise InputError(f"the image has zero size: {image.width} x {image.height} pixels.")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"the PIL image cannot be read: {error}. Its file may be truncated or closed.") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit greyscale, held in 16 or 32 bits
         return _from_numpy(_sixteen_bit(np.asarray(image)))
     if image.mode == "F":
         return _from_numpy(np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # alpha is dropped; Pillow would warn
     array = np.array(image.convert("RGB"))
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
@@ -120,6 +131,7 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
             f"numpy image of shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is expected. "
             "Channels-first data can be passed as a torch tensor (3, H, W)."
         )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype == np.uint16:
         array = array.astype(np.float32) / np.float32(65535)
     if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
@@ -133,17 +145,20 @@ def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
 def _from_tensor(image: Tensor) -> Tensor:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise InputError(
-            f"tensor image of shape {tuple(image.shape)}: (3, H, W), (1, H, W) or (B, 3, H, W) is expected."
+            f"tensor image of shape {tuple(image.shape)}: (3, H, W), (1, H, W) or (B, 3, H, W) is expected. "
+            "For (H, W, 3) pass image.permute(2, 0, 1)."
         )
     if 0 in image.shape:
         raise InputError(f"the image has zero size: shape {tuple(image.shape)}.")
     if image.dtype == torch.uint8:
         image = image.float() / 255
+    elif image.dtype == torch.uint16:
+        image = image.float() / 65535
     elif image.is_floating_point():
         image = image.detach().float()
         low, high = (float(bound) for bound in image.aminmax())
         if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError("the image holds NaN or infinity.")
+            raise InputError("the image holds NaN or infinity; finite values in [0, 1] are expected.")
         if low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
             raise InputError(
                 f"float image with values in [{low:.4g}, {high:.4g}]: [0, 1] is expected, before normalisation. "
@@ -151,7 +166,7 @@ def _from_tensor(image: Tensor) -> Tensor:
             )
         image = image.clamp(0, 1)
     else:
-        raise InputTypeError(f"tensor image of dtype {image.dtype}: uint8 or floats in [0, 1] are expected.")
+        raise InputTypeError(f"tensor image of dtype {image.dtype}: uint8, uint16 or floats in [0, 1] are expected.")
     return image.expand(3, -1, -1)
 
 

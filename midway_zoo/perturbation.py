@@ -5,6 +5,7 @@ differentiation, the motion latent held fixed. The cosine between the tangent an
 every predicted target token says how much of that source token arrives there.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +14,7 @@ from torch.func import jvp, vmap
 from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
+from midway_zoo.errors import InputError
 from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
 
@@ -50,14 +52,16 @@ def sensitivity(
     Returns:
         (B, n, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens; n is 1 for a
         (B,) tensor of tokens.
+
+    Raises:
+        InputError: for token indices that the grid does not have.
     """
     grid = network.grid_of(source)
     source_levels, target_levels = network.encode_pair(source, target)
     motion, features = network.dynamics.forward_inputs(source_levels, target_levels, grid, level=level)
     directions = _directions(grid[0] * grid[1], draws, features, seed)
     per_pair = isinstance(tokens, Tensor)
-    chosen = torch.arange(grid[0] * grid[1]) if tokens is None else torch.as_tensor(tokens)
-    chosen = chosen.to(features.device).long()
+    chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
 
     def predict(value: Tensor) -> Tensor:
         return network.dynamics.predict(level, motion, value)[0]
@@ -78,9 +82,25 @@ def sensitivity(
         for draw in directions:
             for start in range(0, len(rows), chunk):
                 part = rows[start : start + chunk]
-                total[start : start + chunk] += push(part, draw[part])
+                with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
+                    warnings.simplefilter("ignore", FutureWarning)
+                    total[start : start + chunk] += push(part, draw[part])
                 bar.update(len(part))
     return (total / draws).transpose(0, 1)
+
+
+def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: int) -> Tensor:
+    if tokens is None:
+        return torch.arange(count)
+    chosen = torch.as_tensor(tokens)
+    whole = not chosen.is_floating_point() and chosen.dtype != torch.bool and chosen.ndim == 1
+    if not whole or chosen.numel() == 0 or int(chosen.min()) < 0 or int(chosen.max()) >= count:
+        raise InputError(f"tokens={tokens!r:.80}: token indices from 0 to {count - 1} are expected.")
+    if isinstance(tokens, Tensor) and len(chosen) != pairs:
+        raise InputError(
+            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list is for all."
+        )
+    return chosen.long()
 
 
 def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:

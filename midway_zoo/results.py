@@ -24,7 +24,7 @@ class _ShapeRepr:
         return f"{type(self).__name__}({inside})"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class DynamicsOutput(_ShapeRepr):
     """Everything the dynamics computed for one direction; dicts keyed by level 2, 1, 0 (top-down)."""
 
@@ -44,7 +44,7 @@ class DynamicsOutput(_ShapeRepr):
     """Per level, the gates (B, L, D) of forward blocks 1, 2, ...; None unless asked for."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Features(_ShapeRepr):
     """Features of B images, in the given order."""
 
@@ -61,7 +61,7 @@ class Features(_ShapeRepr):
         return self.cls.shape[0]
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class MotionLatent(_ShapeRepr):
     """Motion latents of B pairs (or of the T - 1 neighbours in a clip)."""
 
@@ -77,7 +77,7 @@ class MotionLatent(_ShapeRepr):
     """(B, 2) float64: presentation times of source and target, for videos."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class FlowPrediction(_ShapeRepr):
     """Optical flow of B pairs at the size of the given images."""
 
@@ -92,7 +92,7 @@ class FlowPrediction(_ShapeRepr):
     """Token grid (h, w) that was used; one per pair if they differ."""
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class PerturbationHeatmap(_ShapeRepr):
     """Where one source token went: its sensitivity over the target's tokens."""
 

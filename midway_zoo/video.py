@@ -40,8 +40,11 @@ def read_video(path: str | PathLike[str], *, stride: int = 1, fps: float | None 
     """
     check_sampling(stride, fps)
     path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, not a video.")
     if not path.is_file():
         raise MissingFileError(f"there is no video {path}.")
+    _import_av()
     return _decode(path, stride, fps)
 
 
@@ -68,14 +71,15 @@ def _decode(path: Path, stride: int, fps: float | None) -> Iterator[VideoFrame]:
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             rate = float(stream.average_rate or 25)
-            for index, frame in enumerate(container.decode(stream)):
+            for index, frame in enumerate(_frames(container, stream, path)):
                 seconds = index / rate if frame.time is None else float(frame.time)
                 start = seconds if start is None else start
                 if fps is None:
                     if index % stride:
                         continue
                 else:
-                    passed = (seconds - start) * fps + 1e-6  # half-open ticks, safe against rounded times
+                    # Containers round times to their time base; half of it keeps a frame on its tick.
+                    passed = (seconds - start + float(stream.time_base) / 2) * fps + 1e-6
                     if passed < ticks:
                         continue
                     ticks = int(passed) + 1
@@ -87,6 +91,14 @@ def _decode(path: Path, stride: int, fps: float | None) -> Iterator[VideoFrame]:
         raise InputError(f"{path} cannot be decoded as video: {error}.") from error
     if not taken:
         raise InputError(f"{path} holds no video frame.")
+
+
+def _frames(container: Any, stream: Any, path: Path) -> Iterator[Any]:
+    """Decoded frames; a file that breaks off is an error, not a shorter clip."""
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise InputError(f"{path} is damaged or breaks off in the middle of a frame. Get the file again.")
+        yield from packet.decode()
 
 
 def _upright(frame: Any) -> Tensor:

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import InputError
+from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.images import ImageLike, to_tensor
 
 # Lengths of the colour wheel's six transitions: red-yellow, yellow-green, ... (Baker et al., "A Database and
@@ -42,6 +43,8 @@ def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
     Raises:
         InputError: for another shape, or a ``max_flow`` that is not positive.
     """
+    if not isinstance(flow, Tensor):
+        raise InputTypeError(f"{type(flow).__name__} is no flow: a float tensor (2, H, W) or (B, 2, H, W) is expected.")
     if flow.ndim not in (3, 4) or flow.shape[-3] != 2 or not flow.is_floating_point():
         raise InputError(
             f"flow of shape {tuple(flow.shape)}, {flow.dtype}: float (2, H, W) or (B, 2, H, W) is expected."
@@ -49,7 +52,10 @@ def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
     if max_flow is not None and not 0 < max_flow < math.inf:
         raise InputError(f"max_flow={max_flow!r}: a positive number of pixels is expected.")
     if flow.ndim == 4:
+        if len(flow) == 0:
+            return flow.new_zeros((0, 3, *flow.shape[2:]), dtype=torch.uint8)
         return torch.stack([flow_to_image(single, max_flow=max_flow) for single in flow])
+    flow = flow.detach()
     valid = flow.isfinite().all(dim=0)
     x, y = flow.float().where(valid, torch.zeros(()).to(flow.device))
     radius = torch.hypot(x, y)
@@ -86,6 +92,14 @@ def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] 
     Raises:
         InputError: for another shape, or fewer than three channels.
     """
+    parts = [maps] if isinstance(maps, Tensor) else maps
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, Tensor) for part in parts):
+        kinds = type(maps).__name__ + (
+            f" of {type(maps[0]).__name__}" if isinstance(maps, list | tuple) and maps else ""
+        )
+        raise InputTypeError(f"{kinds} is no feature map: tensors (D, h, w) or (B, D, h, w) are expected.")
+    if size is not None and not _is_size(size):
+        raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
     if isinstance(maps, Tensor):
         if maps.ndim == 3:
             return _pca_images([maps], size)[0]
@@ -98,6 +112,10 @@ def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] 
 def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor]:
     if not maps or any(m.ndim != 3 or m.shape[0] != maps[0].shape[0] for m in maps) or maps[0].shape[0] < 3:
         raise InputError("feature maps (D, h, w) of one width D >= 3 are expected.")
+    if any(0 in m.shape for m in maps):
+        raise InputError("a feature map has zero size; positive sides are expected.")
+    if not all(m.isfinite().all() for m in maps):
+        raise InputError("a feature map holds NaN or infinity; finite values are expected.")
     tokens = torch.cat([m.flatten(1).T for m in maps]).double()
     tokens = tokens - tokens.mean(dim=0)
     vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -3:].flip(1)
@@ -113,6 +131,11 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
     return images
 
 
+def _is_size(size: Any) -> bool:
+    sides = size if isinstance(size, tuple | list) else ()
+    return len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
+
+
 def heatmap_overlay(
     image: ImageLike, heatmap: Tensor, *, alpha: float = 0.6, vmin: float | None = None, vmax: float | None = None
 ) -> Tensor:
@@ -120,7 +143,7 @@ def heatmap_overlay(
 
     Args:
         image: any single image that :func:`midway_zoo.images.to_tensor` reads, (H, W) pixels.
-        heatmap: (h, w) values; enlarged bilinearly to the image.
+        heatmap: (h, w) values; enlarged bilinearly to the image. NaN is drawn as ``vmin``.
         alpha: weight of the heat map, 0 to 1.
         vmin: value drawn darkest; None: the smallest.
         vmax: value drawn lightest; None: the largest.
@@ -131,15 +154,22 @@ def heatmap_overlay(
     Raises:
         InputError: for a heat map of another shape, or ``alpha`` outside [0, 1].
     """
+    if not isinstance(heatmap, Tensor):
+        raise InputTypeError(f"{type(heatmap).__name__} is no heat map: a tensor (h, w) is expected.")
     if heatmap.ndim != 2 or 0 in heatmap.shape:
         raise InputError(f"heat map of shape {tuple(heatmap.shape)}: (h, w) is expected.")
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha={alpha!r}: a number from 0 to 1 is expected.")
     picture = to_tensor(image).cpu()
-    values = heatmap.detach().float().cpu().nan_to_num()
-    low = float(values.min()) if vmin is None else vmin
-    high = float(values.max()) if vmax is None else vmax
-    values = ((values - low) / max(high - low, 1e-12)).clamp(0, 1)
+    values = heatmap.detach().float().cpu()
+    finite = values[values.isfinite()]
+    if not finite.numel():
+        raise InputError("the heat map holds no finite value.")
+    low = float(finite.min()) if vmin is None else vmin
+    high = float(finite.max()) if vmax is None else vmax
+    if not (math.isfinite(low) and math.isfinite(high)) or (None not in (vmin, vmax) and low > high):
+        raise InputError(f"vmin={vmin}, vmax={vmax}: finite values in this order are expected.")
+    values = ((values.nan_to_num(low, high, low) - low) / max(high - low, 1e-12)).clamp(0, 1)
     values = F.interpolate(values[None, None], size=picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
     palette = torch.tensor(_HEAT).float() / 255
     position = values * (len(palette) - 1)

@@ -31,7 +31,7 @@ TINY = MidwayConfig(
 )
 """A network of 0.2 M parameters: the smallest that has every kind of tensor, gates included."""
 
-DROP: Any = object()
+DROP: Any = type("Drop", (), {"__repr__": lambda self: "DROP"})()
 """As a value of ``args_overrides``: leave the key out."""
 
 _ARCH = {(192, 3): "vit_tiny", (384, 6): "vit_small", (768, 12): "vit_base", (1024, 16): "vit_large"}

@@ -74,7 +74,7 @@ def test_readme_comments_tell_the_truth() -> None:
         expression, _, comment = line.partition("  # ")
         shape = re.match(r"\((\d+(?:, \d+)*,?)\)", comment)
         if shape and "=" not in expression.split("(")[0]:
-            value = eval(expression, names)
+            value = eval(expression, names)  # noqa: S307
             found = tuple(value.shape) if isinstance(value, torch.Tensor) else value
             assert found == tuple(int(side) for side in shape[1].split(",") if side.strip()), line
             checked += 1

@@ -85,7 +85,7 @@ class TorchArchive:
             if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
                 raise CheckpointError(f"{entry} is compressed; torch.save never does that.")
             if path in entries:
-                raise CheckpointError(f"{entry} is there twice. The file is damaged; get it again.")
+                raise CheckpointError(f"{self.name}: two entries are called {short(path)}. Get the file again.")
             entries[path] = info
         return entries
 

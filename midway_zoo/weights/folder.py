@@ -60,7 +60,7 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
     try:
         with safe_open(path, framework="pt") as file:
             saved = _saved_config(file.metadata() or {}, path)
-            stored = saved["provenance"].get("encoder", encoder)
+            stored = saved["provenance"].get("encoder")
             names = {name: name for name in file.keys()}  # noqa: SIM118  (no mapping)
             config = MidwayConfig.from_dict(saved["config"])
             if paired and not config.paired:
@@ -70,7 +70,7 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
             if config.paired and paired is False:
                 config = MidwayConfig.from_dict({**saved["config"], "paired": False})
                 names = {ours: theirs for theirs in names if (ours := _unpaired(theirs, encoder)) is not None}
-            elif not config.paired and encoder != "teacher" and encoder != stored:
+            elif not config.paired and encoder != "teacher" and stored not in (encoder, None):
                 raise CheckpointError(f"{path.name} holds the {stored} encoder; encoder={encoder!r} is not in it.")
             _check_depths(config, names, path)
             slices = {ours: file.get_slice(theirs) for ours, theirs in names.items()}
@@ -82,8 +82,8 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} is no valid safetensors file: {error}. Get the file again.") from error
     network.provenance = {**saved["provenance"]}
-    if not config.paired:
-        network.provenance["encoder"] = encoder if saved["config"].get("paired") else stored
+    if saved["config"].get("paired") and not config.paired:
+        network.provenance["encoder"] = encoder
     return network
 
 
