@@ -26,11 +26,14 @@ class Batch:
 
 @contextmanager
 def inference(network: MidwayNetwork) -> Iterator[None]:
-    """No gradients, evaluation mode; every module's mode is put back afterwards."""
+    """No gradients, evaluation mode; every module's mode is put back afterwards.
+
+    A caller's ``torch.inference_mode`` is left for the time: its tensors have no forward derivative in torch 2.6.
+    """
     training = [module for module in network.modules() if module.training]
     network.eval()
     try:
-        with torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
         for module in training:

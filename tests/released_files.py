@@ -336,7 +336,7 @@ def edit_zip(path: Path, edits: Mapping[str, Edit]) -> None:
     top = next(iter(entries)).partition("/")[0]
     for name, change in edits.items():
         if change is None:
-            del entries[f"{top}/{name}"]
+            entries.pop(f"{top}/{name}", None)  # older torch writes fewer entries
         else:
             entries[f"{top}/{name}"] = change(entries[f"{top}/{name}"]) if callable(change) else change
     with zipfile.ZipFile(path, "w") as target:

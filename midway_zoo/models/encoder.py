@@ -12,6 +12,7 @@ Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._pretrained import PretrainedCfg
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
@@ -79,9 +80,27 @@ def _has_own_source(kwargs: dict[str, Any]) -> bool:
     return any(overlay.get(key) for key in ("file", "state_dict", "url", "hf_hub_id"))
 
 
+def _resampled_positions(state_dict: dict[str, Tensor], model: VisionTransformer) -> Tensor | None:
+    """The position table for a grid of as many tokens but another shape, which older timm loads as it is."""
+    table, grid = state_dict.get("pos_embed"), tuple(model.patch_embed.grid_size)
+    height, width = model.pretrained_cfg["input_size"][-2:]
+    source = (height // model.patch_embed.patch_size[0], width // model.patch_embed.patch_size[1])
+    if (
+        table is None
+        or table.shape != model.pos_embed.shape
+        or source == grid
+        or source[0] * source[1] != grid[0] * grid[1]
+    ):
+        return None
+    return resample_abs_pos_embed(table, new_size=list(grid), old_size=list(source))
+
+
 def _filter_fn(state_dict: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
     """timm's conversion, then a count: nothing but a new class head may be missing from the weights."""
+    table = _resampled_positions(state_dict, model)
     state_dict = checkpoint_filter_fn(state_dict, model)
+    if table is not None:
+        state_dict["pos_embed"] = table
     if isinstance(model.norm, nn.Identity) and not isinstance(model.fc_norm, nn.Identity):
         # global_pool="avg" normalises after pooling; the final norm's weights serve there.
         state_dict = {
