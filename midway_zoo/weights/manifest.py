@@ -6,7 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from midway_zoo.errors import WeightsUnavailableError
+from midway_zoo.errors import WeightsUnavailableError, nearest
 
 
 @cache
@@ -20,17 +20,32 @@ def load_manifest() -> dict[str, Any]:
     return manifest
 
 
+_registered: dict[str, dict[str, Any]] = {}
+
+
+def entries() -> dict[str, dict[str, Any]]:
+    """All pretrained names with their entries: the manifest's, then those that the user registered."""
+    return {**load_manifest()["models"], **_registered}
+
+
+def register(name: str, entry: dict[str, Any]) -> None:
+    """Add an entry for this process."""
+    _registered[name] = entry
+
+
 def pretrained_names() -> list[str]:
     """Pretrained names, "architecture.tag"; the first of an architecture is its default."""
-    return list(load_manifest()["models"])
+    return list(entries())
 
 
-def unavailable(name: str) -> WeightsUnavailableError:
-    """The error for weights that cannot be fetched, saying which file to get by hand."""
-    entry = load_manifest()["models"].get(name)
+def find(name: str) -> dict[str, Any]:
+    """The entry of a pretrained name.
+
+    Raises:
+        WeightsUnavailableError: if there is none.
+    """
+    entry = entries().get(name)
     if entry is None:
-        return WeightsUnavailableError(f"{name} has no pretrained weights; pass pretrained=False.")
-    return WeightsUnavailableError(
-        f"{name}: download {entry['file']} from the Hugging Face repository {entry['repo_id']} and pass its path to "
-        "midway_zoo.load_checkpoint."
-    )
+        shown = nearest(name, entries())
+        raise WeightsUnavailableError(f"{name} has no pretrained weights; pass pretrained=False.{shown}")
+    return entry
