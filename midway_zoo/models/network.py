@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
@@ -174,6 +174,12 @@ class MidwayNetwork(
         from midway_zoo.weights.folder import save_network
 
         save_network(self, save_directory)
+
+    def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
+        """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
+        from midway_zoo.weights.sharing import network_card
+
+        return ModelCard(network_card(self, repo_id))
 
     @classmethod
     def from_pretrained(

@@ -341,6 +341,45 @@ def explain(error: BaseException, name: str, where: str, repo: str) -> WeightsUn
     return WeightsUnavailableError(f"{where}: {reason}. {remedy}")
 
 
+class CachedFile(NamedTuple):
+    """What the cache holds of one commit of one source file."""
+
+    name: str
+    repo_id: str
+    file: str
+    commit: str
+    parts: dict[str, Path]
+    size_bytes: int
+
+
+def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
+    """The complete parts in the cache, by name they were fetched for, repository, file and commit."""
+    found: dict[tuple[str, ...], dict[str, Path]] = {}
+    for sidecar in sorted(cache_root(cache_dir).glob("*/*/*.json")):
+        try:
+            facts = json.loads(sidecar.read_text(encoding="utf-8"))
+            key = tuple(str(facts[field]) for field in ("name", "repo_id", "file", "commit"))
+            found.setdefault(key, {})[str(facts["part"])] = sidecar.with_suffix(".safetensors")
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return [
+        CachedFile(name, repo, file, commit, parts, sum(path.stat().st_size for path in parts.values()))
+        for (name, repo, file, commit), parts in found.items()
+    ]
+
+
+def clear_cache(name: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> int:
+    """Remove what was fetched for ``name`` (None for everything); returns the bytes that are free again."""
+    freed = 0
+    for cached in list_cache(cache_dir):
+        if name in (None, cached.name):
+            for path in cached.parts.values():
+                path.with_suffix(".json").unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+            freed += cached.size_bytes
+    return freed
+
+
 def download_folder(repo_id: str, **options: Any) -> Path:
     """The configuration and weights of a repository written by ``push_to_hub``, in the Hub's cache.
 
