@@ -55,6 +55,7 @@ def find(name: str) -> dict[str, Any]:
 
 
 SCHEMA_VERSION = 1
+_PARTS = {"teacher", "student", "dynamics"}
 _DIGEST, _COMMIT = re.compile(r"[0-9a-f]{64}"), re.compile(r"[0-9a-f]{40}")
 
 
