@@ -13,7 +13,6 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights import manifest
 from midway_zoo.weights.assemble import assemble, empty_network
 from midway_zoo.weights.folder import load_file, load_folder
-from midway_zoo.weights.hub import Part, fetch, load_part
 from midway_zoo.weights.released import EncoderName, load_released
 
 Folder = str | os.PathLike[str] | None
@@ -29,6 +28,8 @@ def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder).encoder.state_dict()
+    from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
+
     verify = options.pop("verify", True)
     return load_part(fetch(name, entry, [encoder], **options)[encoder], verify=verify).tensors
 
@@ -48,8 +49,10 @@ def load_pretrained(
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
+    from midway_zoo.weights.hub import fetch, load_part
+
     paths = fetch(name, entry, parts_for(encoder, paired), cache_dir=cache_dir, revision=revision, token=token)
-    parts: dict[str, Part] = {part: load_part(path, verify=verify) for part, path in paths.items()}
+    parts = {part: load_part(path, verify=verify) for part, path in paths.items()}
     facts = parts["dynamics"].facts
     rooms = {"encoder": "student" if paired else encoder, "dynamics": "dynamics"}
     rooms |= {"target_encoder": "teacher"} if paired else {}
