@@ -13,6 +13,7 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.registry import create_model, list_models, load_checkpoint
 from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 from midway_zoo.version import __version__
+from midway_zoo.weights.pretrained import register_weights
 
 __all__ = [
     "DynamicsOutput",
@@ -33,5 +34,6 @@ __all__ = [
     "load_checkpoint",
     "perturbation_heatmap",
     "predict_flow",
+    "register_weights",
     "visualize",
 ]

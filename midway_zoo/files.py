@@ -1,5 +1,6 @@
 """Writing files so that a reader never sees half of one and nothing is overwritten unasked."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tqdm import tqdm
 
 from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
 
@@ -72,3 +74,18 @@ def write_png(path: Path, image: torch.Tensor, *, overwrite: bool = False) -> No
         raise InputError(f"a picture is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
     with atomic(path, overwrite=overwrite) as temporary:
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, with a progress bar for large ones."""
+    digest = hashlib.sha256()
+    size = path.stat().st_size
+    quiet = True if size < 2**28 else None
+    with (
+        path.open("rb") as file,
+        tqdm(total=size, unit="B", unit_scale=True, desc="sha256", leave=False, disable=quiet) as bar,
+    ):
+        while block := file.read(2**20):
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()

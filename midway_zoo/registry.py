@@ -11,8 +11,9 @@ from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, Unk
 from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.folder import load_file, load_folder
-from midway_zoo.weights.manifest import pretrained_names, unavailable
-from midway_zoo.weights.released import load_released
+from midway_zoo.weights.manifest import pretrained_names
+from midway_zoo.weights.pretrained import load_pretrained
+from midway_zoo.weights.released import EncoderName, load_released
 
 
 def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -46,13 +47,34 @@ def split_name(name: str) -> tuple[str, str | None]:
     return architecture, tagged[0] if tagged else None
 
 
-def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> MidwayNetwork:
+def create_model(
+    name: str,
+    pretrained: bool = False,
+    *,
+    encoder: EncoderName = "teacher",
+    cache_dir: str | PathLike[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    verify: bool = True,
+    **kwargs: Any,
+) -> MidwayNetwork:
     """A full Midway network by name. (``timm.create_model(name)`` gives the encoder alone.)
 
+    With ``pretrained=True`` only the tensors that the network needs are fetched from the Hub, verified, and kept in
+    ``huggingface_hub.cached_assets_path("midway-zoo", ...)``; what is cached loads without network.
+
     Args:
-        name: one of :func:`list_models`; an architecture without a tag means its first tag.
+        name: one of :func:`list_models`, an architecture without a tag meaning its first tag; or
+            "hf-hub:org/name" or "hf-hub:org/name@revision" for a repository written by ``push_to_hub``, whose
+            weights are always loaded.
         pretrained: load the weights of that name; False gives random ones.
-        **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True``.
+        encoder: "teacher" or "student": which encoder of the released file.
+        cache_dir: instead of the Hub's cache.
+        revision: branch, tag or commit, instead of the manifest's.
+        token: of the Hub; it is never sent to another host.
+        verify: compare the SHA-256 of cached parts; costs about the time of hashing them once.
+        **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True`` (with pretrained
+            weights: student for source and teacher for target frames).
 
     Returns:
         The network in evaluation mode.
@@ -61,12 +83,31 @@ def create_model(name: str, pretrained: bool = False, **kwargs: Any) -> MidwayNe
         UnknownModelError: for a name that is not listed.
         ConfigError: for an unknown or contradictory keyword.
         WeightsUnavailableError: if the weights cannot be had; never random weights instead.
+        CheckpointError: if they are damaged or not what was pinned; nothing of them is kept.
     """
+    if encoder not in ("teacher", "student"):
+        raise ConfigError(f'encoder={encoder!r}: "teacher" or "student" is expected.')
+    if isinstance(name, str) and name.startswith("hf-hub:"):
+        if kwargs or encoder != "teacher":
+            raise ConfigError(f"{name}: what was pushed is what is loaded; no {', '.join(kwargs) or 'encoder'} here.")
+        repo_id, _, at = name.removeprefix("hf-hub:").partition("@")
+        folder = None if cache_dir is None else Path(cache_dir)
+        return MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
     architecture, tagged = split_name(name)
     config = override(ARCHITECTURES[architecture], kwargs)
-    if pretrained:
-        raise unavailable(tagged or name)
-    return MidwayNetwork(config).eval()
+    if not pretrained:
+        return MidwayNetwork(config).eval()
+    paired = bool(kwargs.pop("paired", False))
+    return load_pretrained(
+        tagged or name,
+        encoder=encoder,
+        paired=paired,
+        overrides=kwargs,
+        cache_dir=cache_dir,
+        revision=revision,
+        token=token,
+        verify=verify,
+    )
 
 
 def load_checkpoint(

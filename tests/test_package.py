@@ -15,7 +15,7 @@ from midway_zoo.weights.manifest import load_manifest
 from tests.released_files import write_released
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"(<!-- needs: checkpoint -->\n)?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+BLOCKS = re.findall(r"(<!-- needs: \w+ -->\n)?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def modules_after(statement: str) -> set[str]:
@@ -59,6 +59,9 @@ def test_every_public_name_is_there_and_documented() -> None:
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
 def test_readme_block(index: int, tmp_path, monkeypatch) -> None:
     needs, code = BLOCKS[index]
+    if "network" in needs:  # tests/hub does what it shows, on a loopback server
+        compile(code, f"README block {index}", "exec")
+        return
     monkeypatch.chdir(tmp_path)
     if needs:
         write_released(tmp_path / "midway-bdd-vit-s-ep300.pth", ARCHITECTURES["midway_nano"])

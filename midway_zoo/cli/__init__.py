@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from midway_zoo.cli import inference, zoo
+from midway_zoo.cli import inference, weights, zoo
 from midway_zoo.errors import MidwayZooError
 from midway_zoo.version import __version__
 
@@ -21,6 +21,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log what is going on to stderr")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     zoo.add_commands(commands)
+    weights.add_commands(commands)
     inference.add_commands(commands)
     return parser
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.registry import list_models, split_name
+from midway_zoo.weights import manifest
 from midway_zoo.weights.assemble import empty_network
 from midway_zoo.weights.convert import convert
-from midway_zoo.weights.manifest import load_manifest
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -74,7 +74,7 @@ def _info(options: argparse.Namespace) -> None:
         "name": options.name,
         "parameters": _count_parameters(config),
         "config": config.to_dict(),
-        "weights": load_manifest()["models"][tagged] | {"name": tagged} if tagged else None,
+        "weights": manifest.find(tagged) | {"name": tagged} if tagged else None,
     }
     if options.json:
         sys.stdout.write(json.dumps(described, indent=2) + "\n")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from midway_zoo.errors import CheckpointError
 from midway_zoo.models.config import ARCHITECTURES
-from midway_zoo.weights.manifest import load_manifest, unavailable
+from midway_zoo.weights.manifest import load_manifest
 
 
 def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
@@ -55,14 +55,20 @@ default_cfgs = generate_default_cfgs(
 
 def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     config = ARCHITECTURES[variant]
-    if pretrained and not _has_own_source(kwargs):
+    fetched = pretrained and not _has_own_source(kwargs)
+    if fetched:
+        from midway_zoo.weights.pretrained import encoder_state  # needs the networks, which need this module
+
         tag = kwargs.get("pretrained_cfg") or default_cfgs[variant].tags[0]
-        raise unavailable(f"{variant}.{tag}" if tag else variant)
+        state = encoder_state(f"{variant}.{tag}" if tag else variant, cache_dir=kwargs.get("cache_dir"))
+        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), "state_dict": state}
+        if tag and tag not in default_cfgs[variant].tags:  # of register_weights, unknown to timm
+            kwargs["pretrained_cfg"] = PretrainedCfg(**_cfg(variant))
     # img_size comes from the configuration entry, so that a model which timm reads back from a folder takes
     # its size from the folder's config.json.
     shape = {key: value for key, value in config.encoder_args.items() if key != "img_size"}
     out_indices = kwargs.pop("out_indices", config.feature_blocks)
-    return build_model_with_cfg(
+    model = build_model_with_cfg(
         VisionTransformer,
         variant,
         pretrained,
@@ -70,6 +76,12 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
         **(shape | kwargs),
     )
+    if fetched:  # the description would keep all tensors alive a second time
+        for described in (model, getattr(model, "model", None)):
+            description = getattr(described, "pretrained_cfg", None)
+            if isinstance(description, dict):
+                description.pop("state_dict", None)
+    return model
 
 
 def _has_own_source(kwargs: dict[str, Any]) -> bool:

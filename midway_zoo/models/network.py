@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import timm
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
@@ -174,6 +174,17 @@ class MidwayNetwork(
         from midway_zoo.weights.folder import save_network
 
         save_network(self, save_directory)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
+        """Publish on the Hub; keywords as for huggingface_hub's mixin, such as ``private=True`` and ``token=``."""
+        card = {"repo_id": repo_id, **(kwargs.pop("model_card_kwargs", None) or {})}
+        return super().push_to_hub(repo_id, model_card_kwargs=card, **kwargs)
+
+    def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
+        """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
+        from midway_zoo.weights.sharing import network_card
+
+        return ModelCard(network_card(self, repo_id))
 
     @classmethod
     def from_pretrained(

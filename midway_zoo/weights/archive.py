@@ -26,11 +26,11 @@ class TorchArchive:
     """An open ``torch.save`` zip: its structure, and its tensors on request.
 
     Args:
-        file: a seekable binary file.
+        file: a seekable binary file: on disk, or a RemoteFile.
         name: what to call the file in messages.
     """
 
-    def __init__(self, file: io.BufferedReader, name: str) -> None:
+    def __init__(self, file: Any, name: str) -> None:
         self.name = name
         self._file = file
         self.size = file.seek(0, io.SEEK_END)
@@ -38,6 +38,8 @@ class TorchArchive:
         _check_signature(file, name)
         try:
             with zipfile.ZipFile(file) as directory:
+                self.all_entries = directory.infolist()
+                self.directory_offset = directory.start_dir
                 self.entries = self._index(directory)
                 content = self._read_structure(directory)
         except MidwayZooError:

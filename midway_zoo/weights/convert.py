@@ -1,15 +1,13 @@
 """A released checkpoint as safetensors: the encoder for timm, the network for this package."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
-from tqdm import tqdm
 
 from midway_zoo.errors import CheckpointError, MissingFileError, OutputExistsError
-from midway_zoo.files import write_json, write_safetensors
+from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.folder import CONFIG, WEIGHTS, save_network
@@ -93,18 +91,3 @@ def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path,
         "pretrained_cfg": {**cfg, "input_size": [3, *config.img_size], "custom_load": False},
     }
     write_json(folder / CONFIG, description, overwrite=True)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, with a progress bar for large ones."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    quiet = True if size < 2**28 else None
-    with (
-        path.open("rb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc="sha256", leave=False, disable=quiet) as bar,
-    ):
-        while block := file.read(2**20):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()

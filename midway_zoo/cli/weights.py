@@ -1,0 +1,143 @@
+"""Commands about weights: download, verify, cache, push, manifest."""
+
+import argparse
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from midway_zoo.errors import CheckpointError, ConfigError
+from midway_zoo.files import sha256_of, write_json
+from midway_zoo.registry import list_models, load_checkpoint, split_name
+from midway_zoo.weights import manifest
+from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
+from midway_zoo.weights.pretrained import parts_for
+from midway_zoo.weights.remote import RemoteFile
+from midway_zoo.weights.sharing import push_folder
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register this module's commands."""
+    command = commands.add_parser(
+        "download", help="fetch pretrained weights", description="Fetch pretrained weights into the cache, verified."
+    )
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--part", choices=("encoder", "network"), default="network", help="default: %(default)s")
+    command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
+    command.add_argument("--revision", help="branch, tag or commit; default: the manifest's")
+    _add_cache_dir(command)
+    command.set_defaults(run=_download)
+
+    command = commands.add_parser(
+        "verify",
+        help="check weights",
+        description="Check every tensor of a file, or of the cached parts of a name, against checksums.",
+    )
+    command.add_argument("target", metavar="NAME|PATH")
+    _add_cache_dir(command)
+    command.set_defaults(run=_verify)
+
+    command = commands.add_parser("cache", help="list or free cached weights", description="List cached weights.")
+    command.add_argument("--clear", metavar="NAME", help="remove the parts of a name, or of all: 'all'")
+    _add_cache_dir(command)
+    command.set_defaults(run=_cache)
+
+    command = commands.add_parser(
+        "push",
+        help="publish a converted folder on the Hub",
+        description="Publish a folder of `midway-zoo convert` (DIR for this package, DIR/encoder for timm), with a "
+        "model card.",
+    )
+    command.add_argument("folder", metavar="DIR", type=Path)
+    command.add_argument("repo_id", metavar="ORG/REPO")
+    command.add_argument("--private", action="store_true", help="create the repository as private")
+    command.set_defaults(run=_push)
+
+    command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=validate_help())
+    command.add_argument("action", choices=("check", "pin"))
+    command.add_argument("path", nargs="?", type=Path, default=manifest.manifest_path(), help="default: %(default)s")
+    command.add_argument("--parts", action="store_true", help="pin: also fetch the parts, for their sizes and digests")
+    command.set_defaults(run=_manifest)
+
+
+def validate_help() -> str:
+    """What the two actions do."""
+    return "check: validate the schema. pin: ask the Hub for commits, sizes and digests, write them, show a diff."
+
+
+def _add_cache_dir(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--cache-dir", type=Path, help="instead of the Hub's cache")
+
+
+def _download(options: argparse.Namespace) -> None:
+    name = _pretrained_name(options.name)
+    parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
+    paths = fetch(name, manifest.find(name), parts, cache_dir=options.cache_dir, revision=options.revision)
+    sys.stdout.writelines(f"{path}\n" for path in paths.values())
+
+
+def _pretrained_name(name: str) -> str:
+    return split_name(name)[1] or name  # a name without weights is refused where its entry is looked up
+
+
+def _verify(options: argparse.Namespace) -> None:
+    path = Path(options.target)
+    if options.target not in list_models():
+        load_checkpoint(path)  # checks what there is to check: CRC-32, completeness, finite numbers
+        digest = f"  sha256 {sha256_of(path)}" if path.is_file() else ""
+        sys.stdout.write(f"{path}: good{digest}\n")
+        return
+    name = _pretrained_name(options.target)
+    cached = [item for item in list_cache(options.cache_dir) if item.name == name]
+    if not cached:
+        raise CheckpointError(f"nothing of {name} is cached; `midway-zoo download {name}` fetches it.")
+    for item in cached:
+        for part, weights in item.parts.items():
+            facts = load_part(weights).facts
+            sys.stdout.write(f"{name} {part} {item.commit[:12]}: good  sha256 {facts['sha256']}\n")
+
+
+def _cache(options: argparse.Namespace) -> None:
+    if options.clear:
+        freed = clear_cache(None if options.clear == "all" else options.clear, options.cache_dir)
+        sys.stdout.write(f"{freed / 1e6:.1f} MB freed\n")
+        return
+    for item in list_cache(options.cache_dir):
+        parts = ", ".join(sorted(item.parts))
+        sys.stdout.write(f"{item.name}  {item.commit[:12]}  {item.size_bytes / 1e6:.1f} MB  {parts}\n")
+
+
+def _push(options: argparse.Namespace) -> None:
+    for url in push_folder(options.folder, options.repo_id, private=options.private):
+        sys.stdout.write(f"{url}\n")
+
+
+def _manifest(options: argparse.Namespace) -> None:
+    try:
+        text = options.path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{options.path} is no JSON: {error}") from error
+    if problems := manifest.validate(content):
+        raise ConfigError(f"{options.path}: {len(problems)} problem(s): {' '.join(problems)}")
+    if options.action == "check":
+        sys.stdout.write(f"{options.path}: {len(content['models'])} models, valid\n")
+        return
+    for name, entry in content["models"].items():
+        _pin(name, entry, with_parts=options.parts)
+    write_json(options.path, content, overwrite=True)
+    after = options.path.read_text(encoding="utf-8")
+    lines = difflib.unified_diff(text.splitlines(True), after.splitlines(True), "before", "after")
+    sys.stdout.writelines(lines)
+
+
+def _pin(name: str, entry: dict[str, Any], *, with_parts: bool) -> None:
+    remote = RemoteFile(entry["repo_id"], entry["file"])
+    moved = entry["sha256"] not in (None, remote.sha256)
+    entry.update(revision=remote.commit, size_bytes=remote.size, sha256=remote.sha256)
+    if moved:  # other contents: what was pinned of its parts no longer holds
+        entry["parts"] = {part: {"size_bytes": None, "sha256": None} for part in PARTS}
+    if with_parts:
+        for part, path in fetch(name, entry, list(PARTS)).items():
+            entry["parts"][part] = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}

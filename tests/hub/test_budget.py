@@ -1,0 +1,33 @@
+"""How much is fetched: of a file with an optimizer, one encoder costs little more than its own bytes."""
+
+from pathlib import Path
+
+import pytest
+
+import midway_zoo as mz
+from midway_zoo.weights import hub as hub_weights
+from midway_zoo.weights import manifest
+from tests.hub.hub_server import HubServer
+from tests.released_files import write_released
+
+CONFIG = mz.MidwayConfig(depth=6, feature_blocks=(1, 2, 4, 5))  # half of a ViT-S: a file of 0.6 GB
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("large") / "large.pth"
+    write_released(path, CONFIG)
+    yield path
+    path.unlink()
+
+
+def test_bytes_and_requests(hub: HubServer, large: Path) -> None:
+    hub.add_repo("lab/large")
+    hub.add_file("lab/large", "large.pth", large, lfs=True)
+    mz.register_weights("midway_vits.large", repo_id="lab/large", file="large.pth", overwrite=True)
+    paths = hub_weights.fetch("midway_vits.large", manifest.find("midway_vits.large"), ["teacher"])
+    encoder = 4 * sum(tensor.numel() for tensor in hub_weights.load_part(paths["teacher"]).tensors.values())
+    sent = hub.bytes_sent()
+    assert sent <= 1.1 * encoder, (sent, encoder)
+    assert sent <= 0.12 * large.stat().st_size
+    assert len(hub.requests) < 60
