@@ -72,7 +72,7 @@ def create_model(
         cache_dir: instead of the Hub's cache.
         revision: branch, tag or commit, instead of the manifest's.
         token: of the Hub; it is never sent to another host.
-        verify: compare the SHA-256 of cached parts; costs about the time of hashing them once.
+        verify: compare the SHA-256 of cached parts that changed since they were last compared; False never does.
         **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True`` (with pretrained
             weights: student for source and teacher for target frames).
 

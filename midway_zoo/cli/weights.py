@@ -94,7 +94,7 @@ def _verify(options: argparse.Namespace) -> None:
         raise CheckpointError(f"nothing of {name} is cached; `midway-zoo download {name}` fetches it.")
     for item in cached:
         for part, weights in item.parts.items():
-            facts = load_part(weights).facts
+            facts = load_part(weights, rehash=True).facts
             sys.stdout.write(f"{name} {part} {item.commit[:12]}: good  sha256 {facts['sha256']}\n")
 
 

@@ -1,5 +1,6 @@
 """Weights from the Hugging Face Hub: the parts that are asked for, verified, in a cache of their own."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -234,26 +235,35 @@ def _store(
             raise CheckpointError(
                 f"{path.name}: the manifest pins sha256 {pinned}, what was fetched has {digest}. It was removed."
             )
-        write_json(place.sidecar(part), facts | {"sha256": digest, "size_bytes": path.stat().st_size}, overwrite=True)
+        facts |= {"sha256": digest, "size_bytes": path.stat().st_size, "checked": _identity(path)}
+        write_json(place.sidecar(part), facts, overwrite=True)
     except BaseException:
         place.discard(part)
         raise
 
 
-def load_part(path: Path, *, verify: bool = True) -> Part:
+def _identity(path: Path) -> list[int]:
+    """What changes when a file is written to or replaced: size, modification time in ns, inode."""
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+
+
+def load_part(path: Path, *, verify: bool = True, rehash: bool = False) -> Part:
     """Read a part that :func:`fetch` gave.
 
     Args:
         path: of the safetensors file.
-        verify: compare its SHA-256 with the sidecar's. It is computed while the tensors are read, and costs about
-            the time of hashing the file once (0.05 to 0.3 s for ViT-S, by processor).
+        verify: compare its SHA-256 with the sidecar's, unless it is still the very file that was last compared
+            (same size, modification time and inode): hashing takes several times as long as loading.
+        rehash: compare in any case.
 
     Raises:
         CheckpointError: naming both digests, if they differ; the part is removed then.
     """
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(sha256_of, path) if verify else None
+        known = facts.get("checked") == _identity(path) and not rehash
+        digest = pool.submit(sha256_of, path) if rehash or (verify and not known) else None
         try:
             tensors, damage = load_file(path), None
         except (SafetensorError, OSError) as error:
@@ -264,6 +274,9 @@ def load_part(path: Path, *, verify: bool = True) -> Part:
         path.unlink(missing_ok=True)
         reason = f"sha256 {found}, expected {facts['sha256']}" if found != facts["sha256"] else str(damage)
         raise CheckpointError(f"{path} is damaged: {reason}. It was removed; the next call fetches it again.")
+    if digest:
+        with contextlib.suppress(OSError):  # a read-only cache is hashed at every load
+            write_json(path.with_suffix(".json"), facts | {"checked": _identity(path)}, overwrite=True)
     return Part(tensors, facts)
 
 

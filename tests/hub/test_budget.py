@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import midway_zoo as mz
 from midway_zoo.weights import hub as hub_weights
@@ -31,3 +32,24 @@ def test_bytes_and_requests(hub: HubServer, large: Path) -> None:
     assert sent <= 1.1 * encoder, (sent, encoder)
     assert sent <= 0.12 * large.stat().st_size
     assert len(hub.requests) < 60
+
+
+def test_an_unchanged_part_is_hashed_once_and_a_changed_one_again(tmp_path, monkeypatch) -> None:
+    """What is written is what was hashed; only another file in its place has to be hashed before it is used."""
+    path = tmp_path / "w.teacher.safetensors"
+    place = hub_weights._Place(tmp_path, "w")
+    hub_weights._store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
+    calls: list[Path] = []
+    original = hub_weights.sha256_of
+    monkeypatch.setattr(hub_weights, "sha256_of", lambda file: calls.append(file) or original(file))
+    hub_weights.load_part(path)
+    assert not calls
+    hub_weights.load_part(path, rehash=True)
+    assert len(calls) == 1
+    path.write_bytes(path.read_bytes())  # the same bytes, but another time
+    hub_weights.load_part(path)
+    hub_weights.load_part(path)
+    assert len(calls) == 2
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(mz.MidwayZooError, match="sha256"):
+        hub_weights.load_part(path)
