@@ -16,6 +16,8 @@ from midway_zoo.weights.pretrained import parts_for
 from midway_zoo.weights.remote import RemoteFile
 from midway_zoo.weights.sharing import push_folder
 
+_MANIFEST = "check: validate the schema. pin: ask the Hub for commits, sizes and digests, write them, show a diff."
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register this module's commands."""
@@ -54,16 +56,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--private", action="store_true", help="create the repository as private")
     command.set_defaults(run=_push)
 
-    command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=validate_help())
+    command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=_MANIFEST)
     command.add_argument("action", choices=("check", "pin"))
     command.add_argument("path", nargs="?", type=Path, default=manifest.manifest_path(), help="default: %(default)s")
     command.add_argument("--parts", action="store_true", help="pin: also fetch the parts, for their sizes and digests")
     command.set_defaults(run=_manifest)
-
-
-def validate_help() -> str:
-    """What the two actions do."""
-    return "check: validate the schema. pin: ask the Hub for commits, sizes and digests, write them, show a diff."
 
 
 def _add_cache_dir(command: argparse.ArgumentParser) -> None:

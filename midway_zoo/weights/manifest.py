@@ -87,10 +87,7 @@ _ENTRY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "format": (lambda value: value == "released-pth", '"released-pth"'),
     "size_bytes": (_is_size, "a positive integer, or null until pinned"),
     "sha256": (_matches(_DIGEST), "64 hexadecimal digits, or null until pinned"),
-    "parts": (
-        lambda value: isinstance(value, dict) and set(value) == {"teacher", "student", "dynamics"},
-        "three parts",
-    ),
+    "parts": (lambda value: isinstance(value, dict) and set(value) == _PARTS, "the parts teacher, student, dynamics"),
     "config": (lambda value: isinstance(value, dict), "a mapping of MidwayConfig fields"),
     "training_data": (_is_text, "a text"),
     "epochs": (_is_count, "a positive integer"),
