@@ -10,11 +10,18 @@ import pytest
 import torch
 
 import midway_zoo as mz
+from midway_zoo.weights import manifest
 
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights that a test registers are gone after it: the order of tests must not matter."""
+    monkeypatch.setattr(manifest, "_registered", dict(manifest._registered))
 
 
 @pytest.fixture(scope="session")
