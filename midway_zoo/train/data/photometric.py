@@ -156,54 +156,56 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
         return torch.cat([_augment_together(some, theirs) for some, theirs in chunks])
 
 
-def adjust_brightness(images: Tensor, factor: Factor) -> Tensor:
-    """Images (..., 3, H, W) in [0, 1] times ``factor``, clamped; a tensor broadcasts against the images."""
-    return (images * factor).clamp_(0, 1)
+def adjust_brightness_(images: Tensor, factor: Factor) -> Tensor:
+    """Multiply images (..., 3, H, W) in [0, 1] by ``factor`` in place, clamped; a tensor broadcasts against them."""
+    return images.mul_(factor).clamp_(0, 1)
 
 
-def adjust_contrast(images: Tensor, factor: Factor) -> Tensor:
-    """Blend images (..., 3, H, W) in [0, 1] with the mean of their luma: 0 = that grey, 1 = as they are."""
-    return (images * factor).add_(_mean_luma(images) * (1 - factor)).clamp_(0, 1)
+def adjust_contrast_(images: Tensor, factor: Factor) -> Tensor:
+    """Blend images (..., 3, H, W) in [0, 1] with the mean of their luma, in place: 0 = that grey, 1 = as they are."""
+    grey = _mean_luma(images).mul_(1 - factor)
+    return images.mul_(factor).add_(grey).clamp_(0, 1)
 
 
-def adjust_saturation(images: Tensor, factor: Factor) -> Tensor:
-    """Blend images (..., 3, H, W) in [0, 1] with their luma: 0 = grey, 1 = as they are."""
-    return (images * factor).add_(_luma(images).mul_(1 - factor)).clamp_(0, 1)
+def adjust_saturation_(images: Tensor, factor: Factor) -> Tensor:
+    """Blend images (..., 3, H, W) in [0, 1] with their luma, in place: 0 = grey, 1 = as they are."""
+    grey = luma(images).mul_(1 - factor)
+    return images.mul_(factor).add_(grey).clamp_(0, 1)
 
 
 def adjust_hue(images: Tensor, turn: Factor) -> Tensor:
-    """Turn the hue of images (..., 3, H, W) in [0, 1] by ``turn`` of the circle, in [-0.5, 0.5]; value and
-    chroma stay.
+    """Turn the hue of images (..., 3, H, W) in [0, 1] by ``turn`` of the circle; value and chroma of HSV stay.
 
-    A tensor of turns broadcasts against (..., 1, H, W). HSV's inverse in the closed form
-    ``value - chroma * clamp(min(k, 4 - k), 0, 1)``, ``k = (n + hue) mod 6``, ``n = 5, 3, 1``.
+    A tensor of turns broadcasts against (..., 3, H, W). Hue is had without telling sextants apart (which
+    is slow on CPUs): its distance from red is 1 - r + g + b sextants of colours stretched to [0, 1], on
+    the side of the larger of g and b. Each channel of the result falls from value to value - chroma
+    between one and two sextants from the channel's own hue.
     """
     red, green, blue = images.split(1, dim=-3)
     value = torch.maximum(torch.maximum(red, green), blue)
-    chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    # Comparisons that stay float32: torch.where is many times slower than arithmetic on a CPU.
-    is_red = torch.ge(red, value).to(images.dtype)
-    is_green = torch.ge(green, value).to(images.dtype) * (1 - is_red)
-    is_blue = 1 - is_red - is_green
-    numerator = is_red * (green - blue) + is_green * (blue - red) + is_blue * (red - green)
-    sextant = numerator / chroma.clamp(min=1e-12) + (2 * is_green + 4 * is_blue)
-    offsets = torch.cat([sextant + (n + 6) for n in (5, 3, 1)], dim=-3)  # + 6: frac() rounds towards zero
-    distance = (offsets / 6 + turn).frac_().mul_(6).sub_(2).abs_().clamp_(1, 2)
-    return (value - 2 * chroma) + chroma * distance
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - low
+    hue = (green + blue).sub_(red).add_(value).sub_(low, alpha=2)
+    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).copysign_(green - blue)
+    own = torch.arange(3, device=images.device).div(3).view(3, 1, 1)
+    distance = hue - (own - turn)
+    distance = distance.sub_(distance.round()).abs_().clamp_(1 / 6, 1 / 3)
+    return distance.mul_(chroma * -6).add_(value.add_(chroma))
 
 
-def to_grey(images: Tensor) -> Tensor:
-    """Luma of images (..., 3, H, W), repeated over the three channels."""
-    return _luma(images).expand_as(images)
+def luma(images: Tensor) -> Tensor:
+    """Grey (..., 1, H, W) of images (..., 3, H, W), ITU-R 601 as in PIL."""
+    red, green, blue = images.split(1, dim=-3)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def solarise(images: Tensor) -> Tensor:
-    """Invert what is brighter than a half, in images (..., 3, H, W) in [0, 1]: that is min(x, 1 - x)."""
+    """Invert what is brighter than a half, in images in [0, 1]: that is min(x, 1 - x)."""
     return torch.minimum(images, 1 - images)
 
 
 def gaussian_blur(image: Tensor, radius: float) -> Tensor:
-    """Blur one image (3, H, W) with a Gaussian of standard deviation ``radius`` > 0, cut at three of them.
+    """Blur one image (C, H, W) with a Gaussian of standard deviation ``radius`` > 0, cut at three of them.
 
     Pixels outside repeat the nearest one inside, as in PIL's ``GaussianBlur`` (which approximates the
     Gaussian by boxes).
@@ -248,13 +250,8 @@ def _blur_matrices(size: int, radii: Tensor) -> Tensor:
     return matrices + outside[:, :, None] * first + outside.flip(1)[:, :, None] * last
 
 
-def _luma(images: Tensor) -> Tensor:
-    red, green, blue = images.split(1, dim=-3)
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
-
-
 def _mean_luma(images: Tensor) -> Tensor:
-    return _luma(images.mean((-2, -1), keepdim=True))
+    return luma(images.mean((-2, -1), keepdim=True))
 
 
 def _normalise(images: Tensor) -> Tensor:
@@ -265,9 +262,9 @@ def _normalise(images: Tensor) -> Tensor:
 
 
 _JITTER: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
-    adjust_brightness,
-    adjust_contrast,
-    adjust_saturation,
+    adjust_brightness_,
+    adjust_contrast_,
+    adjust_saturation_,
     adjust_hue,
 )
 _IDENTITY = (1.0, 1.0, 1.0, 0.0)
@@ -283,7 +280,7 @@ def _augment_each(views: Tensor, params: Tensor) -> Tensor:
             if row[operation] != _IDENTITY[operation]:
                 image = _JITTER[operation](image, row[operation])
         if row[Column.GREY]:
-            image = to_grey(image)
+            image = luma(image)
         if row[Column.BLUR] > 0:
             image = gaussian_blur(image, row[Column.BLUR])
         if row[Column.SOLARISE]:
@@ -295,7 +292,7 @@ def _augment_each(views: Tensor, params: Tensor) -> Tensor:
 def _augment_together(views: Tensor, params: Tensor) -> Tensor:
     images = _jitter_together(views.float() * (1 / 255), params)
     grey, solarised = (params[:, column, None, None, None] for column in (Column.GREY, Column.SOLARISE))
-    images = torch.where(grey > 0, to_grey(images), images)
+    images = torch.where(grey > 0, luma(images), images)
     images = gaussian_blurs(images, params[:, Column.BLUR])
     return _normalise(torch.where(solarised > 0, solarise(images), images))
 
@@ -325,5 +322,5 @@ def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, factor: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    reference = contrast * _mean_luma(images) + saturation * _luma(images)
+    reference = contrast * _mean_luma(images) + saturation * luma(images)
     return (images * factor + (1 - factor) * reference).clamp(0, 1)
