@@ -4,7 +4,7 @@ Shapes: B pairs, L = 1 + N tokens (CLS first), encoder width D, M motion tokens 
 Levels count top-down 2, 1, 0; level 3 is the encoder's last tapped block, where everything starts.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -18,14 +18,22 @@ from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBloc
 from midway_zoo.results import DynamicsOutput
 
 
-class PerLevel(nn.ModuleDict):
+class PerLevel(nn.Module):
     """One module per level, found by the level's number, which is also its name in the state dict."""
 
     def __init__(self, levels: Iterable[int], build: Callable[[], nn.Module]) -> None:
-        super().__init__({str(level): build() for level in sorted(levels)})
+        super().__init__()
+        for level in sorted(levels):
+            self.add_module(str(level), build())
 
-    def __getitem__(self, level: int | str) -> nn.Module:
-        return super().__getitem__(str(level))
+    def __getitem__(self, level: int) -> nn.Module:
+        return getattr(self, str(level))
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self.children()
+
+    def __len__(self) -> int:
+        return len(self._modules)
 
 
 class MidwayPath(nn.ModuleList):
