@@ -15,11 +15,10 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from midway_zoo.batching import Batch, batches, check_batch_size, inference
-from midway_zoo.errors import InputError
+from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.images import Images, Size, count, iterate
-from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import MATCH_LEVEL, matches, sensitivity, token_flow
+from midway_zoo.perturbation import match_level, matches, sensitivity, token_flow
 from midway_zoo.registry import resolve_network
 from midway_zoo.results import Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 
@@ -56,15 +55,17 @@ def extract_features(
 
     Raises:
         InputError: for images or arguments that cannot be used.
+        ConfigError: for ``backward=True`` with a network that has no backward layers.
     """
     network = resolve_network(model)
+    levels = _backward_levels(network) if backward else ()
     last = network.config.depth - 1
     _check_blocks(blocks, last)
     check_batch_size(batch_size)
     taps = sorted({*blocks, last, *(network.config.feature_blocks if backward else ())})
     cls: dict[int, Tensor] = {}
     maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
-    backs: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    backs: dict[int, dict[int, Tensor]] = {level: {} for level in levels}
     singles = ((image,) for image in iterate(images))
     with inference(network), _progress(count(images), batch_size, "images") as bar:
         for batch in batches(network, singles, size, batch_size):
@@ -74,8 +75,8 @@ def extract_features(
             for block in blocks:
                 _scatter(maps[block], batch, _as_map(tokens[block], grid))
             if backward:
-                levels = [tokens[block] for block in network.config.feature_blocks]
-                for level, features in network.dynamics.backward_features(levels).items():
+                taken = [tokens[block] for block in network.config.feature_blocks]
+                for level, features in network.require_dynamics().backward_features(taken).items():
                     _scatter(backs[level], batch, _as_map(features, grid))
             bar.update(len(batch.indices))
     collected = {block: _stack(found) for block, found in maps.items()}
@@ -105,15 +106,17 @@ def infer_motion_latent(
 
     Raises:
         InputError: for images or arguments that cannot be used.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
-    found: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    dynamics = network.require_dynamics()
+    found: dict[int, dict[int, Tensor]] = {level: {} for level in network.config.levels}
     grids: dict[int, tuple[int, int]] = {}
     with inference(network):
         for batch in _pair_batches(network, source, target, size, batch_size):
             grid = network.grid_of(batch.images[0])
-            latents = network.dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
-            for level in LEVELS:
+            latents = dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
+            for level in found:
                 _scatter(found[level], batch, latents[level])
             grids.update(dict.fromkeys(batch.indices, grid))
     levels = {level: torch.stack(_ordered(values)) for level, values in found.items()}
@@ -125,8 +128,9 @@ def motion_latent(
     grid: tuple[int, int] | list[tuple[int, int]],
     pts_seconds: Tensor | None = None,
 ) -> MotionLatent:
-    """The result for latents of all levels, each (B, M, C)."""
-    return MotionLatent(levels[0], levels, levels[0].mean(dim=1), grid, pts_seconds)
+    """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
+    final = levels[min(levels)]
+    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds)
 
 
 def predict_flow(
@@ -137,7 +141,7 @@ def predict_flow(
     method: Literal["auto", "head", "perturbation"] = "auto",
     size: Size = None,
     batch_size: int = 4,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 1,
     seed: int = 0,
     window: int = 1,
@@ -157,7 +161,7 @@ def predict_flow(
         method: "auto", "head" or "perturbation".
         size: as in :func:`extract_features`; a larger one gives a finer grid and takes longer.
         batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
         draws: random perturbations per token to average.
         seed: of the perturbations.
         window: radius in tokens of the soft arg-max; 0 is the plain arg-max.
@@ -168,10 +172,12 @@ def predict_flow(
 
     Raises:
         InputError: for images or arguments that cannot be used, and for "head" without a head.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
     _choose_method(network, method)
-    _check_perturbation(level, draws, seed)
+    level = match_level(network, level)
+    _check_draws(draws, seed)
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
         raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
     flows: dict[int, Tensor] = {}
@@ -197,7 +203,7 @@ def perturbation_heatmap(
     *,
     size: Size = None,
     batch_size: int = 8,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 8,
     seed: int = 0,
 ) -> PerturbationHeatmap:
@@ -210,7 +216,7 @@ def perturbation_heatmap(
         xy: (x, y) in pixels of the source, or one per pair (B, 2).
         size: as in :func:`extract_features`.
         batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
         draws: random perturbations to average.
         seed: of the perturbations.
 
@@ -219,9 +225,11 @@ def perturbation_heatmap(
 
     Raises:
         InputError: for images or arguments that cannot be used, or a point outside the image.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
-    _check_perturbation(level, draws, seed)
+    level = match_level(network, level)
+    _check_draws(draws, seed)
     pairs = count(source)
     expected = f"one (x, y) or one per pair, ({pairs}, 2), is expected."
     try:
@@ -270,9 +278,17 @@ def _check_blocks(blocks: Sequence[int], last: int) -> None:
         raise InputError(f"blocks={blocks!r}: different block indices from 0 to {last} are expected.")
 
 
-def _check_perturbation(level: int, draws: int, seed: int) -> None:
-    if isinstance(level, bool) or not isinstance(level, int) or level not in LEVELS:
-        raise InputError(f"level={level!r}: 2, 1 or 0 is expected.")
+def _backward_levels(network: MidwayNetwork) -> tuple[int, ...]:
+    if network.dynamics is None or not network.config.backward:
+        missing = "backward" if network.config.dynamics else "dynamics"
+        raise ConfigError(
+            f"this network has no backward layers (config.{missing}=False), so it has no backward features; "
+            "leave out backward=True and read the encoder's maps."
+        )
+    return network.config.levels
+
+
+def _check_draws(draws: int, seed: int) -> None:
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise InputError(f"draws={draws!r}: a positive integer is expected.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from midway_zoo.errors import ConfigError, UnknownModelError, nearest
+from midway_zoo.errors import ConfigError, InputError, UnknownModelError, nearest
 
 LEVELS = (2, 1, 0)
 """Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
@@ -49,8 +49,26 @@ class MidwayConfig:
     paired: bool = False
     """True: the network holds a second encoder for the target frame, as in pretraining."""
 
+    # The variants of the paper's ablations. The paper names them without defining all of them; what each one does
+    # here is our reading, stated below.
+    dynamics: bool = True
+    """False: an encoder alone (invariance objective only); features work, everything about motion is refused."""
+    levels: tuple[int, ...] = LEVELS
+    """Prediction targets, top-down: (2, 1, 0) or a part of it in that order. A single level is (2,). Whatever comes
+    first starts from level 3 (the encoder's last tapped block), and what is left out has no parameters; the last one
+    gives the final motion latent."""
+    backward: bool = True
+    """False: no backward layers. The encoder's tokens of a level take the place of its backward features, on both
+    sides: the forward dynamics reads the source's tokens of its level, the midway path the target's of the level
+    above."""
+    refinement: bool = True
+    """False: every level infers its motion latent anew, from the learned motion tokens and from both frames' backward
+    features of the level above, instead of adding to the latent above (m' + m) and reading the prediction above (z)."""
+    gating: bool = True
+    """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
+
     def __post_init__(self) -> None:
-        for name in ("grid", "feature_blocks"):
+        for name in ("grid", "feature_blocks", "levels"):
             if not isinstance(getattr(self, name), list | tuple):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
             # JSON and YAML turn tuples into lists.
@@ -67,6 +85,8 @@ class MidwayConfig:
             raise ConfigError(
                 f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
             )
+        if not self.levels or self.levels != tuple(level for level in LEVELS if level in self.levels):
+            raise ConfigError(f"levels={self.levels} must be {LEVELS} or a part of it in that order, such as (2,).")
 
     def _check_types(self) -> None:
         positive = [field.name for field in fields(self) if field.type is int]
@@ -74,13 +94,14 @@ class MidwayConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
                 raise ConfigError(f"{name}={value!r} must be a positive integer, at most {_LARGEST}.")
-        for name in ("grid", "feature_blocks"):
+        for name in ("grid", "feature_blocks", "levels"):
             if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
         if self.encoder not in ENCODERS:
             raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), ENCODERS)}")
-        if not isinstance(self.paired, bool):
-            raise ConfigError(f"paired={self.paired!r} must be true or false.")
+        for name in [field.name for field in fields(self) if field.type is bool]:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         number = isinstance(self.gate_bias, int | float) and not isinstance(self.gate_bias, bool)
         if not number or not math.isfinite(self.gate_bias):
             raise ConfigError(f"gate_bias={self.gate_bias!r} must be a finite number.")
@@ -90,6 +111,12 @@ class MidwayConfig:
             raise ConfigError(
                 f"{heads}={getattr(self, heads)} does not divide {width}={getattr(self, width)}; choose a divisor."
             )
+
+    def check_level(self, level: object) -> None:
+        """Raise :class:`InputError` unless ``level`` is one of this network's ``levels``."""
+        if isinstance(level, bool) or not isinstance(level, int) or level not in self.levels:
+            *others, last = map(str, self.levels)
+            raise InputError(f"level={level!r}: {', '.join(others)}{' or ' if others else ''}{last} is expected.")
 
     @property
     def img_size(self) -> tuple[int, int]:

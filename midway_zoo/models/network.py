@@ -41,7 +41,8 @@ class MidwayNetwork(
         encoder: the timm VisionTransformer that sees every frame; in paired mode (``config.paired``)
             the student, which sees source frames only.
         target_encoder: in paired mode the EMA teacher, which sees target frames; otherwise None.
-        dynamics: midway path, backward layers and forward dynamics.
+        dynamics: midway path, backward layers and forward dynamics; None for an encoder alone
+            (``config.dynamics=False``).
         flow_head: None; reserved for a dense flow head.
         provenance: where the weights come from (source file, which encoder, ...); saved with them.
 
@@ -63,17 +64,26 @@ class MidwayNetwork(
             self.target_encoder = build_encoder(config)
             self.target_encoder.load_state_dict(self.encoder.state_dict())
             self.target_encoder.requires_grad_(False)
-        self.dynamics = Dynamics(config)
+        self.dynamics = Dynamics(config) if config.dynamics else None
         self.flow_head: nn.Module | None = None
         self.provenance: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
-        return self.dynamics.motion_tokens.device
+        return self.encoder.cls_token.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.dynamics.motion_tokens.dtype
+        return self.encoder.cls_token.dtype
+
+    def require_dynamics(self) -> Dynamics:
+        """``dynamics``; :class:`ConfigError` for a network that is an encoder alone."""
+        if self.dynamics is None:
+            raise ConfigError(
+                "this network is an encoder alone (config.dynamics=False): extract_features works, motion and flow "
+                "need the dynamics. Build or load a network with dynamics=True, which is the default."
+            )
+        return self.dynamics
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
         """Token grid (rows, columns) of images (B, 3, H, W); both sides must be multiples of the patch."""
@@ -131,12 +141,14 @@ class MidwayNetwork(
 
         Raises:
             InputError: if the shapes differ or do not fit the patch.
+            ConfigError: for an encoder alone.
         """
+        dynamics = self.require_dynamics()
         if source.shape != target.shape:
             raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
         with torch.no_grad():
             target_levels = self.encode(target, target=True)
-        return self.dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
+        return dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
 
     # The methods below are the package's functions of the same name, with the network filled in.
 
