@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.images import MEAN, STD
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.perturbation import sensitivity
 from midway_zoo.visualize import features_to_image, heatmap_overlay
@@ -40,14 +40,14 @@ def draw_pictures(network: MidwayNetwork, views: Mapping[str, Tensor]) -> dict[s
 def _heatmap(network: MidwayNetwork, frames: Tensor, shown: Tensor, grid: tuple[int, int]) -> Tensor:
     """The source crop with the token marked by itself, beside the target crop under its heat map."""
     token = grid[0] // 2 * grid[1] + grid[1] // 2
-    heat = sensitivity_of(network, frames, token).unflatten(0, grid)
+    heat = sensitivity(network, frames[:1], frames[1:], tokens=[token])[0, 0].unflatten(0, grid)
     mark = torch.zeros_like(heat)
     mark[token // grid[1], token % grid[1]] = 1
     return _sheet([_tile(heatmap_overlay(image, m)) for image, m in ((shown[0], mark), (shown[1], heat))], columns=2)
 
 
 def _visible(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in (MEAN, STD))
+    mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     return (images.float() * std + mean).clamp(0, 1)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.pairs import open_pairs
 from midway_zoo.train.data.views import ViewSampler
-from midway_zoo.train.initial import initialise
+from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.optim import clip_each, parameter_groups
 from midway_zoo.train.pretrain.batch import normalised_views
 from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
