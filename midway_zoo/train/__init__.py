@@ -1,8 +1,4 @@
-<<<<<<< HEAD
 """Training of Midway networks: pretraining, fine-tuning, and the loop they share.
 
 The library never imports this package; it needs the ``train`` extra (accelerate, OmegaConf, PyAV).
 """
-=======
-"""Pretraining of Midway Networks; never imported by `import midway_zoo`."""
->>>>>>> wip-views

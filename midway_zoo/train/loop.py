@@ -293,6 +293,7 @@ class Run:
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
                 state={
+                    **self.task.describe(),
                     "task": self.task.state_dict(),
                     "identity": self._identity(),
                     "validation": figures,

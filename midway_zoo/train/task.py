@@ -83,6 +83,10 @@ class Task(ABC, Generic[Config]):
         """Pictures for the tracker, uint8 (3, H, W), from a batch on the device."""
         return {}
 
+    def describe(self) -> dict[str, Any]:
+        """Entries of a checkpoint's state.json that say what the model is; "network" is needed for exports."""
+        return {}
+
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and optimizer; JSON types."""
         return {}

@@ -100,6 +100,9 @@ class PretrainTask(Task[PretrainConfig]):
     def pictures(self, batch: Any) -> dict[str, Tensor]:
         return draw_pictures(self.model.network, normalised_views(batch))
 
+    def describe(self) -> dict[str, Any]:
+        return {"network": self.model.network.config.to_dict()}
+
     def state_dict(self) -> dict[str, Any]:
         return {"failures": self.failures.state_dict()}
 
