@@ -75,9 +75,11 @@ class MidwayConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_types()
         self._check_divisible("num_heads", "embed_dim")
-        self._check_divisible("midway_heads", "motion_dim")
-        self._check_divisible("backward_heads", "embed_dim")
-        self._check_divisible("forward_heads", "embed_dim")
+        if self.dynamics:
+            self._check_divisible("midway_heads", "motion_dim")
+            self._check_divisible("forward_heads", "embed_dim")
+        if self.dynamics and self.backward:
+            self._check_divisible("backward_heads", "embed_dim")
         if len(self.grid) != 2 or not 0 < min(self.grid) <= max(self.grid) <= _LARGEST:
             raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
         blocks = self.feature_blocks

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -126,12 +126,18 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def key_names(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of a schema's leaves."""
+    """Dotted names of a schema's leaves; a mapping's ends in ``.*``, what is in it is its reader's business."""
     for entry in fields(schema):
         if is_dataclass(entry.type) and isinstance(entry.type, type):
             yield from key_names(entry.type, f"{prefix}{entry.name}.")
         else:
-            yield f"{prefix}{entry.name}"
+            mapping = get_origin(entry.type) is dict
+            yield f"{prefix}{entry.name}{'.*' if mapping else ''}"
+
+
+def _belongs(key: str, known: str) -> bool:
+    whole = known.removesuffix(".*")
+    return key == whole or whole.startswith(f"{key}.") or (known.endswith(".*") and key.startswith(f"{whole}."))
 
 
 def read_recipe(recipe: str | Path) -> tuple[str, str]:

@@ -35,7 +35,7 @@ _RENAMES = (
 )
 
 # arch -> (width, heads); vit_nano is the authors' name for anything small, always with three heads.
-_ENCODERS = {
+ENCODER_ARCHS = {
     "vit_nano": (None, 3),
     "vit_tiny": (192, 3),
     "vit_small": (384, 6),
@@ -44,7 +44,7 @@ _ENCODERS = {
 }
 
 # Switches of the authors' code that change the computation, with the value of the full method.
-_FIXED_SWITCHES = {
+FULL_SWITCHES = {
     "use_pos_embed": True,
     "feature_block_type": "cross",
     "feature_depth": 1,
@@ -229,7 +229,7 @@ class Parts:
 
     def _encoder_heads(self, width: int) -> int:
         arch = self.args.get("arch")
-        known_width, heads = _ENCODERS.get(str(arch), (None, None))
+        known_width, heads = ENCODER_ARCHS.get(str(arch), (None, None))
         if heads is None or (known_width is not None and known_width != width):
             raise ConfigError(
                 f"{self.name}: the encoder's head count cannot be told: its configuration says arch={arch!r}, "
@@ -249,7 +249,7 @@ class Parts:
             if (match := re.match(r"(?:motion_blocks|forward_predictor)_([012])\.", name))
         }
         values: dict[str, Any] = {"levels": tuple(level for level in LEVELS if level in found) or LEVELS}
-        expected = dict(_FIXED_SWITCHES)
+        expected = dict(FULL_SWITCHES)
         for field, switches in VARIANT_SWITCHES.items():
             off = all(key in settings and settings[key] == value for key, value in switches.items())
             pattern = _VARIANT_TENSORS.get(field)
@@ -278,7 +278,7 @@ class Parts:
         }
         for ours, theirs in FROM_SETTINGS.items():
             used_with = _USED_WITH.get(ours)
-            if ours in given or (used_with and not values[used_with]):
+            if ours in given or (used_with and not values[used_with] and theirs not in settings):
                 continue
             number = settings.get(theirs)
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
