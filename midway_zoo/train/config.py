@@ -90,8 +90,8 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     merged = OmegaConf.structured(schema)
     for origin, layer in layers:
         for key in _leaves(layer):
-            if not any(key == name or name.startswith(f"{key}.") for name in known):
-                raise ConfigError(f"{origin}: unknown configuration key {key!r}.{nearest(key, known)}")
+            if not any(_belongs(key, name) for name in known):
+                raise ConfigError(f"{origin}: unknown configuration key {key!r}.{nearest(key, [name.removesuffix('.*') for name in known])}")
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:
