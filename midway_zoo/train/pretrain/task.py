@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.pairs import open_pairs
+from midway_zoo.train.data.index import load_or_build_index
+from midway_zoo.train.data.loading import make_loader
+from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
+from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.optim import clip_each, parameter_groups
@@ -29,9 +32,10 @@ class PretrainTask(Task[PretrainConfig]):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__(config)
         check_pretrain(config)
-        self.data = open_pairs(config.data, ViewSampler(config.views), seed=config.seed)
-        clips = self.data.clips
-        self.total_steps = config.schedule_steps or max(1, round(config.epochs * clips / config.batch_size))
+        index = load_or_build_index(config.data.root, config.data.index)
+        self.stream = pair_stream(index, config.data, config.seed)
+        pairs = config.epochs * self.stream.pairs_per_epoch
+        self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
         self.steps_per_epoch = self.total_steps / config.epochs
         self.failures = FailureCounter(config.data.max_failure_share)
         torch.manual_seed(config.seed)
@@ -50,14 +54,10 @@ class PretrainTask(Task[PretrainConfig]):
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         config = self.config
-        return self.data.loader(
-            first_step,
-            last_step,
-            batch_size=config.batch_size,
-            rank=rank,
-            world=world,
-            num_workers=config.num_workers,
-        )
+        views = ViewSampler(config.views)
+        dataset = PairDataset(self.stream, views, short_side=config.data.decode_short_side)
+        steps = StepBatches(first_step, config.batch_size, rank, world, last_step=last_step)
+        return make_loader(dataset, steps, collate, num_workers=config.num_workers)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
         return normalised_views(batch)
@@ -79,7 +79,7 @@ class PretrainTask(Task[PretrainConfig]):
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=fused)
 
     def observe(self, batch: Any) -> None:
-        self.failures.count(batch.pop("failures"), pairs=len(batch["index"]))
+        self.failures.update(batch.pop("failures"), pairs=len(batch["index"]))
 
     def before_update(self, step: int) -> None:
         if self.config.optim.clip is not None:
@@ -101,7 +101,7 @@ class PretrainTask(Task[PretrainConfig]):
         return draw_pictures(self.model.network, normalised_views(batch))
 
     def describe(self) -> dict[str, Any]:
-        return {"network": self.model.network.config.to_dict()}
+        return {"network": self.model.network.config.to_dict(), "steps_per_epoch": self.steps_per_epoch}
 
     def state_dict(self) -> dict[str, Any]:
         return {"failures": self.failures.state_dict()}
