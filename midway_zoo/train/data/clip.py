@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -46,19 +45,15 @@ class Clip:
     steps: Runs | None = None
     """Distances in ticks between frames; None for evenly spaced ones."""
 
-    @cached_property
+    @property
     def pts(self) -> npt.NDArray[np.float64]:
         """(frames,) presentation times in ticks, ascending."""
         if self.steps is None:
             return np.linspace(self.first, self.last, self.frames)
         return self.first + np.concatenate([[0], np.cumsum(unpacked(self.steps))]).astype(np.float64)
 
-    def rate(self, frames_fps: float) -> float:
-        """Mean frames per second; ``frames_fps`` is assumed for folders that do not know theirs."""
-        return (self.frames - 1) / self.duration(frames_fps)
-
     def duration(self, frames_fps: float) -> float:
-        """Seconds from the first frame to the last."""
+        """Seconds from the first frame to the last; ``frames_fps`` is assumed for folders that do not know theirs."""
         return (self.last - self.first) * self._tick(frames_fps)
 
     def seconds(self, frames_fps: float) -> npt.NDArray[np.float64]:

@@ -18,7 +18,7 @@ from midway_zoo.files import atomic
 from midway_zoo.train.data.clip import Clip
 from midway_zoo.train.data.decoding import import_av
 from midway_zoo.train.data.probe import probe
-from midway_zoo.train.data.sources import Kind, Source, base_folder, find_sources, stamp
+from midway_zoo.train.data.sources import Kind, Source, base_folder, find_sources, frame_files, stamp
 
 INDEX_NAME = "midway_index.json"
 FORMAT = 1
@@ -75,7 +75,9 @@ class Index:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["format"] != FORMAT:
-                raise InputError(f"{path} is an index of format {content['format']}, not {FORMAT}. Index the data again.")
+                raise InputError(
+                    f"{path} is an index of format {content['format']}, not {FORMAT}. Index the data again."
+                )
             clips = tuple(Clip(**clip) for clip in content["clips"])
             return cls(base, clips, tuple(Reject(**reject) for reject in content["rejects"]))
         except FileNotFoundError as error:
@@ -119,11 +121,13 @@ def build_index(root: str | os.PathLike[str], *, workers: int | None = None, kno
 
 
 def index_path(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Where the index of a root is kept: ``path`` if given, else in the folder or beside the list or video."""
-    root = Path(root)
+    """Where the index of a root is kept: ``path`` if given, else in the folder or beside the list, video or frames."""
+    root = Path(root).resolve()
     if path is not None:
         return Path(path)
-    return root / INDEX_NAME if root.is_dir() else root.with_name(f"{root.name}.{INDEX_NAME}")
+    # A new file in a folder of frames would make the folder look changed.
+    inside = root.is_dir() and not frame_files(root)
+    return root / INDEX_NAME if inside else root.with_name(f"{root.name}.{INDEX_NAME}")
 
 
 def load_or_build_index(

@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -105,10 +106,13 @@ def frame_files(folder: Path) -> list[str]:
     Raises:
         MissingFileError: if there is no such folder.
     """
-    try:
-        names = os.listdir(folder)  # noqa: PTH208
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise MissingFileError(f"there is no folder {folder}.") from error
+    return _frame_files(folder, stamp(folder, "frames")[1])
+
+
+@lru_cache(maxsize=8)
+def _frame_files(folder: Path, changed_ns: int) -> list[str]:
+    """Sorting the frames of an hour takes a second, and every visit to them would."""
+    names = os.listdir(folder)  # noqa: PTH208
     images = (name for name in names if not name.startswith(".") and _suffix(name) in IMAGE_SUFFIXES)
     return sorted(images, key=natural_key)
 
