@@ -125,13 +125,19 @@ def _duration(seconds: float) -> str:
 
 def run_index(root: Path, output: Path | None, *, workers: int | None, force: bool) -> None:
     """Write an index and say what is in it."""
-    from midway_zoo.train.data.index import build_index
+    from midway_zoo.train.data.index import Index, build_index, index_path
+    from midway_zoo.train.data.sources import base_folder
 
-    raise NotImplementedError
+    location = index_path(root, output)
+    known = Index.load(location, base_folder(root)) if location.is_file() and not force else None
+    index = build_index(root, workers=workers, known=known)
+    index.save(location)
+    sys.stdout.write(f"{index.report()}\n{location}\n")
 
 
-def run_prepare(
-    root: Path, out: Path, *, height: int, gop: int, layout: str, workers: int | None
-) -> None:
+def run_prepare(root: Path, out: Path, *, height: int, gop: int, layout: str, workers: int | None) -> None:
     """Re-encode and say what it took."""
-    raise NotImplementedError
+    from midway_zoo.train.data.prepare import prepare
+
+    report = prepare(root, out, height=height, gop=gop, format=layout, workers=workers)
+    sys.stdout.write(f"{report}\n")

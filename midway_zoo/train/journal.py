@@ -97,5 +97,5 @@ class Progress:
             if line.get(key) is not None
         }
         rate = f"{line[f'{self.unit}_per_s']:.1f} {self.unit}/s, data {line['data_wait']:.0%}"
-        self._bar.set_postfix_str(", ".join([*(f"{key} {value}" for key, value in shown.items()), rate], refresh=False)
+        self._bar.set_postfix_str(", ".join([*(f"{key} {value}" for key, value in shown.items()), rate]), refresh=False)
         self._bar.update()

@@ -1,13 +1,15 @@
 """Midway pretraining as a task of the generic loop."""
 
+import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.index import load_or_build_index
+from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
 from midway_zoo.train.data.loading import make_loader
 from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
 from midway_zoo.train.data.sampling import StepBatches
@@ -32,7 +34,7 @@ class PretrainTask(Task[PretrainConfig]):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__(config)
         check_pretrain(config)
-        index = load_or_build_index(config.data.root, config.data.index)
+        index = load_or_build_index(config.data.root, _index_file(config))
         self.stream = pair_stream(index, config.data, config.seed)
         pairs = config.epochs * self.stream.pairs_per_epoch
         self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
@@ -108,3 +110,15 @@ class PretrainTask(Task[PretrainConfig]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.failures.load_state_dict(state["failures"])
+
+
+def _index_file(config: PretrainConfig) -> Path | None:
+    """The index that is named, or the one with the data; in the run folder if the data's cannot be written to."""
+    if config.data.index is not None:
+        return Path(config.data.index)
+    beside = index_path(config.data.root)
+    if beside.is_file() or os.access(beside.parent, os.W_OK):
+        return None
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / INDEX_NAME
