@@ -58,7 +58,7 @@ class Column(IntEnum):
 
 @dataclass
 class PhotometricConfig:
-    """What is drawn for each view (section 4.1 and appendix of the paper; BYOL's two view types).
+    """What is drawn for each view: the paper's recipe, which is DINO's, with BYOL's two types of views.
 
     Strengths are of torchvision's ``ColorJitter``. Of three probabilities the first is of views of type
     1, the second of type 2, the third of local crops.
@@ -142,9 +142,8 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
     if views.ndim != 4 or views.shape[1] != 3 or 0 in views.shape[2:]:
         raise InputError(f"views of shape {tuple(views.shape)}: (N, 3, H, W) is expected.")
     if params.shape != (len(views), len(Column)):
-        raise InputError(
-            f"parameters of shape {tuple(params.shape)} for {len(views)} views: {(len(views), len(Column))} is expected."
-        )
+        expected = len(views), len(Column)
+        raise InputError(f"parameters of shape {tuple(params.shape)}: {expected} is expected, a row per view.")
     if views.dtype != torch.uint8:
         raise InputTypeError(f"views of dtype {views.dtype}: uint8 is expected, as ViewSampler gives them.")
     with torch.autocast(views.device.type, enabled=False):
@@ -254,11 +253,9 @@ def _mean_luma(images: Tensor) -> Tensor:
     return luma(images.mean((-2, -1), keepdim=True))
 
 
-def _normalise(images: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
-    return (images - mean) / std
+def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1), filled on the device: a copy from the host would wait for it."""
+    return torch.stack([torch.full((1, 1), value, device=device) for value in values])
 
 
 _JITTER: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
@@ -272,7 +269,7 @@ _IDENTITY = (1.0, 1.0, 1.0, 0.0)
 
 def _augment_each(views: Tensor, params: Tensor) -> Tensor:
     result = torch.empty(views.shape, dtype=torch.float32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    mean, std = (_per_channel(v, views.device) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
     for view, row, out in zip(views, params.tolist(), result, strict=True):
         image = view.float().mul_(1 / 255)
         ranks = row[Column.BRIGHTNESS_RANK : Column.HUE_RANK + 1]
@@ -294,7 +291,9 @@ def _augment_together(views: Tensor, params: Tensor) -> Tensor:
     grey, solarised = (params[:, column, None, None, None] for column in (Column.GREY, Column.SOLARISE))
     images = torch.where(grey > 0, luma(images), images)
     images = gaussian_blurs(images, params[:, Column.BLUR])
-    return _normalise(torch.where(solarised > 0, solarise(images), images))
+    images = torch.where(solarised > 0, solarise(images), images)
+    mean, std = (_per_channel(v, views.device) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    return (images - mean) / std
 
 
 def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
