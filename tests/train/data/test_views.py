@@ -12,7 +12,7 @@ from torchvision.transforms import RandomResizedCrop
 
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
 from midway_zoo.train.data.photometric import Column, augment
-from midway_zoo.train.data.views import Box, ViewsConfig, ViewSampler, random_box
+from midway_zoo.train.data.views import Box, ViewSampler, ViewsConfig, random_box
 
 ASPECT = (3 / 4, 4 / 3)
 SMALL = ViewsConfig(dynamics_size=32, global_size=24, local_size=12, local_crops=3)
@@ -185,18 +185,15 @@ def test_frames_are_left_as_they_are() -> None:
     assert torch.equal(frames, before)
 
 
-def test_types_of_the_views() -> None:
-    """With p 1 for one kind only, its views are those that are blurred: order t1 t2 | t1 t2 t1 t2 | locals."""
-    expected = [True, False] * 3 + [False] * 6
-    for kind in range(3):
-        blur_p = tuple(float(kind == i) for i in range(3))
-        config = ViewsConfig(local_crops=3, blur_p=blur_p)  # type: ignore[arg-type]
-        blurred = sample(0, config=config)["photometric"][:, Column.BLUR] > 0
-        if kind == 1:
-            expected = [False, True] * 3 + [False] * 6
-        elif kind == 2:
-            expected = [False] * 6 + [True] * 6
-        assert blurred.tolist() == expected
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(0, [True, False] * 3 + [False] * 6), (1, [False, True] * 3 + [False] * 6), (2, [False] * 6 + [True] * 6)],
+)
+def test_types_of_the_views(kind: int, expected: list[bool]) -> None:
+    """With p 1 for one kind only, just its views are blurred: 1 2 for dynamics, 1 2 1 2 for globals, then locals."""
+    blur_p = (float(kind == 0), float(kind == 1), float(kind == 2))
+    params = sample(0, config=ViewsConfig(local_crops=3, blur_p=blur_p))["photometric"]
+    assert (params[:, Column.BLUR] > 0).tolist() == expected
 
 
 @pytest.mark.parametrize("size", [(40, 64), (64, 40), (5, 400), (1, 1), (2, 3)])
