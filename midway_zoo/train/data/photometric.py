@@ -209,19 +209,29 @@ def gaussian_blur(image: Tensor, radius: float) -> Tensor:
     Pixels outside repeat the nearest one inside, as in PIL's ``GaussianBlur`` (which approximates the
     Gaussian by boxes).
     """
-    for dim in (-1, -2):
-        size = image.shape[dim]
-        reach = min(math.ceil(_REACH * radius), size - 1)
-        weights = [math.exp(-(distance**2) / (2 * radius**2)) for distance in range(reach + 1)]
-        total = weights[0] + 2 * sum(weights[1:])
-        margin = (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach)
-        padded = F.pad(image[None], margin, mode="replicate")[0]
-        image = padded.narrow(dim, reach, size) * (weights[0] / total)
-        for distance in range(1, reach + 1):
-            weight = weights[distance] / total
-            image.add_(padded.narrow(dim, reach - distance, size), alpha=weight)
-            image.add_(padded.narrow(dim, reach + distance, size), alpha=weight)
-    return image
+    down, right = (_kernel(radius, size) for size in image.shape[-2:])
+    rows, columns = len(down) - 1, len(right) - 1
+    padded = F.pad(image[None], (columns, columns, rows, rows), mode="replicate")[0]
+    return _filter(_filter(padded, right, -1), down, -2)
+
+
+def _kernel(radius: float, size: int) -> list[float]:
+    """Weights at distances 0, 1, ... of a side of ``size`` pixels."""
+    reach = min(math.ceil(_REACH * radius), size - 1)
+    weights = [math.exp(-(distance**2) / (2 * radius**2)) for distance in range(reach + 1)]
+    total = weights[0] + 2 * sum(weights[1:])
+    return [weight / total for weight in weights]
+
+
+def _filter(padded: Tensor, weights: list[float], dim: int) -> Tensor:
+    """Symmetric filter along ``dim``, as a sum of shifted images: on a CPU faster than a convolution."""
+    reach = len(weights) - 1
+    size = padded.shape[dim] - 2 * reach
+    result = padded.narrow(dim, reach, size) * weights[0]
+    for distance in range(1, reach + 1):
+        for start in (reach - distance, reach + distance):
+            result.add_(padded.narrow(dim, start, size), alpha=weights[distance])
+    return result
 
 
 def gaussian_blurs(images: Tensor, radii: Tensor) -> Tensor:
@@ -253,9 +263,12 @@ def _mean_luma(images: Tensor) -> Tensor:
     return luma(images.mean((-2, -1), keepdim=True))
 
 
-def _per_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(3, 1, 1), filled on the device: a copy from the host would wait for it."""
-    return torch.stack([torch.full((1, 1), value, device=device) for value in values])
+def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and scale (3, 1, 1), filled on the device: a copy from the host would wait for it."""
+    scale = [1 / std for std in IMAGENET_DEFAULT_STD]
+    offset = [-mean * factor for mean, factor in zip(IMAGENET_DEFAULT_MEAN, scale, strict=True)]
+    values = torch.stack([torch.full((1, 1), value, device=device) for value in offset + scale])
+    return values[:3], values[3:]
 
 
 _JITTER: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
@@ -269,7 +282,7 @@ _IDENTITY = (1.0, 1.0, 1.0, 0.0)
 
 def _augment_each(views: Tensor, params: Tensor) -> Tensor:
     result = torch.empty(views.shape, dtype=torch.float32)
-    mean, std = (_per_channel(v, views.device) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    offset, scale = _normalisation(views.device)
     for view, row, out in zip(views, params.tolist(), result, strict=True):
         image = view.float().mul_(1 / 255)
         ranks = row[Column.BRIGHTNESS_RANK : Column.HUE_RANK + 1]
@@ -282,7 +295,7 @@ def _augment_each(views: Tensor, params: Tensor) -> Tensor:
             image = gaussian_blur(image, row[Column.BLUR])
         if row[Column.SOLARISE]:
             image = solarise(image)
-        torch.sub(image, mean, out=out).div_(std)
+        torch.addcmul(offset, image, scale, out=out)
     return result
 
 
@@ -292,8 +305,8 @@ def _augment_together(views: Tensor, params: Tensor) -> Tensor:
     images = torch.where(grey > 0, luma(images), images)
     images = gaussian_blurs(images, params[:, Column.BLUR])
     images = torch.where(solarised > 0, solarise(images), images)
-    mean, std = (_per_channel(v, views.device) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return (images - mean) / std
+    offset, scale = _normalisation(views.device)
+    return torch.addcmul(offset, images, scale)
 
 
 def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
