@@ -1,29 +1,34 @@
 """Photometric augmentation of the views: parameters drawn by the worker, operations run on the views' device.
 
 The order is that of DINO: colour jitter (its four operations in an order drawn per view), grey, blur,
-solarisation, then ImageNet normalisation. Colours follow PIL, on which the original recipe runs: luma is
-ITU-R 601, hue is turned in HSV, every jitter operation ends with a clamp to [0, 1].
+solarisation, then ImageNet normalisation.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
+from midway_zoo.train.data.image_ops import (
+    Factor,
+    adjust_brightness_,
+    adjust_contrast_,
+    adjust_hue,
+    adjust_saturation_,
+    gaussian_blur,
+    gaussian_blurs,
+    luma,
+    mean_luma,
+    solarise,
+)
 
-Factor: TypeAlias = "float | Tensor"
-
-_LUMA = (0.299, 0.587, 0.114)
-_REACH = 3  # the blur's kernel ends at this many standard deviations
 _CHUNK = 256  # views augmented at a time on an accelerator: bounds the memory of the temporaries
 
 
@@ -58,7 +63,7 @@ class Column(IntEnum):
 
 @dataclass
 class PhotometricConfig:
-    """What is drawn for each view (section 4.1 and appendix of the paper; BYOL's two view types).
+    """What is drawn for each view: the paper's recipe, which is DINO's, with BYOL's two types of views.
 
     Strengths are of torchvision's ``ColorJitter``. Of three probabilities the first is of views of type
     1, the second of type 2, the third of local crops.
@@ -142,9 +147,8 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
     if views.ndim != 4 or views.shape[1] != 3 or 0 in views.shape[2:]:
         raise InputError(f"views of shape {tuple(views.shape)}: (N, 3, H, W) is expected.")
     if params.shape != (len(views), len(Column)):
-        raise InputError(
-            f"parameters of shape {tuple(params.shape)} for {len(views)} views: {(len(views), len(Column))} is expected."
-        )
+        expected = len(views), len(Column)
+        raise InputError(f"parameters of shape {tuple(params.shape)}: {expected} is expected, a row per view.")
     if views.dtype != torch.uint8:
         raise InputTypeError(f"views of dtype {views.dtype}: uint8 is expected, as ViewSampler gives them.")
     with torch.autocast(views.device.type, enabled=False):
@@ -156,109 +160,18 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
         return torch.cat([_augment_together(some, theirs) for some, theirs in chunks])
 
 
-def adjust_brightness_(images: Tensor, factor: Factor) -> Tensor:
-    """Multiply images (..., 3, H, W) in [0, 1] by ``factor`` in place, clamped; a tensor broadcasts against them."""
-    return images.mul_(factor).clamp_(0, 1)
+def denormalise(images: Tensor) -> Tensor:
+    """What :func:`augment` gave (..., 3, H, W), as images in [0, 1] to look at."""
+    offset, scale = _normalisation(images.device)
+    return ((images - offset) / scale).clamp_(0, 1)
 
 
-def adjust_contrast_(images: Tensor, factor: Factor) -> Tensor:
-    """Blend images (..., 3, H, W) in [0, 1] with the mean of their luma, in place: 0 = that grey, 1 = as they are."""
-    grey = _mean_luma(images).mul_(1 - factor)
-    return images.mul_(factor).add_(grey).clamp_(0, 1)
-
-
-def adjust_saturation_(images: Tensor, factor: Factor) -> Tensor:
-    """Blend images (..., 3, H, W) in [0, 1] with their luma, in place: 0 = grey, 1 = as they are."""
-    grey = luma(images).mul_(1 - factor)
-    return images.mul_(factor).add_(grey).clamp_(0, 1)
-
-
-def adjust_hue(images: Tensor, turn: Factor) -> Tensor:
-    """Turn the hue of images (..., 3, H, W) in [0, 1] by ``turn`` of the circle; value and chroma of HSV stay.
-
-    A tensor of turns broadcasts against (..., 3, H, W). Hue is had without telling sextants apart (which
-    is slow on CPUs): its distance from red is 1 - r + g + b sextants of colours stretched to [0, 1], on
-    the side of the larger of g and b. Each channel of the result falls from value to value - chroma
-    between one and two sextants from the channel's own hue.
-    """
-    red, green, blue = images.split(1, dim=-3)
-    value = torch.maximum(torch.maximum(red, green), blue)
-    low = torch.minimum(torch.minimum(red, green), blue)
-    chroma = value - low
-    hue = (green + blue).sub_(red).add_(value).sub_(low, alpha=2)
-    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).copysign_(green - blue)
-    own = torch.arange(3, device=images.device).div(3).view(3, 1, 1)
-    distance = hue - (own - turn)
-    distance = distance.sub_(distance.round()).abs_().clamp_(1 / 6, 1 / 3)
-    return distance.mul_(chroma * -6).add_(value.add_(chroma))
-
-
-def luma(images: Tensor) -> Tensor:
-    """Grey (..., 1, H, W) of images (..., 3, H, W), ITU-R 601 as in PIL."""
-    red, green, blue = images.split(1, dim=-3)
-    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
-
-
-def solarise(images: Tensor) -> Tensor:
-    """Invert what is brighter than a half, in images in [0, 1]: that is min(x, 1 - x)."""
-    return torch.minimum(images, 1 - images)
-
-
-def gaussian_blur(image: Tensor, radius: float) -> Tensor:
-    """Blur one image (C, H, W) with a Gaussian of standard deviation ``radius`` > 0, cut at three of them.
-
-    Pixels outside repeat the nearest one inside, as in PIL's ``GaussianBlur`` (which approximates the
-    Gaussian by boxes).
-    """
-    for dim in (-1, -2):
-        size = image.shape[dim]
-        reach = min(math.ceil(_REACH * radius), size - 1)
-        weights = [math.exp(-(distance**2) / (2 * radius**2)) for distance in range(reach + 1)]
-        total = weights[0] + 2 * sum(weights[1:])
-        margin = (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach)
-        padded = F.pad(image[None], margin, mode="replicate")[0]
-        image = padded.narrow(dim, reach, size) * (weights[0] / total)
-        for distance in range(1, reach + 1):
-            weight = weights[distance] / total
-            image.add_(padded.narrow(dim, reach - distance, size), alpha=weight)
-            image.add_(padded.narrow(dim, reach + distance, size), alpha=weight)
-    return image
-
-
-def gaussian_blurs(images: Tensor, radii: Tensor) -> Tensor:
-    """:func:`gaussian_blur` of images (N, 3, H, W) by radii (N,) >= 0 without looking at their values.
-
-    Each direction is one batched product with a banded matrix, so the reach needs no bound.
-    """
-    height, width = images.shape[-2:]
-    rows = _blur_matrices(height, radii)
-    columns = rows if width == height else _blur_matrices(width, radii)
-    blurred = rows[:, None] @ (images @ columns[:, None].mT)
-    return torch.where(radii[:, None, None, None] > 0, blurred, images)
-
-
-def _blur_matrices(size: int, radii: Tensor) -> Tensor:
-    """(N, size, size): row i holds the weights with which pixels make up the blurred pixel i."""
-    distance = torch.arange(size, device=radii.device)
-    spread = radii[:, None].clamp(min=1e-3)
-    weights = torch.exp(-(distance**2) / (2 * spread**2)) * (distance <= (_REACH * spread).ceil())
-    weights = weights / (2 * weights.sum(1, keepdim=True) - weights[:, :1])
-    matrices = weights[:, (distance[:, None] - distance).abs()]
-    # What falls off either end counts for the pixel at that end.
-    outside = weights.flip(1).cumsum(1).flip(1) - weights
-    first, last = (distance == 0).to(weights), (distance == size - 1).to(weights)
-    return matrices + outside[:, :, None] * first + outside.flip(1)[:, :, None] * last
-
-
-def _mean_luma(images: Tensor) -> Tensor:
-    return luma(images.mean((-2, -1), keepdim=True))
-
-
-def _normalise(images: Tensor) -> Tensor:
-    mean, std = (
-        torch.tensor(v, device=images.device).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    )
-    return (images - mean) / std
+def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Offset and scale (3, 1, 1), filled on the device: a copy from the host would wait for it."""
+    scale = [1 / std for std in IMAGENET_DEFAULT_STD]
+    offset = [-mean * factor for mean, factor in zip(IMAGENET_DEFAULT_MEAN, scale, strict=True)]
+    values = torch.stack([torch.full((1, 1), value, device=device) for value in offset + scale])
+    return values[:3], values[3:]
 
 
 _JITTER: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
@@ -272,7 +185,7 @@ _IDENTITY = (1.0, 1.0, 1.0, 0.0)
 
 def _augment_each(views: Tensor, params: Tensor) -> Tensor:
     result = torch.empty(views.shape, dtype=torch.float32)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    offset, scale = _normalisation(views.device)
     for view, row, out in zip(views, params.tolist(), result, strict=True):
         image = view.float().mul_(1 / 255)
         ranks = row[Column.BRIGHTNESS_RANK : Column.HUE_RANK + 1]
@@ -285,7 +198,7 @@ def _augment_each(views: Tensor, params: Tensor) -> Tensor:
             image = gaussian_blur(image, row[Column.BLUR])
         if row[Column.SOLARISE]:
             image = solarise(image)
-        torch.sub(image, mean, out=out).div_(std)
+        torch.addcmul(offset, image, scale, out=out)
     return result
 
 
@@ -294,7 +207,9 @@ def _augment_together(views: Tensor, params: Tensor) -> Tensor:
     grey, solarised = (params[:, column, None, None, None] for column in (Column.GREY, Column.SOLARISE))
     images = torch.where(grey > 0, luma(images), images)
     images = gaussian_blurs(images, params[:, Column.BLUR])
-    return _normalise(torch.where(solarised > 0, solarise(images), images))
+    images = torch.where(solarised > 0, solarise(images), images)
+    offset, scale = _normalisation(views.device)
+    return torch.addcmul(offset, images, scale)
 
 
 def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
@@ -322,5 +237,5 @@ def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
 
 
 def _blend(images: Tensor, factor: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
-    reference = contrast * _mean_luma(images) + saturation * luma(images)
+    reference = contrast * mean_luma(images) + saturation * luma(images)
     return (images * factor + (1 - factor) * reference).clamp(0, 1)

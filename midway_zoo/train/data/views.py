@@ -1,6 +1,6 @@
 """The 22 views of a frame pair: which boxes are cut, and cutting them in the worker.
 
-Boxes and flips follow the paper's recipe (section 4.1): frames of a pair share the dynamics box, the
+Boxes and flips follow the paper's pretraining recipe: frames of a pair share the dynamics box, the
 initial box and the two global boxes inside it; local boxes are each frame's own.
 """
 
