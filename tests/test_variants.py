@@ -13,6 +13,7 @@ import midway_zoo as mz
 from midway_zoo import MidwayConfig, MidwayNetwork
 from midway_zoo.errors import CheckpointError, ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.weights.sharing import network_card
 
 from .released_files import TINY
 
@@ -145,9 +146,8 @@ def test_levels_that_are_left_out_are_refused() -> None:
             call()
 
 
-@pytest.mark.parametrize("values", [BASE, {"levels": (1, 0), "refinement": False}], ids=["alone", "two levels"])
-def test_compiles_without_graph_breaks(values: dict[str, Any]) -> None:
-    network = build(**values)
+def test_compiles_without_graph_breaks() -> None:
+    network = build(**BASE | {"levels": (1, 0)})
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         expected, output = network(*pair()), compiled(*pair())
@@ -253,6 +253,20 @@ def test_folder_of_another_variant_is_refused(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="unexpected"):
         mz.load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, None),
+        (BASE, "| variant | no backward; no refinement; no gating; levels 2 only |"),
+        ({"dynamics": False}, "| variant | encoder alone, no dynamics |"),
+    ],
+)
+def test_model_card_says_what_is_left_out(values: dict[str, Any], told: str | None) -> None:
+    card = network_card(build(**values))
+    assert "variant" not in card if told is None else told in card
+    assert ("motion latents" in card) == ("infer_motion_latent" in card) == values.get("dynamics", True)
 
 
 @pytest.mark.parametrize(

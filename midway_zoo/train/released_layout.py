@@ -39,6 +39,9 @@ _GAIN, _DIRECTIONS = "last_layer.parametrizations.weight.original0", "last_layer
 
 _ENCODER_FIELDS = ("embed_dim", "depth", "num_heads", "patch_size", "grid", "feature_blocks", "paired")
 
+# Not of the layout: timm's name follows from the shapes, and a flow head is trained later.
+_ELSEWHERE = {"encoder", "flow_head", "flow_size"}
+
 # What a torch.amp.GradScaler that was never used saves.
 _FRESH_SCALER = {
     "scale": 65536.0,
@@ -260,10 +263,10 @@ def _check_written(temporary: Path, name: str, config: MidwayConfig) -> None:
         parts = Parts(archive)
         found = parts.config("student", paired=config.paired)
         wanted, seen = config.to_dict(), found.to_dict()
-        # The timm name follows from the shapes; an encoder alone says nothing of dynamics.
-        told = {"dynamics", *_ENCODER_FIELDS} if not config.dynamics else wanted.keys() - {"encoder"}
+        # An encoder alone says nothing of dynamics.
+        told = {"dynamics", *_ENCODER_FIELDS} if not config.dynamics else wanted.keys() - _ELSEWHERE
         different = [key for key in wanted if key in told and wanted[key] != seen[key]]
         if different:
             values = ", ".join(f"{key}={wanted[key]!r} (it would be read as {seen[key]!r})" for key in different)
             raise ConfigError(f"{name}: the released layout cannot say {values}; save_pretrained keeps it.")
-        parts.network_refs(empty_network(config), "student")
+        parts.network_refs(empty_network(found), "student")
