@@ -206,8 +206,9 @@ def _dict_config(values: Mapping[str, Any]) -> Any:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """On the CPU and in a storage of its own: torch.save writes whole storages."""
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    """On the CPU and alone in its storage: torch.save writes whole storages."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
