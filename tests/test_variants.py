@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.utils import save_image
 
 import midway_zoo as mz
 from midway_zoo import MidwayConfig, MidwayNetwork
+from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.weights.sharing import network_card
@@ -253,6 +256,16 @@ def test_folder_of_another_variant_is_refused(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="unexpected"):
         mz.load_checkpoint(tmp_path)
+
+
+def test_motion_command_of_a_single_level(tmp_path: Path) -> None:
+    build(levels=(2,)).save_pretrained(tmp_path / "network")
+    frames, out = tmp_path / "frames", tmp_path / "motion.safetensors"
+    frames.mkdir()
+    for index, image in enumerate(pair(1).sigmoid()[:, 0]):
+        save_image(image, frames / f"{index}.png")
+    assert main(["motion", str(tmp_path / "network"), str(frames), "-o", str(out)]) == 0
+    assert load_file(out).keys() == {"tokens", "pooled"}
 
 
 @pytest.mark.parametrize(
