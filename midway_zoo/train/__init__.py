@@ -1,0 +1,1 @@
+"""Pretraining of Midway Networks; never imported by `import midway_zoo`."""
