@@ -48,7 +48,11 @@ _MIX = {
 
 
 class Procedural:
-    """Sums of waves, squashed to sharpen them, between two random colours. Colours say nothing about the family."""
+    """Sums of waves, squashed to sharpen them, between two random colours. Colours say nothing about the family.
+
+    All are shaded by slower waves that never line up again: a pattern that repeats would match itself after
+    one period, and stripes after any move along them, so that motion could not be told from the pictures.
+    """
 
     def __init__(self, config: ScenesConfig) -> None:
         self._config = config
@@ -62,19 +66,22 @@ class Procedural:
         mix = np.array([_MIX[name] for name in TEXTURES])[families]
         sharpness = draws.uniform(layers, low=config.sharpness[0], high=config.sharpness[1])
         mix[..., :5] *= sharpness[..., None]
-        middle = draws.uniform(layers, 3, low=0.32, high=0.68)
+        relief = draws.uniform(layers, 1, low=0.03, high=0.06)
+        middle = draws.uniform(layers, 3, low=0.4, high=0.6)
         sign = np.where(draws.uniform(layers, 3) < 0.5, -1.0, 1.0)
-        return coordinates, np.concatenate([mix, middle, sign * draws.uniform(layers, 3, low=0.12, high=0.32)], 2)
+        contrast = sign * draws.uniform(layers, 3, low=0.12, high=0.28)
+        return coordinates, np.concatenate([mix, relief, middle, contrast], axis=2)
 
     def paint(self, p: Tensor, q: Tensor, numbers: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        first, second, product, slanted, constant, bend, *colours = numbers
+        first, second, product, slanted, constant, bend, relief, *colours = numbers
         across = q.sin()
         along = torch.addcmul(p, bend, across).sin_()
         slant = (0.62 * p).add_(q, alpha=1.13).sin_().add_((1.31 * p).sub_(q, alpha=0.87).sin_())
         value = torch.addcmul(constant, first, along).addcmul_(slanted, slant)
         value.addcmul_(torch.addcmul(second, product, along), across)
-        value.mul_(torch.addcmul(torch.ones_like(value), value, value).rsqrt_())
-        red, green, blue = (torch.addcmul(colours[c], colours[c + 3], value) for c in range(3))
+        value.mul_(value.square().add_(1).rsqrt_())
+        shade = (0.23 * p).add_(q, alpha=0.41).sin_().add_((0.37 * p).sub_(q, alpha=0.19).sin_()).mul_(relief)
+        red, green, blue = (torch.addcmul(shade, colours[c + 3], value).add_(colours[c]) for c in range(3))
         return red, green, blue
 
 
