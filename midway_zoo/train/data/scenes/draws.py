@@ -38,7 +38,7 @@ class Draws:
         count = math.prod(shape)
         counters = np.arange(self._used + 1, self._used + count + 1, dtype=np.uint64) * _GOLDEN
         self._used += count
-        return _mix(self._keys[:, None] + counters).reshape(-1, *shape)
+        return _mix(self._keys[:, None] + counters).reshape(len(self._keys), *shape)
 
     def uniform(self, *shape: int, low: float = 0.0, high: float = 1.0) -> Array:
         """(B, *shape), in [low, high)."""
