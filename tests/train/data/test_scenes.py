@@ -171,6 +171,21 @@ def test_each_object_has_one_class_and_classes_are_even() -> None:
     assert len(classes) > 1000
 
 
+def test_colour_says_nothing_about_the_class() -> None:
+    batch = SceneGenerator(plain(height=32, width=32, objects=(3, 3), antialias=False), 0).render(range(300))
+    colours, classes = [], []
+    for frame, labels, instances in zip(batch.frames[:, 0], batch.labels[:, 0], batch.instances[:, 0], strict=True):
+        for instance in range(1, 4):
+            here = instances == instance
+            if here.sum() >= 20:
+                colours.append(frame[:, here].mean(dim=1))
+                classes.append(int(labels[here][0]))
+    table, kinds = torch.stack(colours), torch.tensor(classes)
+    between = torch.stack([table[kinds == c].mean(dim=0) for c in range(1, 13)]).std(dim=0)
+    # Means of unrelated colours differ by their standard error.
+    assert (between < 2 * table.std(dim=0) / (len(kinds) / 12) ** 0.5).all()
+
+
 def test_labels_hold_still_relative_to_their_objects() -> None:
     batch = SceneGenerator(plain(frames=4), 2).render(range(6))
     for labels, instances in zip(batch.labels, batch.instances, strict=True):

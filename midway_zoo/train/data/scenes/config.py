@@ -55,7 +55,12 @@ class ScenesConfig:
     textures: str = PROCEDURAL
     """"procedural", or a folder with images (searched recursively)."""
     period: tuple[float, float] = (6.0, 16.0)
-    """Length in pixels over which a procedural texture repeats; drawn log-uniformly."""
+    """Length in pixels over which a procedural texture repeats; drawn log-uniformly.
+
+    The flow is exact whatever the period, but warping a rendered frame interpolates between its pixels: bilinear
+    warps of unoccluded pixels are off by 4/255 on average at 6 to 16 pixels, 0.3/255 at 24 to 48, and never more
+    than 1/255 at 48 to 64 with a ``sharpness`` of 0.5. :meth:`SceneGenerator.sample` does without interpolation.
+    """
     sharpness: tuple[float, float] = (1.0, 2.5)
     """Of procedural textures: below 1 sinusoidal, above 2 nearly two-coloured."""
     texture_size: int = 256

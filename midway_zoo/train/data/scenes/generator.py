@@ -58,8 +58,12 @@ class SceneGenerator:
         config = self.config
         pixels = config.frames * config.height * config.width
         step = max(1, _CHUNK.get(self.device.type, _CHUNK_ELSEWHERE) // pixels)
-        parts = [self._render(numbers[start : start + step]) for start in range(0, len(numbers), step)]
-        return _joined(parts)
+        result = self._empty(len(numbers))
+        for start in range(0, len(numbers), step):
+            part = self._render(numbers[start : start + step])
+            for field in fields(SceneBatch):  # copied while still in the cache, which joining them later is not
+                getattr(result, field.name)[start : start + step] = getattr(part, field.name)
+        return result
 
     @torch.no_grad()
     def sample(self, indices: Sequence[int] | Tensor, frame: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,6 +90,17 @@ class SceneGenerator:
         frames = slice(frame, frame + 1)
         coverage = Outlines(layout, self.device).cover(frames, x, y, antialias=self.config.antialias)
         return paint(layout, self._texture, coverage, frames, x, y)[:, 0], coverage.owner[:, 0].long()
+
+    def _empty(self, count: int) -> SceneBatch:
+        config, device = self.config, self.device
+        clip, steps, size = (count, config.frames), (count, config.frames - 1), (config.height, config.width)
+        return SceneBatch(
+            frames=torch.empty(*clip, 3, *size, device=device),
+            flow=torch.empty(*steps, 2, *size, device=device),
+            occlusion=torch.empty(*steps, *size, dtype=torch.bool, device=device),
+            labels=torch.empty(*clip, *size, dtype=torch.int64, device=device),
+            instances=torch.empty(*clip, *size, dtype=torch.int64, device=device),
+        )
 
     def _render(self, indices: npt.NDArray[np.int64]) -> SceneBatch:
         config, device = self.config, self.device
@@ -128,10 +143,3 @@ def _indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
     if not numbers or any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
         raise InputError(f"indices={indices!r}: at least one whole number, none below 0, is expected.")
     return np.array(numbers, dtype=np.int64)
-
-
-def _joined(parts: list[SceneBatch]) -> SceneBatch:
-    if len(parts) == 1:
-        return parts[0]
-    names = [field.name for field in fields(SceneBatch)]
-    return SceneBatch(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})

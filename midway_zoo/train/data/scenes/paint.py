@@ -29,7 +29,7 @@ class Lookup:
         """R tensors (B * T * H * W,), or (N,) for the N pixels ``at``, from a table (B, T, L, R)."""
         columns = torch.from_numpy(np.ascontiguousarray(table.reshape(-1, table.shape[-1]).T))
         cells = self.cells if at is None else self.cells.index_select(0, at)
-        return [column.index_select(0, cells) for column in columns.to(cells.device, dtype)]
+        return [column.index_select(0, cells) for column in columns.to(dtype).to(cells.device)]
 
 
 def paint(layout: Layout, texture: Texture, coverage: Coverage, frames: slice, x: Tensor, y: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """Generated pairs for flow training, through an ordinary ``DataLoader``."""
 
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -63,6 +62,3 @@ class ScenePairs(Dataset[ScenePair]):
         batch = self._generator.render(range(index * self.batch_size, (index + 1) * self.batch_size))
         source, target = batch.frames.unbind(1)
         return ScenePair(source, target, batch.flow[:, 0], batch.occlusion[:, 0])
-
-    def __iter__(self) -> Iterator[ScenePair]:
-        return (self[index] for index in range(self._batches))
