@@ -253,7 +253,7 @@ def test_a_generator_survives_pickling() -> None:
     assert_equal(pickle.loads(pickle.dumps(scenes)).render([3]), scenes.render([3]))
 
 
-@pytest.mark.parametrize("indices", [[], [-1], [1.5], [True], torch.tensor([0.5])])
+@pytest.mark.parametrize("indices", [[], [-1], [2**63], [1.5], [True], torch.tensor([0.5])])
 def test_indices_that_are_none(indices: Any) -> None:
     with pytest.raises(InputError, match="whole number"):
         SceneGenerator(ScenesConfig(), 0).render(indices)
@@ -265,6 +265,8 @@ def test_wrong_arguments() -> None:
     points = torch.zeros(1, 2, 2)
     with pytest.raises(InputError, match="frame=2"):
         SceneGenerator(ScenesConfig(), 0).sample([0], 2, points, points)
+    with pytest.raises(InputError, match=r"\[2, H, W\]"):
+        SceneGenerator(ScenesConfig(), 0).sample([0, 1], 0, points, points)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +53,7 @@ class SceneGenerator:
             indices: B whole numbers of at least 0, in any order.
 
         Raises:
-            InputError: if there is none, or one is negative.
+            InputError: if there is none, or one is no such number.
         """
         numbers = _indices(indices)
         config = self.config
@@ -81,10 +82,16 @@ class SceneGenerator:
         Returns:
             (B, 3, H', W') float32 colours in [0, 1] and (B, H', W') int64 instances. Outside of the picture,
             the scene as it goes on there.
+
+        Raises:
+            InputError: for a frame or shapes that do not fit.
         """
         if not 0 <= frame < self.config.frames:
             raise InputError(f"frame={frame}: the scenes have frames 0 to {self.config.frames - 1}.")
-        layout = draw_layout(self.config, self._texture, self.seed, _indices(indices))
+        numbers = _indices(indices)
+        if x.shape != y.shape or x.ndim != 3 or len(x) != len(numbers):
+            raise InputError(f"x {list(x.shape)} and y {list(y.shape)}: both [{len(numbers)}, H, W] are expected.")
+        layout = draw_layout(self.config, self._texture, self.seed, numbers)
         x = x.to(self.device, torch.float32)[:, None] - (self.config.width - 1) / 2
         y = y.to(self.device, torch.float32)[:, None] - (self.config.height - 1) / 2
         frames = slice(frame, frame + 1)
@@ -138,8 +145,12 @@ class SceneGenerator:
 
 def _indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
     if isinstance(indices, Tensor):
-        indices = indices.tolist()
+        indices = indices.flatten().tolist()
     numbers = list(indices)
-    if not numbers or any(not isinstance(number, int) or isinstance(number, bool) or number < 0 for number in numbers):
-        raise InputError(f"indices={indices!r}: at least one whole number, none below 0, is expected.")
+    if not numbers or not all(_is_index(number) for number in numbers):
+        raise InputError(f"indices={indices!r}: at least one whole number, none below 0 or over 63 bits, is expected.")
     return np.array(numbers, dtype=np.int64)
+
+
+def _is_index(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63
