@@ -71,7 +71,8 @@ def _video(path: Path) -> dict[str, Any]:
 
 def _packets(container: Any, stream: Any) -> tuple[Any, dict[int, bool]]:
     """(first decoded frame, {presentation time in ticks: is a keyframe})."""
-    frame, times = None, {}
+    frame = None
+    times: dict[int, bool] = {}
     for packet in container.demux(stream):
         if frame is None:
             frame = next(iter(packet.decode()), None)
