@@ -60,7 +60,7 @@ def find_sources(root: Path) -> list[Source]:
 
     Raises:
         MissingFileError: if there is no such root.
-        InputError: if a list names an absolute path outside its folder's reach or nothing at all.
+        InputError: if a list names nothing.
     """
     if root.is_dir():
         found = list(_walk(root))
