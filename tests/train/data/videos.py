@@ -48,7 +48,8 @@ def write_video(
     """Encode :func:`picture` 0, 1, ...; ``noise`` makes packets large enough to damage."""
     path.parent.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)
-    with av.open(str(path), "w") as container:
+    options = {"movflags": "+faststart"} if path.suffix == ".mp4" else {}
+    with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream(codec, rate=rate)
         stream.height, stream.width = size
         stream.pix_fmt = pixels
@@ -66,6 +67,7 @@ def write_video(
             stream.codec_context.gop_size = gop
         if milliseconds is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
+        container.start_encoding()
         for index in range(frames):
             image = picture(index, *size)
             if noise:
