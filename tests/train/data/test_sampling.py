@@ -143,7 +143,7 @@ def test_steps_hold_the_same_pairs_for_any_number_of_processes(world: int, parts
     assert {len(batches) for batches in ranks} == {3 * parts}
     for step in range(3):
         mine = [batch for batches in ranks for batch in batches[step * parts : (step + 1) * parts]]
-        assert sum(mine, []) == list(range((3 + step) * 12, (4 + step) * 12))
+        assert [number for batch in mine for number in batch] == list(range((3 + step) * 12, (4 + step) * 12))
 
 
 def test_steps_never_end_unless_told() -> None:
