@@ -241,7 +241,9 @@ def _write_video(out: Path, frames: Iterator[Timed], base: Fraction, rate: Fract
             if count == 0:
                 height, width = scaled_size(frame.height, frame.width, options.height)
                 stream.height, stream.width = _even(height), _even(width)
-            frame = frame.reformat(width=stream.width, height=stream.height, format="yuv420p", interpolation="BICUBIC")
+            frame = frame.reformat(
+                width=stream.width, height=stream.height, format="yuv420p", interpolation="BICUBIC", threads=1
+            )
             frame.pts, frame.time_base, frame.pict_type = time_, base, av.video.frame.PictureType.NONE
             to.mux(stream.encode(frame))
             count += 1

@@ -57,7 +57,7 @@ def test_samples_do_not_depend_on_how_they_are_asked_for(root: Path) -> None:
     assert data[3]["index"].item() == 3
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_give_the_stream_of_the_process_itself(root: Path, method: str) -> None:
     (root / "2.mkv").write_bytes(b"gone bad")
     data = dataset(root) if method == "fork" else dataset(root, starts="all")
