@@ -62,7 +62,7 @@ def write_video(
                 "bf": str(bframes),
                 "preset": "ultrafast",
             }
-            stream.codec_context.options = keys
+            stream.codec_context.options = keys if noise else {**keys, "crf": "4"}
         elif codec == "mpeg4":
             stream.codec_context.gop_size = gop
         if milliseconds is not None:
