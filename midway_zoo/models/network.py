@@ -28,6 +28,12 @@ def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
 
 
+def _flow_head(config: MidwayConfig) -> "FlowHead":
+    from midway_zoo.models.flow_head import FlowHead  # most networks have none
+
+    return FlowHead(config)
+
+
 class MidwayNetwork(
     nn.Module,
     PyTorchModelHubMixin,
@@ -66,11 +72,7 @@ class MidwayNetwork(
             self.target_encoder.load_state_dict(self.encoder.state_dict())
             self.target_encoder.requires_grad_(False)
         self.dynamics = Dynamics(config)
-        self.flow_head: FlowHead | None = None
-        if config.flow_head is not None:
-            from midway_zoo.models.flow_head import FlowHead  # most networks have none
-
-            self.flow_head = FlowHead(config)
+        self.flow_head = None if config.flow_head is None else _flow_head(config)
         self.provenance: dict[str, Any] = {}
 
     @property
@@ -159,12 +161,10 @@ class MidwayNetwork(
         Raises:
             ConfigError: if it has a head, or the widths or size make no sense.
         """
-        from midway_zoo.models.flow_head import FlowHead
-
         if self.flow_head is not None:
             raise ConfigError(f"the network has a flow head already, of widths {self.config.flow_head}.")
         config = override(self.config, {"flow_head": widths, "flow_size": size or self.config.flow_size})
-        self.flow_head = FlowHead(config).to(self.device, self.dtype).train(self.training)
+        self.flow_head = _flow_head(config).to(self.device, self.dtype).train(self.training)
         self.config = config
         return self
 
