@@ -192,9 +192,19 @@ def predict_flow(
     from midway_zoo import flow_prediction  # only who asks for flow pays for it
 
     network = resolve_network(model)
-    head = {"tile": tile, "overlap": overlap, "coarse": coarse}
-    perturbation = {"level": level, "draws": draws, "seed": seed, "window": window}
-    chosen = flow_prediction.choose(network, method, size=size, batch_size=batch_size, **head, **perturbation)
+    chosen = flow_prediction.choose(
+        network,
+        method,
+        size=size,
+        batch_size=batch_size,
+        tile=tile,
+        overlap=overlap,
+        coarse=coarse,
+        level=level,
+        draws=draws,
+        seed=seed,
+        window=window,
+    )
     return flow_prediction.predict(chosen, source, target, both=bidirectional)
 
 

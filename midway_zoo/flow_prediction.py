@@ -92,7 +92,7 @@ class HeadFlow:
         larger = max(self.tile[0], round(height * factor)), max(self.tile[1], round(width * factor))
         if larger[0] * larger[1] > MAX_TOKENS * config.patch_size**2:
             raise InputError(
-                f"an image of {height} x {width} pixels (height x width) would become {larger[0]} x {larger[1]} to hold "
+                f"an image of {height} x {width} pixels would become {larger[0]} x {larger[1]} to hold "
                 f"a tile of {self.tile[0]} x {self.tile[1]}. Crop the image, or pass size=(height, width)."
             )
         return larger
