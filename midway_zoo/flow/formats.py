@@ -113,16 +113,16 @@ def _write_flo(path: Path, values: Array) -> None:
 
 def _read_png(path: Path) -> Array:
     pixels = read_png16(path)
-    values = (pixels[:, :, :2].astype(np.float32) - _KITTI_ZERO) / _KITTI_STEPS
+    values = ((pixels[:, :, :2].astype(np.float32) - _KITTI_ZERO) / _KITTI_STEPS).astype(np.float32)
     values[pixels[:, :, 2] == 0] = np.nan
     return values
 
 
 def _write_png(path: Path, values: Array) -> None:
-    valid = ~np.isnan(values).any(axis=2, keepdims=True)
+    valid = ~np.isnan(values.sum(axis=2, keepdims=True))
     steps = np.where(valid, np.round(values.astype(np.float64) * _KITTI_STEPS + _KITTI_ZERO), 0)
     if steps.min() < 0 or steps.max() > 65535:
-        longest = float(np.abs(values[valid[:, :, 0]]).max())
+        longest = float(np.nanmax(np.abs(values)))
         raise InputError(f"the flow reaches {longest:g} pixels, and .png holds [-512, 512); write .flo instead.")
     write_png16(path, np.concatenate([steps, valid], axis=2).astype(np.uint16))
 

@@ -29,8 +29,8 @@ class FlowMetrics:
     A pixel is valid where both components of the target are finite. A prediction that is not finite there is an error,
     not an outlier: it is counted in :meth:`update`, without waiting for the device, and :meth:`compute` raises.
 
-    On several processes each updates its own, and the states are summed: ``metrics.load_state(reduce(metrics.state()))``
-    with any sum over processes, such as ``functools.partial(accelerator.reduce, reduction="sum")``.
+    On several processes each updates its own, and the states are summed:
+    ``metrics.load_state(accelerator.reduce(metrics.state(), "sum"))``, or with any other sum over processes.
 
     Args:
         max_flow: leave out pixels whose target is as long as this or longer, in pixels (GMFlow's FlyingThings numbers
@@ -84,15 +84,13 @@ class FlowMetrics:
         if occlusion is not None:
             hidden = _mask(occlusion, target.shape[0], valid.shape[1], prediction.device)
             measures |= {"epe_occ": (error, valid & hidden), "epe_noc": (error, valid & ~hidden)}
-        state = torch.zeros_like(self._state)
+        rows = torch.zeros(self._state.shape, dtype=torch.float64, device=prediction.device)
         for name, (values, where) in measures.items():
-            count = where.sum(dim=1).double().cpu()
-            total = (values * where).sum(dim=1, dtype=torch.float64).cpu()
-            seen = count > 0
-            row = [total.sum(), count.sum(), (total[seen] / count[seen]).sum(), seen.sum()]
-            state[_NAMES.index(name)] = torch.stack([item.double() for item in row])
-        state[-1, 0] = broken.sum()
-        self._state += state
+            count, total = where.sum(dim=1), (values * where).sum(dim=1, dtype=torch.float64)
+            means = total / count.clamp_min(1)
+            rows[_NAMES.index(name)] = torch.stack([item.sum().double() for item in (total, count, means, count > 0)])
+        rows[-1, 0] = broken.sum()
+        self._state = self._state.to(rows.device) + rows
 
     def compute(self) -> dict[str, float]:
         """All measures by name; NaN where no pixel was seen.
@@ -105,9 +103,9 @@ class FlowMetrics:
         if not self._state[0, 1]:
             raise InputError("no valid pixel was seen: update() was not called, or every target is invalid.")
         pooled, per_image = {}, {}
-        for name, row in zip(_NAMES, self._state, strict=False):
-            total, count, means, images = row.tolist()
-            if name in ("epe_occ", "epe_noc") and not self._state[-3:-1, 1].any():
+        rows = dict(zip(_NAMES, self._state.tolist(), strict=False))
+        for name, (total, count, means, images) in rows.items():
+            if name in ("epe_occ", "epe_noc") and not rows["epe_occ"][1] + rows["epe_noc"][1]:
                 continue
             factor = 100 if name in _PERCENT else 1
             pooled[name] = factor * total / count if count else float("nan")
@@ -115,7 +113,7 @@ class FlowMetrics:
         return pooled | per_image
 
     def state(self) -> Tensor:
-        """What was counted: float64 on the CPU. The sum of two states is the state of both data sets."""
+        """What was counted: float64, on the predictions' device. The sum of two states is that of both data sets."""
         return self._state.clone()
 
     def load_state(self, state: Tensor) -> None:
@@ -126,11 +124,11 @@ class FlowMetrics:
         """
         if state.shape != self._state.shape:
             raise InputError(f"state of shape {tuple(state.shape)}: {tuple(self._state.shape)} is expected.")
-        self._state = state.detach().to("cpu", torch.float64, copy=True)
+        self._state = state.detach().double().clone()
 
     def merge(self, other: "FlowMetrics") -> None:
         """Add what another one counted."""
-        self._state += other._state
+        self._state = self._state + other._state.to(self._state.device)
 
 
 def _mask(occlusion: Tensor, batch: int, pixels: int, device: torch.device) -> Tensor:

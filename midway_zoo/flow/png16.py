@@ -52,8 +52,8 @@ def read_png16(path: Path) -> npt.NDArray[np.uint16]:
     width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", header)
     if (depth, colour, interlaced) != (16, 2, 0):
         raise InputError(
-            f"{path.name}: {depth} bits, colour type {colour}, interlace {interlaced}; KITTI flow is RGB (colour type 2) "
-            "of 16 bits, not interlaced. Is it a picture of a flow?"
+            f"{path.name}: {depth} bits, colour type {colour}, interlace {interlaced}; KITTI flow is RGB (type 2) of "
+            "16 bits, not interlaced. Is it a picture of a flow?"
         )
     size, given = height * (1 + width * _PIXEL), sum(map(len, packed))
     if min(width, height) < 1 or size > given * MOST_COMPRESSED:
