@@ -20,7 +20,7 @@ from midway_zoo.video_writer import write_video
 from midway_zoo.visualize import flow_to_image
 
 DESCRIPTION = (
-    "Optical flow from image A to image B, as .flo, .npy, .pfm, .flo5 or 16-bit KITTI .png; or of the consecutive frames "
+    "Optical flow from image A to image B, as .flo, .npy, .pfm, .flo5 or 16-bit KITTI .png; or of consecutive frames "
     "of a video or folder A, as an .mp4 with frames and flow side by side."
 )
 _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
@@ -37,13 +37,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--coarse", action="store_true", help="head: place tiles by the flow of the whole image")
     command.add_argument("--draws", type=int, default=1, help="perturbations per token, default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="of the perturbations, default: %(default)s")
-    command.add_argument(
-        "--picture", type=Path, metavar="FLOW.png", help="of two images: the flow in Middlebury colours"
-    )
+    command.add_argument("--picture", type=Path, metavar="FLOW.png", help="of two images: flow in Middlebury colours")
     command.add_argument("--max-flow", type=float, metavar="PIXELS", help="length at full colour; default: the longest")
-    command.add_argument(
-        "--stride", type=int, default=1, help="of a video: take every n-th frame, default: %(default)s"
-    )
+    command.add_argument("--stride", type=int, default=1, help="of a video: every n-th frame, default: %(default)s")
     command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
     command.set_defaults(run=_flow)
 
@@ -87,9 +83,7 @@ def _flow(options: argparse.Namespace) -> None:
 
 def _check_video(options: argparse.Namespace) -> None:
     if options.output.suffix.lower() != ".mp4":
-        raise InputError(
-            f"{options.output.name}: the flow of a video is written to an .mp4; for two images pass A and B."
-        )
+        raise InputError(f"{options.output.name}: flow of a video is written to an .mp4; for two images pass A and B.")
     if options.picture:
         raise InputError("--picture is for two images; of a video, the output is the picture.")
 
