@@ -18,11 +18,24 @@ from midway_zoo.models.flow_head import FlowHead, error_scale
 from midway_zoo.weights.assemble import empty_network
 from tests.released_files import write_released
 
+RELEASED = {
+    "embed_dim": 24,
+    "num_heads": 3,
+    "patch_size": 8,
+    "grid": (4, 4),
+    "motion_dim": 12,
+    "backward_heads": 3,
+    "forward_heads": 3,
+}
 TINY = MidwayConfig(
     embed_dim=24,
     num_heads=3,
     patch_size=8,
     grid=(4, 4),
+    depth=4,
+    feature_blocks=(0, 1, 2, 3),
+    midway_depth=2,
+    forward_depth=2,
     motion_dim=12,
     backward_heads=3,
     forward_heads=3,
@@ -239,7 +252,7 @@ def test_a_missing_tensor_of_the_head_is_an_error(tmp_path: Path) -> None:
 
 def test_released_weights_get_a_fresh_head_and_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "small.pth"
-    write_released(path, replace(TINY, flow_head=None))
+    write_released(path, replace(MidwayConfig(), **RELEASED))
     plain = mz.load_checkpoint(path)
     fields = {"flow_head": list(TINY.flow_head), "flow_size": [32, 48]}
     with caplog.at_level(logging.WARNING, logger="midway_zoo"):
