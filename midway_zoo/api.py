@@ -187,7 +187,8 @@ def predict_flow(
         different sizes give lists.
 
     Raises:
-        InputError: for images or arguments that cannot be used, and for "head" without a head.
+        InputError: for images or arguments that cannot be used, for "head" without a head, and for ``tile``
+            or ``coarse`` with another method.
     """
     from midway_zoo import flow_prediction  # only who asks for flow pays for it
 

@@ -149,6 +149,8 @@ def choose(
     if method == "head" and network.flow_head is None:
         raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
     if method == "perturbation" or network.flow_head is None:
+        if tile is not None or coarse:
+            raise InputError("tile and coarse are for the flow head; for the zero-shot flow pass size, a finer grid.")
         if method == "auto":
             _logger.info("the network has no flow head, using the zero-shot perturbation flow")
         return PerturbationFlow(network, size, batch_size, level, draws, seed, window)

@@ -221,7 +221,8 @@ def test_a_head_can_be_added_once() -> None:
     assert network.config.flow_size == (64, 64)
     assert {parameter.dtype for parameter in network.flow_head.parameters()} == {torch.bfloat16}
     assert not network.flow_head.training
-    assert all(torch.equal(network.state_dict()[key], value) for key, value in body.items())
+    after = network.state_dict()
+    assert all(torch.equal(after[key], value) for key, value in body.items())
     with pytest.raises(ConfigError, match="has a flow head already"):
         network.add_flow_head()
 

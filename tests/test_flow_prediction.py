@@ -320,6 +320,8 @@ def test_half_precision_gives_single_precision_results() -> None:
         ({"overlap": 1}, "overlap=1"),
         ({"overlap": -0.1}, "overlap=-0.1"),
         ({"overlap": "much"}, "overlap='much'"),
+        ({"method": "perturbation", "tile": 32}, "for the flow head"),
+        ({"method": "perturbation", "coarse": True}, "for the flow head"),
         ({"method": "raft"}, "method='raft'"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"window": -1}, "window=-1"),
