@@ -92,11 +92,13 @@ def create_model(
     if encoder not in ("teacher", "student"):
         raise ConfigError(f'encoder={encoder!r}: "teacher" or "student" is expected.')
     if isinstance(name, str) and name.startswith("hf-hub:"):
+        head = _flow_fields(kwargs)
         if kwargs or encoder != "teacher":
             raise ConfigError(f"{name}: what was pushed is what is loaded; no {', '.join(kwargs) or 'encoder'} here.")
         repo_id, _, at = name.removeprefix("hf-hub:").partition("@")
         folder = None if cache_dir is None else Path(cache_dir)
-        return MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
+        network = MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
+        return _with_flow_head(network, head, name)
     architecture, tagged = split_name(name)
     config = override(ARCHITECTURES[architecture], kwargs)
     if not pretrained:
@@ -151,7 +153,8 @@ def load_checkpoint(
             "student".
         paired: keep both encoders, student for source and teacher for target frames, as in pretraining.
         config: for a ``.pth``: fields of :class:`~midway_zoo.MidwayConfig` that override what is inferred
-            (shapes come from tensors, head counts and gate bias from the pickled configuration).
+            (shapes come from tensors, head counts and gate bias from the pickled configuration); with
+            ``flow_head`` the network gets a fresh flow head.
 
     Returns:
         The network on the CPU, in evaluation mode.

@@ -164,6 +164,23 @@ def test_gradients_reach_the_encoder_through_both_frames() -> None:
     assert target.grad.abs().sum() > 0
 
 
+def test_the_head_learns_a_flow_in_pixels() -> None:
+    """A pair and its flow are fitted with the loss of fine-tuning; prediction and error scale follow."""
+    network = mz.MidwayNetwork(TINY)
+    source, target = torch.randn(2, 1, 3, 32, 48)
+    truth = torch.stack([torch.linspace(-4, 4, 48).expand(32, 48), torch.linspace(3, -1, 32)[:, None].expand(32, 48)])
+    optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
+    for _ in range(60):
+        found = network.flow(source, target)
+        scale = error_scale(found[:, 2])
+        loss = ((found[:, :2] - truth).abs().sum(dim=1) / scale + scale.log()).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.linalg.vector_norm(found[0, :2] - truth, dim=0).mean() < 0.5
+    assert scale.mean() < 1
+
+
 def test_paired_networks_see_the_target_with_the_teacher() -> None:
     network = mz.MidwayNetwork(replace(TINY, paired=True)).eval()
     source, target = torch.randn(2, 1, 3, 32, 32)

@@ -194,7 +194,9 @@ class MidwayNetwork(
         if self.flow_head is None:
             raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
         out = self.dynamics(source, target, grid)
-        return self.flow_head([source[3], out.midway_target_tokens[2], out.predictions[2], out.predictions[0]], grid)
+        first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
+        maps = [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
+        return self.flow_head(maps, grid)
 
     # The methods below are the package's functions of the same name, with the network filled in.
 
