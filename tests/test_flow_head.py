@@ -177,8 +177,9 @@ def test_the_head_learns_a_flow_in_pixels() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert torch.linalg.vector_norm(found[0, :2] - truth, dim=0).mean() < 0.5
-    assert scale.mean() < 1
+    lengths = torch.linalg.vector_norm(torch.stack([truth, found[0, :2] - truth]), dim=1).mean(dim=(1, 2))
+    assert lengths[1] < 0.4 * lengths[0]
+    assert scale.mean() < 1.2  # 2.1 at the start
 
 
 def test_paired_networks_see_the_target_with_the_teacher() -> None:
