@@ -23,11 +23,10 @@ from midway_zoo.batching import (
     progress,
     stack,
 )
-from midway_zoo.errors import InputError
+from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.images import Images, Size, count, iterate
-from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import MATCH_LEVEL, check_perturbation, matches, sensitivity
+from midway_zoo.perturbation import check_draws, match_level, matches, sensitivity
 from midway_zoo.registry import resolve_network
 from midway_zoo.results import Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 
@@ -61,15 +60,17 @@ def extract_features(
 
     Raises:
         InputError: for images or arguments that cannot be used.
+        ConfigError: for ``backward=True`` with a network that has no backward layers.
     """
     network = resolve_network(model)
+    levels = _backward_levels(network) if backward else ()
     last = network.config.depth - 1
     _check_blocks(blocks, last)
     check_batch_size(batch_size)
     taps = sorted({*blocks, last, *(network.config.feature_blocks if backward else ())})
     cls: dict[int, Tensor] = {}
     maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
-    backs: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    backs: dict[int, dict[int, Tensor]] = {level: {} for level in levels}
     singles = ((image,) for image in iterate(images))
     with inference(network), progress(count(images), batch_size, "images") as bar:
         for batch in batches(network, singles, size, batch_size):
@@ -79,8 +80,8 @@ def extract_features(
             for block in blocks:
                 _scatter(maps[block], batch, _as_map(tokens[block], grid))
             if backward:
-                levels = [tokens[block] for block in network.config.feature_blocks]
-                for level, features in network.dynamics.backward_features(levels).items():
+                taken = [tokens[block] for block in network.config.feature_blocks]
+                for level, features in network.require_dynamics().backward_features(taken).items():
                     _scatter(backs[level], batch, _as_map(features, grid))
             bar.update(len(batch.indices))
     collected = {block: stack(found) for block, found in maps.items()}
@@ -110,15 +111,17 @@ def infer_motion_latent(
 
     Raises:
         InputError: for images or arguments that cannot be used.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
-    found: dict[int, dict[int, Tensor]] = {level: {} for level in LEVELS}
+    dynamics = network.require_dynamics()
+    found: dict[int, dict[int, Tensor]] = {level: {} for level in network.config.levels}
     grids: dict[int, tuple[int, int]] = {}
     with inference(network):
         for batch in pair_batches(network, source, target, size, batch_size):
             grid = network.grid_of(batch.images[0])
-            latents = network.dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
-            for level in LEVELS:
+            latents = dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
+            for level in found:
                 _scatter(found[level], batch, latents[level])
             grids.update(dict.fromkeys(batch.indices, grid))
     levels = {level: torch.stack(in_order(values)) for level, values in found.items()}
@@ -130,8 +133,9 @@ def motion_latent(
     grid: tuple[int, int] | list[tuple[int, int]],
     pts_seconds: Tensor | None = None,
 ) -> MotionLatent:
-    """The result for latents of all levels, each (B, M, C)."""
-    return MotionLatent(levels[0], levels, levels[0].mean(dim=1), grid, pts_seconds)
+    """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
+    final = levels[min(levels)]
+    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds)
 
 
 def predict_flow(
@@ -146,7 +150,7 @@ def predict_flow(
     tile: int | tuple[int, int] | None = None,
     overlap: float = 0.7,
     coarse: bool = False,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 1,
     seed: int = 0,
     window: int = 1,
@@ -176,7 +180,8 @@ def predict_flow(
         overlap: for the head: least share of a tile that its neighbour covers too, in [0, 1).
         coarse: for the head: see the whole image at the size of one tile first, and move each tile of the target to
             where that flow points: for displacements that leave a tile.
-        level: for perturbation: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        level: for perturbation: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the
+            highest, 2.
         draws: likewise: random perturbations per token to average.
         seed: likewise: of the perturbations.
         window: likewise: radius in tokens of the soft arg-max; 0 is the plain arg-max.
@@ -189,6 +194,7 @@ def predict_flow(
     Raises:
         InputError: for images or arguments that cannot be used, for "head" without a head, and for ``tile``
             or ``coarse`` with another method.
+        ConfigError: if the network is an encoder alone.
     """
     from midway_zoo import flow_prediction  # only who asks for flow pays for it
 
@@ -239,6 +245,7 @@ def predict_flows(
         InputError: for frames or arguments that cannot be used, or fewer than two frames.
         MissingFileError: if the path does not exist.
         MissingExtraError: for a video without PyAV.
+        ConfigError: if the network is an encoder alone.
     """
     from midway_zoo import flow_prediction
 
@@ -255,7 +262,7 @@ def perturbation_heatmap(
     *,
     size: Size = None,
     batch_size: int = 8,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 8,
     seed: int = 0,
 ) -> PerturbationHeatmap:
@@ -268,7 +275,7 @@ def perturbation_heatmap(
         xy: (x, y) in pixels of the source, or one per pair (B, 2).
         size: as in :func:`extract_features`.
         batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
         draws: random perturbations to average.
         seed: of the perturbations.
 
@@ -277,9 +284,11 @@ def perturbation_heatmap(
 
     Raises:
         InputError: for images or arguments that cannot be used, or a point outside the image.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
-    check_perturbation(level, draws, seed)
+    level = match_level(network, level)
+    check_draws(draws, seed)
     pairs = count(source)
     expected = f"one (x, y) or one per pair, ({pairs}, 2), is expected."
     try:
@@ -317,6 +326,16 @@ def _check_blocks(blocks: Sequence[int], last: int) -> None:
     usable = all(isinstance(index, int) and not isinstance(index, bool) and 0 <= index <= last for index in indices)
     if not usable or not indices or len(set(indices)) < len(indices):
         raise InputError(f"blocks={blocks!r}: different block indices from 0 to {last} are expected.")
+
+
+def _backward_levels(network: MidwayNetwork) -> tuple[int, ...]:
+    if network.dynamics is None or not network.config.backward:
+        missing = "backward" if network.config.dynamics else "dynamics"
+        raise ConfigError(
+            f"this network has no backward layers (config.{missing}=False), so it has no backward features; "
+            "leave out backward=True and read the encoder's maps."
+        )
+    return network.config.levels
 
 
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:

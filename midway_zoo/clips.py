@@ -16,7 +16,6 @@ from midway_zoo.api import Model, motion_latent
 from midway_zoo.batching import Fit, check_batch_size, inference, network_size, normaliser
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.images import Images, Size, count, iterate, resize, to_tensor
-from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.registry import resolve_network
 from midway_zoo.results import MotionLatent
@@ -58,12 +57,14 @@ def infer_motion_latents(
         InputError: for frames or arguments that cannot be used, or fewer than two frames.
         MissingFileError: if the path does not exist.
         MissingExtraError: for a video without PyAV.
+        ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
+    dynamics = network.require_dynamics()
     check_batch_size(batch_size)
     check_sampling(stride, fps)
     frames, total = read_frames(clip, stride, fps)
-    found: dict[int, list[Tensor]] = {level: [] for level in LEVELS}
+    found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
     times: list[float | None] = []
     carry: list[Tensor] | None = None
     grid = (0, 0)
@@ -77,8 +78,8 @@ def infer_motion_latents(
             bar.update(len(seconds))
             if len(source[0]) > 1:
                 pairs = [level[:-1] for level in source], [level[1:] for level in target]
-                latents = network.dynamics.motion_latents(*pairs, grid).motion_latents
-                for level in LEVELS:
+                latents = dynamics.motion_latents(*pairs, grid).motion_latents
+                for level in found:
                     found[level].append(latents[level])
     if len(times) < 2:
         raise InputError(f"the clip gave {len(times)} frame(s) at stride={stride}, fps={fps}; at least two are needed.")

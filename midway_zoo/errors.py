@@ -36,6 +36,10 @@ class OutputExistsError(MidwayZooError, FileExistsError):
     """A result that would overwrite something without being asked to."""
 
 
+class DataError(MidwayZooError, RuntimeError):
+    """Training data of which too much cannot be read."""
+
+
 class MissingExtraError(MidwayZooError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -16,7 +16,7 @@ from midway_zoo.errors import InputError
 from midway_zoo.flow.consistency import consistency_mask
 from midway_zoo.images import MAX_TOKENS, Images, Size, target_size
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import MATCH_LEVEL, check_perturbation, sensitivity_of, token_flow
+from midway_zoo.perturbation import check_draws, match_level, sensitivity_of, token_flow
 from midway_zoo.results import FlowPrediction
 from midway_zoo.tiles import Frames, raw_flow
 from midway_zoo.video import check_sampling
@@ -131,14 +131,15 @@ def choose(
     tile: int | tuple[int, int] | None = None,
     overlap: float = 0.7,
     coarse: bool = False,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 1,
     seed: int = 0,
     window: int = 1,
 ) -> Method:
     """The method for a network, its arguments checked; see :func:`midway_zoo.predict_flow`."""
     check_batch_size(batch_size)
-    check_perturbation(level, draws, seed)
+    level = match_level(network, level)
+    check_draws(draws, seed)
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
         raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
     side = _tile(network, tile)

@@ -15,12 +15,23 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from midway_zoo.errors import InputError
-from midway_zoo.models.config import LEVELS
 from midway_zoo.models.network import MidwayNetwork
 
-MATCH_LEVEL = LEVELS[0]
-"""Level that heat maps and zero-shot flow read by default: the highest, whose features are most alike
-across frames, and the cheapest, since nothing below it has to be computed."""
+
+def match_level(network: MidwayNetwork, level: int | None = None) -> int:
+    """``level`` if the network has it; for None the level that heat maps and zero-shot flow read by default.
+
+    That is the highest, 2: its features are most alike across frames, and it is the cheapest, since nothing
+    below it has to be computed.
+
+    Raises:
+        ConfigError: if the network is an encoder alone.
+        InputError: if it does not have that level.
+    """
+    config = network.require_dynamics().config
+    chosen = config.levels[0] if level is None else level
+    config.check_level(chosen)
+    return chosen
 
 
 def sensitivity(
@@ -29,7 +40,7 @@ def sensitivity(
     target: Tensor,
     *,
     tokens: Sequence[int] | Tensor | None = None,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 1,
     seed: int = 0,
     chunk_size: int | None = None,
@@ -43,7 +54,7 @@ def sensitivity(
         target: the same shape.
         tokens: patch indices n in row-major order to perturb; a (B,) tensor perturbs one token per pair
             and None all N.
-        level: level of the forward dynamics, 2, 1 or 0.
+        level: level of the forward dynamics, 2, 1 or 0; None for the highest that the network has.
         draws: number k of random tangents to average over.
         seed: of the tangents; a token's tangents depend on the seed and the token alone.
         chunk_size: source tokens perturbed at once; None chooses by device and number of pairs.
@@ -55,6 +66,7 @@ def sensitivity(
 
     Raises:
         InputError: for token indices that the grid does not have.
+        ConfigError: if the network is an encoder alone.
     """
     levels = network.encode_pair(source, target)
     return sensitivity_of(
@@ -77,20 +89,21 @@ def sensitivity_of(
     grid: tuple[int, int],
     *,
     tokens: Sequence[int] | Tensor | None = None,
-    level: int = MATCH_LEVEL,
+    level: int | None = None,
     draws: int = 1,
     seed: int = 0,
     chunk_size: int | None = None,
     progress: bool = False,
 ) -> Tensor:
     """:func:`sensitivity` from the four levels of tokens of both frames, for callers that share them."""
-    motion, features = network.dynamics.forward_inputs(source, target, grid, level=level)
+    dynamics, level = network.require_dynamics(), match_level(network, level)
+    motion, features = dynamics.forward_inputs(source, target, grid, level=level)
     directions = _directions(grid[0] * grid[1], draws, features, seed)
     per_pair = isinstance(tokens, Tensor)
     chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
 
     def predict(value: Tensor) -> Tensor:
-        return network.dynamics.predict(level, motion, value)[0]
+        return dynamics.predict(level, motion, value)[0]
 
     def column(token: Tensor, direction: Tensor) -> Tensor:
         """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""
@@ -178,10 +191,8 @@ def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tup
     return flow, peak.unflatten(1, grid)[:, None]
 
 
-def check_perturbation(level: int, draws: int, seed: int) -> None:
-    """Raise :class:`InputError` for an argument of :func:`sensitivity` that makes no sense."""
-    if isinstance(level, bool) or not isinstance(level, int) or level not in LEVELS:
-        raise InputError(f"level={level!r}: 2, 1 or 0 is expected.")
+def check_draws(draws: int, seed: int) -> None:
+    """Raise :class:`InputError` for arguments of :func:`sensitivity` that make no sense."""
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise InputError(f"draws={draws!r}: a positive integer is expected.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:

@@ -26,22 +26,23 @@ class _ShapeRepr:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class DynamicsOutput(_ShapeRepr):
-    """Everything the dynamics computed for one direction; dicts keyed by level 2, 1, 0 (top-down)."""
+    """Everything the dynamics computed for one direction; dicts keyed by level, top-down: 2, 1, 0, or
+    fewer where the configuration leaves levels out."""
 
     motion_latents: dict[int, Tensor] = field(default_factory=dict)
-    """(B, M, C) after each level; the final one is level 0."""
+    """(B, M, C) after each level; the final one is the last, level 0."""
     predictions: dict[int, Tensor] = field(default_factory=dict)
     """(B, L, D): the target frame's tokens as the forward dynamics predicts them."""
     source_backward: dict[int, Tensor] = field(default_factory=dict)
-    """(B, L, D): v, the source frame's backward features."""
+    """(B, L, D): v, the source frame's backward features; without backward layers, its tokens."""
     target_backward: dict[int, Tensor] = field(default_factory=dict)
-    """(B, L, D): w, the target frame's backward features."""
+    """(B, L, D): w, the target frame's backward features; without backward layers, its tokens."""
     midway_target_tokens: dict[int, Tensor] = field(default_factory=dict)
     """(B, L, C): target tokens as the midway path leaves them."""
     targets: dict[int, Tensor] = field(default_factory=dict)
     """(B, L, D): normed encoder tokens of the target frame, what ``predictions`` are held against."""
     gates: dict[int, list[Tensor]] | None = None
-    """Per level, the gates (B, L, D) of forward blocks 1, 2, ...; None unless asked for."""
+    """Per level, the gates (B, L, D) of forward blocks 1, 2, ... (none without gating); None unless asked for."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -66,9 +67,9 @@ class MotionLatent(_ShapeRepr):
     """Motion latents of B pairs (or of the T - 1 neighbours in a clip)."""
 
     tokens: Tensor
-    """(B, M, C): the final motion latent, after level 0."""
+    """(B, M, C): the final motion latent, after the last level (0)."""
     levels: dict[int, Tensor]
-    """Level 2, 1, 0 -> (B, M, C); level 0 is ``tokens``."""
+    """Level 2, 1, 0 -> (B, M, C), of the levels that the network has; the last is ``tokens``."""
     pooled: Tensor
     """(B, C): mean of ``tokens`` over the motion tokens."""
     grid: tuple[int, int] | list[tuple[int, int]]

@@ -547,7 +547,7 @@ def test_draws_are_averaged(nano: mz.MidwayNetwork) -> None:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        *(("level", level) for level in (3, -1, "2", None, 2.0, True, [2])),
+        *(("level", level) for level in (3, -1, "2", 2.0, True, [2])),
         *(("draws", draws) for draws in (0, -1, 1.5, True, None, "2")),
         *(("seed", seed) for seed in (-1, 1.5, True, None, 2**63)),
     ],

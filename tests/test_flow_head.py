@@ -191,6 +191,14 @@ def test_paired_networks_see_the_target_with_the_teacher() -> None:
     assert not torch.equal(network.flow(source, target), before)
 
 
+@pytest.mark.parametrize("variant", [{"levels": (2,)}, {"levels": (2, 0), "backward": False}, {"refinement": False}])
+def test_variants_feed_their_highest_and_lowest_level(variant: dict[str, Any]) -> None:
+    network = mz.MidwayNetwork(replace(TINY, **variant))
+    network.flow(*torch.randn(2, 1, 3, 32, 32)).square().mean().backward()
+    unused = {name for name, p in network.flow_head.named_parameters() if not p.grad.abs().sum()}
+    assert unused == set()
+
+
 def test_flow_refuses_what_it_cannot_use(nano: mz.MidwayNetwork) -> None:
     image = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ConfigError, match="flow_head=True"):
@@ -220,6 +228,7 @@ def test_true_takes_the_widths_that_fit_and_false_none() -> None:
         ({"flow_head": (8, 8, 0, 8, 8)}, "five positive widths"),
         ({"flow_head": "large"}, "flow_head='large'"),
         ({"flow_head": (8, 8, 8.5, 8, 8)}, "integers"),
+        ({"dynamics": False}, "flow_head needs the dynamics"),
         ({"flow_size": (320,)}, "flow_size"),
         ({"flow_size": 320}, "flow_size=320"),
         ({"flow_size": (0, 384)}, "flow_size"),

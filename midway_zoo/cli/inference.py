@@ -138,7 +138,7 @@ def _motion(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     tensors = {"tokens": latents.tokens, "pooled": latents.pooled}
-    tensors |= {f"level{level}": value for level, value in latents.levels.items() if level}  # level 0 is tokens
+    tensors |= {f"level{level}": value for level, value in latents.levels.items() if value is not latents.tokens}
     if latents.pts_seconds is not None:
         tensors["pts_seconds"] = latents.pts_seconds
     metadata = {"video": str(options.video), "grid": latents.grid, "model": options.model}

@@ -84,10 +84,11 @@ def _info(options: argparse.Namespace) -> None:
 
 def _count_parameters(config: MidwayConfig) -> dict[str, int]:
     network = empty_network(config)
+    dynamics = list(network.require_dynamics().parameters())
     return {
         "encoder": sum(parameter.numel() for parameter in network.encoder.parameters()),
-        "dynamics": sum(parameter.numel() for parameter in network.dynamics.parameters()),
-        "trainable_dynamics": sum(p.numel() for p in network.dynamics.parameters() if p.requires_grad),
+        "dynamics": sum(parameter.numel() for parameter in dynamics),
+        "trainable_dynamics": sum(parameter.numel() for parameter in dynamics if parameter.requires_grad),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from midway_zoo.errors import ConfigError, UnknownModelError, nearest
+from midway_zoo.errors import ConfigError, InputError, UnknownModelError, nearest
 
 LEVELS = (2, 1, 0)
 """Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
@@ -58,11 +58,29 @@ class MidwayConfig:
     paired: bool = False
     """True: the network holds a second encoder for the target frame, as in pretraining."""
 
+    # The variants of the paper's ablations. The paper names them without defining all of them; what each one does
+    # here is our reading, stated below.
+    dynamics: bool = True
+    """False: an encoder alone (invariance objective only); features work, everything about motion is refused."""
+    levels: tuple[int, ...] = LEVELS
+    """Prediction targets, top-down: (2, 1, 0) or a part of it in that order. A single level is (2,). Whatever comes
+    first starts from level 3 (the encoder's last tapped block), and what is left out has no parameters; the last one
+    gives the final motion latent."""
+    backward: bool = True
+    """False: no backward layers. The encoder's tokens of a level take the place of its backward features, on both
+    sides: the forward dynamics reads the source's tokens of its level, the midway path the target's of the level
+    above."""
+    refinement: bool = True
+    """False: every level infers its motion latent anew, from the learned motion tokens and from both frames' backward
+    features of the level above, instead of adding to the latent above (m' + m) and reading the prediction above (z)."""
+    gating: bool = True
+    """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
+
     def __post_init__(self) -> None:
         if isinstance(self.flow_head, bool):
             widths = FLOW_HEADS.get(self.encoder, _PAPER_FLOW_HEAD) if self.flow_head else None
             object.__setattr__(self, "flow_head", widths)
-        lists = ("grid", "feature_blocks", "flow_size", *(("flow_head",) if self.flow_head is not None else ()))
+        lists = ["grid", "feature_blocks", "levels", "flow_size"] + ["flow_head"] * (self.flow_head is not None)
         for name in lists:
             if not isinstance(getattr(self, name), list | tuple):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
@@ -70,9 +88,11 @@ class MidwayConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_types(lists)
         self._check_divisible("num_heads", "embed_dim")
-        self._check_divisible("midway_heads", "motion_dim")
-        self._check_divisible("backward_heads", "embed_dim")
-        self._check_divisible("forward_heads", "embed_dim")
+        if self.dynamics:
+            self._check_divisible("midway_heads", "motion_dim")
+            self._check_divisible("forward_heads", "embed_dim")
+        if self.dynamics and self.backward:
+            self._check_divisible("backward_heads", "embed_dim")
         if len(self.grid) != 2 or not 0 < min(self.grid) <= max(self.grid) <= _LARGEST:
             raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
         blocks = self.feature_blocks
@@ -80,6 +100,8 @@ class MidwayConfig:
             raise ConfigError(
                 f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
             )
+        if not self.levels or self.levels != tuple(level for level in LEVELS if level in self.levels):
+            raise ConfigError(f"levels={self.levels} must be {LEVELS} or a part of it in that order, such as (2,).")
         self._check_flow()
 
     def _check_flow(self) -> None:
@@ -90,6 +112,8 @@ class MidwayConfig:
             return
         if len(head) != 5 or not 0 < min(head) <= max(head) <= _LARGEST or head[-1] % 2:
             raise ConfigError(f"flow_head={head} must be five positive widths, the last one even.")
+        if not self.dynamics:
+            raise ConfigError("flow_head needs the dynamics, whose maps it reads; dynamics=False is an encoder alone.")
         if any(side % self.patch_size for side in size):
             raise ConfigError(f"flow_size={size} must hold multiples of patch_size={self.patch_size}.")
 
@@ -104,8 +128,9 @@ class MidwayConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
         if self.encoder not in ENCODERS:
             raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), ENCODERS)}")
-        if not isinstance(self.paired, bool):
-            raise ConfigError(f"paired={self.paired!r} must be true or false.")
+        for name in [field.name for field in fields(self) if field.type is bool]:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
         number = isinstance(self.gate_bias, int | float) and not isinstance(self.gate_bias, bool)
         if not number or not math.isfinite(self.gate_bias):
             raise ConfigError(f"gate_bias={self.gate_bias!r} must be a finite number.")
@@ -115,6 +140,12 @@ class MidwayConfig:
             raise ConfigError(
                 f"{heads}={getattr(self, heads)} does not divide {width}={getattr(self, width)}; choose a divisor."
             )
+
+    def check_level(self, level: object) -> None:
+        """Raise :class:`InputError` unless ``level`` is one of this network's ``levels``."""
+        if isinstance(level, bool) or not isinstance(level, int) or level not in self.levels:
+            *others, last = map(str, self.levels)
+            raise InputError(f"level={level!r}: {', '.join(others)}{' or ' if others else ''}{last} is expected.")
 
     @property
     def img_size(self) -> tuple[int, int]:

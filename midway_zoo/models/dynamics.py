@@ -4,7 +4,7 @@ Shapes: B pairs, L = 1 + N tokens (CLS first), encoder width D, M motion tokens 
 Levels count top-down 2, 1, 0; level 3 is the encoder's last tapped block, where everything starts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Literal
 
 import torch
@@ -13,9 +13,27 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from midway_zoo.models.config import LEVELS, MidwayConfig
+from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
 from midway_zoo.results import DynamicsOutput
+
+
+class PerLevel(nn.Module):
+    """One module per level, found by the level's number, which is also its name in the state dict."""
+
+    def __init__(self, levels: Iterable[int], build: Callable[[], nn.Module]) -> None:
+        super().__init__()
+        for level in sorted(levels):
+            self.add_module(str(level), build())
+
+    def __getitem__(self, level: int) -> nn.Module:
+        return getattr(self, str(level))
+
+    def __iter__(self) -> Iterator[nn.Module]:
+        return self.children()
+
+    def __len__(self) -> int:
+        return len(self._modules)
 
 
 class MidwayPath(nn.ModuleList):
@@ -39,7 +57,7 @@ class ForwardDynamics(nn.Module):
         super().__init__()
         depth, dim = config.forward_depth, config.embed_dim
         self.blocks = nn.ModuleList(GatedBlock(dim, config.forward_heads) for _ in range(depth))
-        self.gates = nn.ModuleList(Gate(dim, config.gate_bias) for _ in range(depth - 1))
+        self.gates = nn.ModuleList(Gate(dim, config.gate_bias) for _ in range(depth - 1 if config.gating else 0))
 
     def forward(self, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks.
@@ -49,7 +67,8 @@ class ForwardDynamics(nn.Module):
             source: (B, L, D) backward features of the source frame.
 
         Returns:
-            The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)).
+            The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
+            gating.
         """
         if _forward_mode_ad():
             # Fused attention kernels have no forward derivative; the math backend has.
@@ -62,7 +81,7 @@ class ForwardDynamics(nn.Module):
         x = torch.cat([motion, source], dim=1)
         previous, gates = x, []
         for index, block in enumerate(self.blocks):
-            if index == 0:
+            if index == 0 or not self.gates:
                 x = block(x)
                 continue
             # The released model gates block b by the input of block b - 1 (the paper writes the
@@ -77,7 +96,8 @@ class Dynamics(nn.Module):
     """Everything of a Midway network beside its encoder.
 
     The target side (``target_embed``, ``target_backward``) is the EMA copy of the source side
-    (``source_embed``, ``source_backward``) and takes no gradient.
+    (``source_embed``, ``source_backward``) and takes no gradient. ``config.levels`` says which levels there are;
+    ``config.backward``, ``refinement`` and ``gating`` switch off parts of the method.
     """
 
     def __init__(self, config: MidwayConfig) -> None:
@@ -88,11 +108,12 @@ class Dynamics(nn.Module):
         self.motion_tokens = nn.Parameter(torch.empty(1, config.motion_tokens, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 2 * tokens, width))
         self.source_embed, self.target_embed = nn.Linear(dim, width), nn.Linear(dim, width)
-        self.source_backward = nn.ModuleList(BackwardLayer(dim, config.backward_heads) for _ in LEVELS)
-        self.target_backward = nn.ModuleList(BackwardLayer(dim, config.backward_heads) for _ in LEVELS)
-        self.midway = nn.ModuleList(MidwayPath(config) for _ in LEVELS)
+        backward = config.levels if config.backward else ()
+        self.source_backward = PerLevel(backward, lambda: BackwardLayer(dim, config.backward_heads))
+        self.target_backward = PerLevel(backward, lambda: BackwardLayer(dim, config.backward_heads))
+        self.midway = PerLevel(config.levels, lambda: MidwayPath(config))
         self.motion_proj = nn.Linear(width, dim)
-        self.forward_dynamics = nn.ModuleList(ForwardDynamics(config) for _ in LEVELS)
+        self.forward_dynamics = PerLevel(config.levels, lambda: ForwardDynamics(config))
         self.init_weights()
 
     def init_weights(self) -> None:
@@ -130,9 +151,10 @@ class Dynamics(nn.Module):
         """Inverse dynamics of one level.
 
         Args:
-            level: 2, 1 or 0.
+            level: one of ``config.levels``.
             motion: motion tokens (B, M, C).
-            source: midway input of the source (B, L, D): level 3 tokens, then the prediction of the level above.
+            source: midway input of the source (B, L, D): level 3 tokens, then the prediction of the level above
+                (without refinement its backward features).
             target: target backward features (B, L, D).
             tables: result of :meth:`position_tables`.
             motion_only: leave out the target frame's tokens, and the work that only they need.
@@ -146,27 +168,31 @@ class Dynamics(nn.Module):
         x = self.midway[level](x, count if motion_only else None)
         latent = x[:, :count]
         # The first estimate stands alone; the levels below refine it.
-        return (latent if level == LEVELS[0] else motion + latent), x[:, count + length :]
+        alone = level == self.config.levels[0] or not self.config.refinement
+        return (latent if alone else motion + latent), x[:, count + length :]
 
     def predict(self, level: int, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Forward dynamics of one level: motion latent (B, M, C) and v (B, L, D) -> prediction (B, L, D), gates."""
         return self.forward_dynamics[level](self.motion_proj(motion), source)
 
     def backward_features(self, source: Sequence[Tensor]) -> dict[int, Tensor]:
-        """Source-side backward features v of levels 2, 1, 0, each (B, L, D), from four levels of tokens."""
+        """Source-side backward features v of ``config.levels``, each (B, L, D), from four levels of tokens."""
         features, above = {}, source[3]
-        for level in LEVELS:
-            above = features[level] = self.source_backward[level](source[level], above)
+        for level in self.config.levels:
+            above = features[level] = self._backward(self.source_backward, level, source, above)
         return features
 
+    def _backward(self, layers: PerLevel, level: int, tokens: Sequence[Tensor], above: Tensor) -> Tensor:
+        return layers[level](tokens[level], above) if self.config.backward else tokens[level]
+
     def motion_latents(
-        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int = 0
+        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int | None = None
     ) -> DynamicsOutput:
-        """Only what the motion latents down to ``level`` depend on.
+        """Only what the motion latents down to ``level`` (None: all) depend on.
 
         The forward dynamics and backward layers of ``level`` itself are not run, so ``predictions``,
-        ``source_backward`` and ``target_backward`` hold the levels above it only; ``midway_target_tokens``
-        is empty.
+        ``source_backward`` and ``target_backward`` hold the levels above it only (without refinement there are
+        no predictions at all); ``midway_target_tokens`` is empty.
         """
         return self._run(source, target, grid, last=level, until="motion")
 
@@ -183,7 +209,8 @@ class Dynamics(nn.Module):
         """All levels for the direction source -> target.
 
         Args:
-            source: four tensors (B, L, D), normed encoder tokens of levels 0 to 3 (CLS first).
+            source: four tensors (B, L, D), normed encoder tokens of levels 0 to 3 (CLS first), whichever
+                levels are predicted.
             target: the same of the target frame.
             grid: (rows, columns) of the patch tokens; L = 1 + rows * columns.
             return_gates: also return the gates of the forward dynamics.
@@ -196,29 +223,41 @@ class Dynamics(nn.Module):
         target: Sequence[Tensor],
         grid: tuple[int, int],
         *,
-        last: int = LEVELS[-1],
+        last: int | None = None,
         until: Literal["motion", "source", "prediction"] = "prediction",
         return_gates: bool = False,
     ) -> DynamicsOutput:
         """Top-down through the levels, stopping in ``last`` once what ``until`` names is there."""
-        out = DynamicsOutput(targets=dict(zip((0, 1, 2), target[:3], strict=True)), gates={} if return_gates else None)
+        levels, refinement = self.config.levels, self.config.refinement
+        last = levels[-1] if last is None else last
+        self.config.check_level(last)
+        out = DynamicsOutput(targets={level: target[level] for level in levels}, gates={} if return_gates else None)
         tables = self.position_tables(grid)
-        motion = self.motion_tokens.expand(source[3].shape[0], -1, -1)
+        motion = fresh = self.motion_tokens.expand(source[3].shape[0], -1, -1)
         midway = above = source[3]
         target_above = target[3]
-        for level in LEVELS:
+        for level in levels:
             motion, target_tokens = self.infer_motion(
-                level, motion, midway, target_above, tables, motion_only=until != "prediction"
+                level,
+                motion if refinement else fresh,
+                midway if refinement else above,
+                target_above,
+                tables,
+                motion_only=until != "prediction",
             )
             out.motion_latents[level] = motion
             if until == "prediction":
                 out.midway_target_tokens[level] = target_tokens
             if level == last and until == "motion":
                 break
-            above = out.source_backward[level] = self.source_backward[level](source[level], above)
+            above = out.source_backward[level] = self._backward(self.source_backward, level, source, above)
             if level == last and until == "source":
                 break
-            target_above = out.target_backward[level] = self.target_backward[level](target[level], target_above)
+            target_above = out.target_backward[level] = self._backward(
+                self.target_backward, level, target, target_above
+            )
+            if until != "prediction" and not refinement:  # nothing below reads the prediction
+                continue
             midway, gates = self.predict(level, motion, above)
             out.predictions[level] = midway
             if out.gates is not None:

@@ -49,7 +49,8 @@ class MidwayNetwork(
         encoder: the timm VisionTransformer that sees every frame; in paired mode (``config.paired``)
             the student, which sees source frames only.
         target_encoder: in paired mode the EMA teacher, which sees target frames; otherwise None.
-        dynamics: midway path, backward layers and forward dynamics.
+        dynamics: midway path, backward layers and forward dynamics; None for an encoder alone
+            (``config.dynamics=False``).
         flow_head: the dense flow head (``config.flow_head``), or None; see :meth:`add_flow_head`.
         provenance: where the weights come from (source file, which encoder, ...); saved with them.
 
@@ -71,17 +72,26 @@ class MidwayNetwork(
             self.target_encoder = build_encoder(config)
             self.target_encoder.load_state_dict(self.encoder.state_dict())
             self.target_encoder.requires_grad_(False)
-        self.dynamics = Dynamics(config)
+        self.dynamics = Dynamics(config) if config.dynamics else None
         self.flow_head = None if config.flow_head is None else _flow_head(config)
         self.provenance: dict[str, Any] = {}
 
     @property
     def device(self) -> torch.device:
-        return self.dynamics.motion_tokens.device
+        return self.encoder.cls_token.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.dynamics.motion_tokens.dtype
+        return self.encoder.cls_token.dtype
+
+    def require_dynamics(self) -> Dynamics:
+        """``dynamics``; :class:`ConfigError` for a network that is an encoder alone."""
+        if self.dynamics is None:
+            raise ConfigError(
+                "this network is an encoder alone (config.dynamics=False): extract_features works, motion and flow "
+                "need the dynamics. Build or load a network with dynamics=True, which is the default."
+            )
+        return self.dynamics
 
     def grid_of(self, images: Tensor) -> tuple[int, int]:
         """Token grid (rows, columns) of images (B, 3, H, W); both sides must be multiples of the patch."""
@@ -139,12 +149,14 @@ class MidwayNetwork(
 
         Raises:
             InputError: if the shapes differ or do not fit the patch.
+            ConfigError: for an encoder alone.
         """
+        dynamics = self.require_dynamics()
         if source.shape != target.shape:
             raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
         with torch.no_grad():
             target_levels = self.encode(target, target=True)
-        return self.dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
+        return dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
 
     def add_flow_head(
         self, widths: Sequence[int] | Literal[True] = True, *, size: tuple[int, int] | None = None
@@ -193,7 +205,7 @@ class MidwayNetwork(
         """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that share them."""
         if self.flow_head is None:
             raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
-        out = self.dynamics(source, target, grid)
+        out = self.require_dynamics()(source, target, grid)
         first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
         maps = [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
         return self.flow_head(maps, grid)

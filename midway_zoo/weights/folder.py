@@ -89,11 +89,12 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
 
 def _check_depths(config: MidwayConfig, names: Mapping[str, str], path: Path) -> None:
     """Block counts that disagree with the tensors are refused before blocks are built."""
-    for depth, prefix in (
-        (config.depth, "encoder.blocks."),
-        (config.midway_depth, "dynamics.midway.0."),
-        (config.forward_depth, "dynamics.forward_dynamics.0.blocks."),
-    ):
+    wanted = [(config.depth, "encoder.blocks.")]
+    if config.dynamics:
+        level = config.levels[-1]
+        wanted.append((config.midway_depth, f"dynamics.midway.{level}."))
+        wanted.append((config.forward_depth, f"dynamics.forward_dynamics.{level}.blocks."))
+    for depth, prefix in wanted:
         blocks = {name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)}
         if len(blocks) != depth:
             raise CheckpointError(f"{path.name}: its configuration wants {depth} of {prefix}*, it has {len(blocks)}.")

@@ -59,6 +59,8 @@ def load_pretrained(
     state = {f"{room}.{key}": tensor for room, part in rooms.items() for key, tensor in parts[part].tensors.items()}
     config = override(architecture_config(entry["architecture"]), facts["config"] | {"paired": paired})
     config = override(config, overrides or {})
+    if not config.dynamics:
+        state = {key: tensor for key, tensor in state.items() if not key.startswith("dynamics.")}
     found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
     network = assemble(empty_network(config), found, state.pop, name)
     network.provenance = {

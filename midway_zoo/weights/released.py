@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from midway_zoo.errors import CheckpointError, ConfigError
-from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, check_keys, override
+from midway_zoo.models.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.assemble import assemble, empty_network
@@ -35,7 +35,7 @@ _RENAMES = (
 )
 
 # arch -> (width, heads); vit_nano is the authors' name for anything small, always with three heads.
-_ENCODERS = {
+ENCODER_ARCHS = {
     "vit_nano": (None, 3),
     "vit_tiny": (192, 3),
     "vit_small": (384, 6),
@@ -43,8 +43,8 @@ _ENCODERS = {
     "vit_large": (1024, 16),
 }
 
-# Switches of the authors' code that change the computation, with the one value implemented here.
-_FIXED_SWITCHES = {
+# Switches of the authors' code that change the computation, with the value of the full method.
+FULL_SWITCHES = {
     "use_pos_embed": True,
     "feature_block_type": "cross",
     "feature_depth": 1,
@@ -63,6 +63,17 @@ _FIXED_SWITCHES = {
     "motion_head_type": "identity",
     "target_type": "forward",
 }
+
+VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
+    "backward": {"feature_block_type": None},
+    "refinement": {"motion_agg_type": None, "motion_pred_input": False},
+    "gating": {"gating_type": None},
+}
+"""Field of :class:`MidwayConfig` -> what ``midway_model_configs`` says where that field is false. What the authors'
+ablation runs say is not published; a file that says anything else than this or the full method is refused."""
+
+# Tensors that only the full method has: a variant is believed if the switches say so and these are absent.
+_VARIANT_TENSORS = {"backward": r"(student|teacher)_feature_blocks_", "gating": r"gating_mlps_"}
 
 
 def released_name(name: str) -> str:
@@ -107,6 +118,10 @@ class Parts:
 
     def tensors(self, part: str) -> dict[str, TensorRef]:
         """Tensors of one part without DistributedDataParallel's ``module.``; the projection head is left out."""
+        return {name: value for name, value in self.all_tensors(part).items() if not name.startswith("dino_head.")}
+
+    def all_tensors(self, part: str) -> dict[str, TensorRef]:
+        """:meth:`tensors` with the projection head (``dino_head.*``)."""
         values = self._content.get(part)
         if not isinstance(values, Mapping) or not values:
             known = ", ".join(short(key) for key in list(self._content)[:8])
@@ -123,7 +138,7 @@ class Parts:
             if name in tensors:
                 raise CheckpointError(f"{self.name}: part {part!r} holds {name} twice, with and without 'module.'.")
             tensors[name] = value
-        return {name: value for name, value in tensors.items() if not name.startswith("dino_head.")}
+        return tensors
 
     def network_refs(self, network: MidwayNetwork, encoder: EncoderName) -> dict[str, TensorRef]:
         """Where each tensor of ``network`` is in the file; anything missing or left over is an error."""
@@ -158,7 +173,8 @@ class Parts:
         given = dict(overrides or {})
         check_keys(given)
         values = self._encoder_shape("student" if paired else encoder, given)
-        values |= self._dynamics_shape(given) | {"paired": paired} | given
+        dynamics = given.get("dynamics", not self._encoder_alone())
+        values |= (self._dynamics_shape(given) if dynamics else {"dynamics": False}) | {"paired": paired} | given
         try:
             return override(_nearest_architecture(values), values)
         except ConfigError as error:
@@ -213,7 +229,7 @@ class Parts:
 
     def _encoder_heads(self, width: int) -> int:
         arch = self.args.get("arch")
-        known_width, heads = _ENCODERS.get(str(arch), (None, None))
+        known_width, heads = ENCODER_ARCHS.get(str(arch), (None, None))
         if heads is None or (known_width is not None and known_width != width):
             raise ConfigError(
                 f"{self.name}: the encoder's head count cannot be told: its configuration says arch={arch!r}, "
@@ -221,25 +237,48 @@ class Parts:
             )
         return heads
 
-    def _dynamics_shape(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        part = "motion_loss"
-        tensors = self.tensors(part)
-        _, tokens, width = self._shape(tensors, part, "motion_tokens", 3)
-        values: dict[str, Any] = {
-            "motion_dim": width,
-            "motion_tokens": tokens,
-            "midway_depth": _count(tensors, r"motion_blocks_0\.(\d+)\.", self.name),
-            "forward_depth": _count(tensors, r"forward_predictor_0\.(\d+)\.", self.name),
+    def _encoder_alone(self) -> bool:
+        """Whether the file was written by a run without dynamics: it says so, and holds nothing of them."""
+        return self._content.get("motion_loss") == {} and self.args.get("midway_model_configs", {}) is None
+
+    def _variant(self, tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Levels and switched-off parts of the method; an unknown switch is an error."""
+        found = {
+            int(match[1])
+            for name in tensors
+            if (match := re.match(r"(?:motion_blocks|forward_predictor)_([012])\.", name))
         }
-        settings = self.args.get("midway_model_configs")
-        settings = settings if isinstance(settings, dict) else {}
-        for key, value in _FIXED_SWITCHES.items():
+        values: dict[str, Any] = {"levels": tuple(level for level in LEVELS if level in found) or LEVELS}
+        expected = dict(FULL_SWITCHES)
+        for field, switches in VARIANT_SWITCHES.items():
+            off = all(key in settings and settings[key] == value for key, value in switches.items())
+            pattern = _VARIANT_TENSORS.get(field)
+            values[field] = not off or bool(pattern and any(re.match(pattern, name) for name in tensors))
+            expected |= {} if values[field] else switches
+        for key, value in expected.items():
             if key in settings and settings[key] != value:
                 raise CheckpointError(
                     f"{self.name} was trained with {key}={settings[key]!r}; only {key}={value!r} is implemented."
                 )
-        for ours, theirs in _FROM_SETTINGS.items():
-            if ours in given:
+        return values
+
+    def _dynamics_shape(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        part = "motion_loss"
+        tensors = self.tensors(part)
+        _, tokens, width = self._shape(tensors, part, "motion_tokens", 3)
+        settings = self.args.get("midway_model_configs")
+        settings = settings if isinstance(settings, dict) else {}
+        values = self._variant(tensors, settings)
+        level = values["levels"][-1]
+        values |= {
+            "motion_dim": width,
+            "motion_tokens": tokens,
+            "midway_depth": _count(tensors, rf"motion_blocks_{level}\.(\d+)\.", self.name),
+            "forward_depth": _count(tensors, rf"forward_predictor_{level}\.(\d+)\.", self.name),
+        }
+        for ours, theirs in FROM_SETTINGS.items():
+            used_with = _USED_WITH.get(ours)
+            if ours in given or (used_with and not values[used_with] and theirs not in settings):
                 continue
             number = settings.get(theirs)
             if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
@@ -251,12 +290,16 @@ class Parts:
         return values
 
 
-_FROM_SETTINGS = {
+FROM_SETTINGS = {
     "midway_heads": "num_motion_heads",
     "backward_heads": "num_feature_heads",
     "forward_heads": "num_pred_heads",
     "gate_bias": "gating_bias",
 }
+"""Field of :class:`MidwayConfig` -> its key in ``midway_model_configs``, for what shapes cannot tell."""
+
+# What a variant does not use need not be in its file.
+_USED_WITH = {"backward_heads": "backward", "gate_bias": "gating"}
 
 
 def _count(tensors: Mapping[str, TensorRef], pattern: str, name: str) -> int:

@@ -1,0 +1,129 @@
+"""The ``train`` commands. Only this file's functions reach the trainer, and only when they are run."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from midway_zoo.errors import MissingExtraError
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register ``train`` and its subcommands."""
+    train = commands.add_parser(
+        "train",
+        help="pretrain and fine-tune",
+        description="Pretrain and fine-tune Midway networks. Several processes: accelerate launch -m midway_zoo.train "
+        "COMMAND ... or torchrun -m midway_zoo.train COMMAND ...",
+    )
+    tasks = train.add_subparsers(dest="task", metavar="COMMAND", required=True)
+    _add_data_commands(tasks)
+    _add_run_command(
+        tasks,
+        "pretrain",
+        "pretrain a network on videos",
+        "midway-zoo train pretrain --recipe bdd100k_vits data.root=/data/bdd100k out=runs/a",
+    )
+    command = tasks.add_parser(
+        "export",
+        help="turn a run into a model that load_checkpoint and timm read",
+        description="Export the newest checkpoint of a run (or the one named) to the zoo's format or the authors'.",
+    )
+    command.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoints/step_* in it")
+    command.add_argument("out", metavar="OUT", type=Path, help="folder; with --layout released a .pth file")
+    command.add_argument("--layout", choices=("zoo", "released"), default="zoo", help="default: %(default)s")
+    command.add_argument("--force", action="store_true", help="replace an earlier export")
+    command.set_defaults(run=_export)
+
+
+def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    command = tasks.add_parser(
+        "index",
+        help="probe videos once, so that runs start at once",
+        description="Probe every video (or folder of frames) under ROOT in parallel and write an index file.",
+    )
+    command.add_argument("root", metavar="ROOT", type=Path)
+    command.add_argument("-o", "--output", type=Path, help="index file; default: kept with the data")
+    command.add_argument("--workers", type=int, help="processes; default: one a core")
+    command.add_argument("--force", action="store_true", help="probe again what the index knows")
+    command.set_defaults(run=_index)
+
+    command = tasks.add_parser(
+        "prepare",
+        help="re-encode videos for fast random access",
+        description="Re-encode the videos under ROOT to OUT: small, with a key frame every few frames. Resumable.",
+    )
+    command.add_argument("root", metavar="ROOT", type=Path)
+    command.add_argument("out", metavar="OUT", type=Path)
+    command.add_argument("--height", type=int, default=360, help="shorter side in pixels; default: %(default)s")
+    command.add_argument("--gop", type=int, default=15, help="frames from key frame to key frame; default: %(default)s")
+    command.add_argument("--format", choices=("video", "frames"), default="video", help="default: %(default)s")
+    command.add_argument("--workers", type=int, help="processes; default: one a core")
+    command.set_defaults(run=_prepare)
+
+
+def _add_run_command(
+    tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, example: str
+) -> None:
+    command = tasks.add_parser(
+        name,
+        help=summary,
+        description=f"{summary[0].upper()}{summary[1:]}. Settings are those of the recipe, then KEY=VALUE in order.",
+        epilog=f"Example: {example}",
+    )
+    command.add_argument("--recipe", metavar="NAME|FILE.yaml", help="bundled recipe or a file of your own")
+    command.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
+    command.add_argument(
+        "--dry-run", action="store_true", help="build everything, run two steps, print speed, memory and duration"
+    )
+    command.add_argument("settings", metavar="KEY=VALUE", nargs="*", help="such as data.root=/videos out=runs/a seed=1")
+    command.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    _needs_extra()
+    from midway_zoo.train.commands import run_task
+
+    run_task(
+        options.task,
+        options.recipe,
+        options.settings,
+        print_config=options.print_config,
+        dry_run=options.dry_run,
+    )
+
+
+def _export(options: argparse.Namespace) -> None:
+    _needs_extra()
+    from midway_zoo.train.export import export
+
+    for path in export(options.run, options.out, layout=options.layout, overwrite=options.force):
+        sys.stdout.write(f"{path}\n")
+
+
+def _index(options: argparse.Namespace) -> None:
+    _needs_extra()
+    from midway_zoo.train.commands import run_index
+
+    run_index(options.root, options.output, workers=options.workers, force=options.force)
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    _needs_extra()
+    from midway_zoo.train.commands import run_prepare
+
+    run_prepare(
+        options.root,
+        options.out,
+        height=options.height,
+        gop=options.gop,
+        layout=options.format,
+        workers=options.workers,
+    )
+
+
+def _needs_extra() -> None:
+    for module, package in (("accelerate", "accelerate"), ("omegaconf", "omegaconf"), ("av", "av")):
+        try:
+            __import__(module)
+        except ImportError as error:
+            raise MissingExtraError(f'training needs {package}: pip install "midway-zoo[train]" ({error}).') from error

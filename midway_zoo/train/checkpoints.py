@@ -1,0 +1,137 @@
+"""Checkpoints of a run: whole or absent, read without running anything, old ones removed."""
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from midway_zoo.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+MODEL, OPTIMIZER, STATE, CONFIG = "model.safetensors", "optimizer.pt", "state.json", "config.yaml"
+_NAME = re.compile(r"step_(\d{8})")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One checkpoint folder, ``checkpoints/step_00001000``."""
+
+    path: Path
+    step: int
+    """Optimizer steps that were done when it was written."""
+
+    def state(self) -> dict[str, Any]:
+        """Step, task state and provenance."""
+        try:
+            loaded = json.loads((self.path / STATE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.path / STATE} is not readable ({error}); {self._remedy()}") from error
+        if not isinstance(loaded, dict) or loaded.get("step") != self.step:
+            raise CheckpointError(f"{self.path / STATE} does not say step {self.step}; {self._remedy()}")
+        return loaded
+
+    def model(self) -> dict[str, Tensor]:
+        """State of the task's model."""
+        try:
+            return load_file(self.path / MODEL)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{self.path / MODEL} is not readable ({error}); {self._remedy()}") from error
+
+    def optimizer(self) -> dict[str, Any]:
+        """State of the optimizer, and of the gradient scaler if there was one."""
+        try:
+            loaded: dict[str, Any] = torch.load(self.path / OPTIMIZER, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever its reader stumbles over
+            raise CheckpointError(f"{self.path / OPTIMIZER} is not readable ({error}); {self._remedy()}") from error
+        return loaded
+
+    def _remedy(self) -> str:
+        return f"remove {self.path} to resume from the one before it."
+
+
+def find_checkpoints(out: Path) -> list[Checkpoint]:
+    """Complete checkpoints of a run folder, oldest first."""
+    folder = out / "checkpoints"
+    found = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        match = _NAME.fullmatch(path.name)
+        if match and (path / STATE).is_file():
+            found.append(Checkpoint(path, int(match[1])))
+    return sorted(found, key=lambda checkpoint: checkpoint.step)
+
+
+def latest_checkpoint(out: Path) -> Checkpoint | None:
+    """The newest complete checkpoint of a run folder, or None."""
+    found = find_checkpoints(out)
+    return found[-1] if found else None
+
+
+def save_checkpoint(
+    out: Path,
+    step: int,
+    *,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Any],
+    state: Mapping[str, Any],
+    config: str,
+) -> Checkpoint:
+    """Write a checkpoint under a temporary name, then rename it: a kill at any moment leaves the old ones whole."""
+    folder = out / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    final = folder / f"step_{step:08d}"
+    temporary = Path(tempfile.mkdtemp(prefix=f".{final.name}.", suffix=".part", dir=folder))
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.items()}, temporary / MODEL)
+        torch.save(dict(optimizer), temporary / OPTIMIZER)
+        (temporary / CONFIG).write_text(config, encoding="utf-8")
+        (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
+        for path in (*temporary.iterdir(), temporary):
+            _sync(path)
+        temporary.chmod(0o777 & ~_umask())
+        if final.exists():  # the same step, written by a run that was resumed from before it
+            shutil.rmtree(final)
+        temporary.rename(final)
+        _sync(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    logger.info("saved %s", final)
+    return Checkpoint(final, step)
+
+
+def prune_checkpoints(out: Path, *, keep_last: int, keep_every: int | None, keep: frozenset[int] = frozenset()) -> None:
+    """Remove what is neither among the newest, nor a multiple of ``keep_every``, nor in ``keep``; and remains of
+    interrupted writes."""
+    found = find_checkpoints(out)
+    for checkpoint in found[:-keep_last]:
+        if checkpoint.step in keep or (keep_every and checkpoint.step % keep_every == 0):
+            continue
+        # Renamed first, so that a kill in between leaves no half checkpoint under a valid name.
+        doomed = checkpoint.path.with_name(f".{checkpoint.path.name}.part")
+        checkpoint.path.rename(doomed)
+    for remains in (out / "checkpoints").glob(".step_*.part"):
+        shutil.rmtree(remains, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,180 @@
+"""Configuration: strict dataclasses, YAML recipes that ship with the package, ``key.sub=value`` overrides."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_origin
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from midway_zoo.errors import ConfigError, MissingFileError, nearest
+
+Config = TypeVar("Config", bound="RunConfig")
+_CHOICES = {"resume": ("auto", "never", "must"), "precision": ("no", "bf16", "fp16")}
+_POSITIVE = ("batch_size", "accumulate", "save_every", "keep_last", "log_every")
+
+
+@dataclass
+class RunConfig:
+    """What every training run has, whatever it trains. These keys are stable."""
+
+    out: str = MISSING
+    """Run folder: config.yaml, log.jsonl, checkpoints/, pictures/."""
+    seed: int = 0
+    epochs: float = 1.0
+    """Length of the schedules in epochs of the data."""
+    schedule_steps: int | None = None
+    """Length of the schedules in optimizer steps instead; the epochs are then spread over them."""
+    max_steps: int | None = None
+    """Stop (and save) after this many steps; the schedules do not change."""
+    max_seconds: float | None = None
+    """Stop (and save) after this much wall-clock time; the run can be resumed."""
+    batch_size: int = MISSING
+    """Pairs (or images) of one optimizer step, over all processes."""
+    accumulate: int = 1
+    """Micro-batches that a process splits its share of a step into; the gradients are those of the whole."""
+    num_workers: int = 8
+    """Data workers of each process; 0 loads in the process itself. The data do not depend on it."""
+    precision: str = "bf16"
+    """no, bf16 or fp16 autocast."""
+    compile: bool = False
+    """Compile the training step with torch.compile."""
+    save_every: int = 1000
+    """Steps between checkpoints."""
+    keep_last: int = 3
+    """Newest checkpoints that are kept."""
+    keep_every: int | None = None
+    """Checkpoints whose step is a multiple of this are kept for good."""
+    resume: str = "auto"
+    """auto: continue when ``out`` holds a checkpoint; never: refuse an ``out`` that holds one; must: insist on one."""
+    init_from: str | None = None
+    """Initial weights: a pretrained name, a file or folder that load_checkpoint reads, or an exported run."""
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers that Accelerate knows: tensorboard, wandb, trackio, ...; may be empty."""
+    log_every: int = 10
+    """Steps between reports to the trackers; log.jsonl has every step."""
+    picture_every: int | None = None
+    """Steps between pictures."""
+
+
+def recipe_names() -> list[str]:
+    """Recipes that ship with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _recipes().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """A checked configuration: the schema's defaults, then the recipe, then the overrides.
+
+    Args:
+        schema: dataclass that says which keys there are, and their types.
+        recipe: name of a bundled recipe, path of a YAML file, or None.
+        overrides: ``key.sub=value``, values in YAML.
+
+    Raises:
+        ConfigError: for an unknown key (with the nearest one), a value of the wrong type, or a key that has to be
+            given and is not.
+        MissingFileError: if there is no such recipe.
+    """
+    known = list(key_names(schema))
+    layers = []
+    if recipe is not None:
+        origin, text = read_recipe(recipe)
+        layers.append((origin, _parse(text, origin)))
+    for override in overrides:
+        key, equals, _ = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} is not KEY=VALUE. Overrides look like data.root=/videos.")
+        layers.append((override, OmegaConf.from_dotlist([override])))
+    merged = OmegaConf.structured(schema)
+    for origin, layer in layers:
+        for key in _leaves(layer):
+            if not any(_belongs(key, name) for name in known):
+                raise ConfigError(f"{origin}: unknown configuration key {key!r}.{nearest(key, [name.removesuffix('.*') for name in known])}")
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except OmegaConfBaseException as error:
+            message = str(error).splitlines()[0]
+            raise ConfigError(f"{origin}: {error.full_key or 'configuration'}: {message}") from error
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
+    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    check_run(config)
+    return config
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise :class:`ConfigError` for a value of :class:`RunConfig` that cannot be."""
+    for key, allowed in _CHOICES.items():
+        if getattr(config, key) not in allowed:
+            raise ConfigError(f"{key}={getattr(config, key)!r} must be one of {', '.join(allowed)}.")
+    for key in _POSITIVE:
+        if getattr(config, key) < 1:
+            raise ConfigError(f"{key}={getattr(config, key)} must be at least 1.")
+    for key in ("max_steps", "schedule_steps", "keep_every", "picture_every", "max_seconds"):
+        if getattr(config, key) is not None and getattr(config, key) <= 0:
+            raise ConfigError(f"{key}={getattr(config, key)} must be positive, or null.")
+    if config.num_workers < 0 or config.epochs <= 0:
+        raise ConfigError(f"num_workers={config.num_workers} and epochs={config.epochs} must not be negative or zero.")
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The whole configuration as YAML; :func:`load_config` reads it back."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def key_names(schema: type[Any], prefix: str = "") -> Iterator[str]:
+    """Dotted names of a schema's leaves; a mapping's ends in ``.*``, what is in it is its reader's business."""
+    for entry in fields(schema):
+        if is_dataclass(entry.type) and isinstance(entry.type, type):
+            yield from key_names(entry.type, f"{prefix}{entry.name}.")
+        else:
+            mapping = get_origin(entry.type) is dict
+            yield f"{prefix}{entry.name}{'.*' if mapping else ''}"
+
+
+def _belongs(key: str, known: str) -> bool:
+    whole = known.removesuffix(".*")
+    return key == whole or whole.startswith(f"{key}.") or (known.endswith(".*") and key.startswith(f"{whole}."))
+
+
+def read_recipe(recipe: str | Path) -> tuple[str, str]:
+    """Origin and text of a recipe, bundled (by name) or a file (by path)."""
+    path = Path(recipe)
+    if path.suffix in (".yaml", ".yml"):
+        if not path.is_file():
+            raise MissingFileError(f"there is no recipe file {path}. Bundled: {', '.join(recipe_names())}.")
+        return str(path), path.read_text(encoding="utf-8")
+    bundled = _recipes() / f"{recipe}.yaml"
+    if not bundled.is_file():
+        names = recipe_names()
+        raise MissingFileError(
+            f"there is no recipe {str(recipe)!r}.{nearest(str(recipe), names)} Bundled: {', '.join(names)}; "
+            "a recipe of your own is a path that ends in .yaml."
+        )
+    return f"recipe {recipe}", bundled.read_text(encoding="utf-8")
+
+
+def _parse(text: str, origin: str) -> DictConfig:
+    try:
+        parsed = OmegaConf.create(text)
+    except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
+        raise ConfigError(f"{origin} is not readable YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(parsed, DictConfig):
+        raise ConfigError(f"{origin} must hold keys and values.")
+    return parsed
+
+
+def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
+    content = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    for key, value in content.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _recipes() -> Any:
+    return files("midway_zoo.train") / "recipes"

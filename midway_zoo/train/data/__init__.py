@@ -1,0 +1,1 @@
+"""What training reads: videos, pairs of frames and their views, generated scenes, flow datasets."""

@@ -1,0 +1,101 @@
+"""What a run tells while it goes: log.jsonl, the progress bar, and values read without stalling the device."""
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+
+class StepLog:
+    """``log.jsonl``: one line a step, in order, each step once.
+
+    Args:
+        path: the file; lines of steps from ``first_step`` on, and a torn last line, are dropped from it.
+        first_step: the step that comes next.
+    """
+
+    def __init__(self, path: Path, first_step: int) -> None:
+        kept = [line for line in read_log(path) if line["step"] < first_step]
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
+        temporary.replace(path)
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append one step; the line reaches the file at once. Infinite numbers become null: JSON has none."""
+        finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
+        self._file.write(json.dumps(finite) + "\n")
+
+    def close(self) -> None:
+        """No more lines."""
+        self._file.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Lines of a ``log.jsonl``; a torn line, which a kill can leave, is left out."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class Delayed:
+    """Numbers of a step, on their way from the device: reading them later does not stall it."""
+
+    def __init__(self, step: int, names: list[str], values: Tensor, extra: dict[str, Any]) -> None:
+        self.step, self.names, self.extra = step, names, extra
+        self._event: torch.cuda.Event | None = None
+        if values.is_cuda:
+            self._values = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._values.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._values = values
+
+    def read(self) -> dict[str, float]:
+        """Wait until they are there, if they are not."""
+        if self._event is not None:
+            self._event.synchronize()
+        return dict(zip(self.names, self._values.tolist(), strict=True))
+
+
+class Progress:
+    """The bar on stderr; silent when that is no terminal, and on all processes but the first."""
+
+    def __init__(self, first_step: int, last_step: int, *, shown: bool, unit: str) -> None:
+        self.unit = unit
+        self._bar = tqdm(
+            total=last_step, initial=first_step, unit="step", disable=None if shown else True, dynamic_ncols=True
+        )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._bar.close()
+
+    def update(self, line: Mapping[str, Any]) -> None:
+        """Show one step."""
+        shown = {
+            key: f"{line[key]:.3g}"
+            for key in ("loss", "invariance", "dynamics", "epe", "lr", "momentum")
+            if line.get(key) is not None
+        }
+        rate = f"{line[f'{self.unit}_per_s']:.1f} {self.unit}/s, data {line['data_wait']:.0%}"
+        self._bar.set_postfix_str(", ".join([*(f"{key} {value}" for key, value in shown.items()), rate]), refresh=False)
+        self._bar.update()

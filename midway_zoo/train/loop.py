@@ -1,0 +1,376 @@
+"""The training loop, for any task: Accelerate does devices, processes, precision and trackers."""
+
+import logging
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, reduce, send_to_device
+from torch import Tensor
+
+from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
+from midway_zoo.train.checkpoints import (
+    CONFIG,
+    Checkpoint,
+    find_checkpoints,
+    latest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from midway_zoo.train.config import RunConfig, to_yaml
+from midway_zoo.train.journal import Delayed, Progress, StepLog
+from midway_zoo.train.optim import set_hyperparameters
+from midway_zoo.train.stopping import StopRequest
+from midway_zoo.train.task import Task, split_batch
+from midway_zoo.version import __version__
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingDivergedError(MidwayZooError, FloatingPointError):
+    """The loss is not finite. Nothing was saved after it."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a run ended."""
+
+    step: int
+    """Optimizer steps done, in this process and those it resumed from."""
+    finished: bool
+    """False if it was stopped by a signal or a time limit and can be resumed."""
+    reason: str
+    checkpoint: Path | None
+    last: dict[str, float]
+    """The values of the last step's line in log.jsonl."""
+
+
+def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
+    """Train until the schedule, ``max_steps``, ``max_seconds`` or a signal ends it.
+
+    Args:
+        task: what is trained; ``task.config`` says how long, where to, and from where.
+        accelerator: made from the configuration if None.
+
+    Raises:
+        TrainingDivergedError: if a loss is not finite.
+        OutputExistsError, CheckpointError, ConfigError: if ``out`` and ``resume`` contradict each other.
+    """
+    return Run(task, accelerator or make_accelerator(task.config)).fit()
+
+
+def make_accelerator(config: RunConfig) -> Accelerator:
+    """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself."""
+    accelerator = Accelerator(
+        # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
+        cpu=not torch.accelerator.is_available(),
+        mixed_precision=config.precision,
+        log_with=list(config.trackers) or None,
+        project_dir=config.out,
+        # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+    )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would overwrite "
+            "each other's run. Launch with `accelerate launch` or torchrun, and check `accelerate env`."
+        )
+    if config.batch_size % (accelerator.num_processes * config.accumulate):
+        raise ConfigError(
+            f"batch_size={config.batch_size} does not divide into {accelerator.num_processes} process(es) with "
+            f"accumulate={config.accumulate} micro-batches each; choose a multiple of "
+            f"{accelerator.num_processes * config.accumulate}."
+        )
+    return accelerator
+
+
+class Run:
+    """One process of a run."""
+
+    def __init__(self, task: Task[Any], accelerator: Accelerator) -> None:
+        self.task, self.accelerator = task, accelerator
+        self.config: RunConfig = task.config
+        self.out = Path(self.config.out)
+        self.started = time.monotonic()
+        self.last_step = min(task.total_steps, self.config.max_steps or task.total_steps)
+        checkpoint = self._to_resume()
+        self.first_step = checkpoint.step if checkpoint else 0
+        self._prepare(checkpoint)
+
+    def fit(self) -> RunResult:
+        """See :func:`fit`."""
+        if self.first_step >= self.last_step:
+            return self._result(self.first_step, {}, f"all {self.last_step} steps were done before")
+        with StopRequest() as self.stop:
+            return self._train()
+
+    def _to_resume(self) -> Checkpoint | None:
+        checkpoint = latest_checkpoint(self.out)
+        if self.config.resume == "never" and (checkpoint or (self.out / "log.jsonl").exists()):
+            raise OutputExistsError(f"out={self.out} holds a run; choose another folder, or resume=auto to continue.")
+        if self.config.resume == "must" and checkpoint is None:
+            raise CheckpointError(f"resume=must, but {self.out} holds no checkpoint; resume=auto starts a new run.")
+        if checkpoint and checkpoint.step > self.task.total_steps:
+            raise ConfigError(f"{checkpoint.path} is past the schedule's {self.task.total_steps} steps; raise epochs.")
+        return checkpoint
+
+    def _prepare(self, checkpoint: Checkpoint | None) -> None:
+        task, accelerator = self.task, self.accelerator
+        state = checkpoint.state() if checkpoint else {}
+        if checkpoint:
+            self._check_same_run(checkpoint, state)
+            task.model.load_state_dict(checkpoint.model())
+            task.load_state_dict(state["task"])
+        task.model.train()
+        if self.config.compile:
+            task.model.compile()
+        optimizer = task.optimizer()
+        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        if checkpoint:
+            saved = checkpoint.optimizer()
+            self.optimizer.load_state_dict(saved["optimizer"])
+            if accelerator.scaler is not None and saved.get("scaler"):
+                accelerator.scaler.load_state_dict(saved["scaler"])
+            logger.info("resumed from %s", checkpoint.path)
+
+    def _check_same_run(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
+        for key, ours in self._identity().items():
+            theirs = state["identity"].get(key)
+            if theirs != ours:
+                raise ConfigError(
+                    f"{checkpoint.path} was trained with {key}={theirs}, not {ours}: the run would not be the same. "
+                    f"Resume with {key}={theirs}, or start another with a new out= and init_from={checkpoint.path}."
+                )
+
+    def _identity(self) -> dict[str, Any]:
+        """What must not change when a run is resumed."""
+        return {
+            "task": self.task.name,
+            "seed": self.config.seed,
+            "batch_size": self.config.batch_size,
+            **self.task.identity(),
+        }
+
+    def _train(self) -> RunResult:
+        main = self.accelerator.is_main_process
+        if main:
+            self.out.mkdir(parents=True, exist_ok=True)
+            (self.out / CONFIG).write_text(to_yaml(self.config), encoding="utf-8")
+        if self.config.trackers:
+            self.accelerator.init_trackers("midway_zoo", config=_flat(asdict(self.config)))
+        self.log = StepLog(self.out / "log.jsonl", self.first_step) if main else None
+        self.pending: list[Delayed] = []
+        self.last_values: dict[str, float] = {}
+        self.last_reported = time.perf_counter()
+        self.saved_step = self.first_step if find_checkpoints(self.out) else None
+        try:
+            with Progress(self.first_step, self.last_step, shown=main, unit=self.task.unit) as self.progress:
+                return self._steps()
+        finally:
+            if self.log:
+                self.log.close()
+            if self.config.trackers:
+                self.accelerator.end_training()
+
+    def _steps(self) -> RunResult:
+        batches = self._batches()
+        for step in range(self.first_step, self.last_step):
+            waited = time.perf_counter()
+            batch = next(batches)
+            waited = time.perf_counter() - waited
+            self.task.observe(batch)
+            batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+            self._step(step, batch, waited)
+            # On a GPU the values of a step are read while the next one runs; on a CPU they are there already.
+            self._report(keep=1 if self.accelerator.device.type == "cuda" else 0)
+            reason = self._stop_reason()
+            if (step + 1) % self.config.save_every == 0 or step + 1 == self.last_step or reason:
+                self._save(step + 1)
+            if self._due(self.config.picture_every, step):
+                self._pictures(batch, step)
+            if reason:
+                return self._result(step + 1, self.last_values, reason, finished=step + 1 == self.last_step)
+        return self._result(self.last_step, self.last_values, "all steps done")
+
+    def _batches(self) -> Iterator[Any]:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        return iter(self.task.batches(self.first_step, self.last_step, rank=rank, world=world))
+
+    def _step(self, step: int, batch: Any, waited: float) -> None:
+        accelerator, task = self.accelerator, self.task
+        _seed(self.config.seed, step, accelerator.process_index)
+        hyper = task.hyperparameters(step)
+        set_hyperparameters(self.optimizer, hyper.lr, hyper.weight_decay)
+        parts = split_batch(batch, self.config.accumulate)
+        sums: dict[str, Tensor] = {}
+        for index, part in enumerate(parts):
+            inputs = task.to_inputs(part, step)
+            waiting = accelerator.no_sync(self.model) if index + 1 < len(parts) else nullcontext()
+            with waiting:
+                with accelerator.autocast():
+                    losses = self.model(inputs)
+                accelerator.backward(losses["loss"] / len(parts))
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + value.detach().float() / len(parts)
+        if accelerator.scaler is not None:
+            accelerator.unscale_gradients(self.optimizer)
+        task.before_update(step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        task.after_update(step)
+        stop = torch.tensor(float(self._wants_to_stop()), device=accelerator.device)
+        values = reduce(torch.stack([*sums.values(), stop]), "mean")
+        extra = {"lr": hyper.lr, "weight_decay": hyper.weight_decay, "waited": waited}
+        extra |= {} if hyper.momentum is None else {"momentum": hyper.momentum}
+        self.pending.append(Delayed(step, [*sums, "stop"], values, extra))
+
+    def _wants_to_stop(self) -> bool:
+        limit = self.config.max_seconds
+        return self.stop.requested or (limit is not None and time.monotonic() - self.started >= limit)
+
+    def _stop_reason(self) -> str:
+        """Agreed between the processes: the values that say so were averaged over them."""
+        if not self.last_values.get("stop"):
+            return ""
+        return self.stop.name or (f"max_seconds={self.config.max_seconds}" if self.config.max_seconds else "a signal")
+
+    def _report(self, keep: int = 0) -> None:
+        while len(self.pending) > keep:
+            pending = self.pending.pop(0)
+            values = pending.read()
+            self._check_finite(pending.step, values)
+            now = time.perf_counter()
+            seconds, self.last_reported = max(now - self.last_reported, 1e-9), now
+            self.last_values = values
+            line = {"step": pending.step, "epoch": round(pending.step / self.task.steps_per_epoch, 4)}
+            line |= {name: value for name, value in values.items() if name != "stop"}
+            line |= {key: value for key, value in pending.extra.items() if key != "waited"}
+            line |= {
+                f"{self.task.unit}_per_s": round(self.config.batch_size / seconds, 3),
+                "data_wait": round(min(1.0, pending.extra["waited"] / seconds), 4),
+            }
+            self._publish(pending.step, line)
+
+    def _publish(self, step: int, line: dict[str, Any]) -> None:
+        if self.log:
+            self.log.write(line)
+        self.progress.update(line)
+        warning = self.task.health(line, step)
+        if warning and self.accelerator.is_main_process:
+            logger.warning("step %d: %s", step, warning)
+        if self.config.trackers and self._due(self.config.log_every, step):
+            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=step)
+
+    def _check_finite(self, step: int, values: dict[str, float]) -> None:
+        if values["loss"] == values["loss"] and abs(values["loss"]) != float("inf"):
+            return
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "stop")
+        last = latest_checkpoint(self.out)
+        good = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
+        raise TrainingDivergedError(
+            f"the loss of step {step} is not finite ({parts}); {good}. Resume from it with a lower optim.base_lr, "
+            "or with precision=bf16 or no if it was fp16."
+        )
+
+    def _save(self, step: int) -> None:
+        self._report()  # raises if a value is not finite: what is saved is always good
+        if self.saved_step == step:
+            return
+        self.accelerator.wait_for_everyone()
+        figures: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            self.task.model.eval()
+            figures = self.task.validate(step, self.out)
+            self.task.model.train()
+            scaler = self.accelerator.scaler
+            save_checkpoint(
+                self.out,
+                step,
+                model=self.task.model.state_dict(),
+                optimizer={
+                    "optimizer": self.optimizer.state_dict(),
+                    "scaler": scaler.state_dict() if scaler is not None else None,
+                },
+                state={
+                    **self.task.describe(),
+                    "task": self.task.state_dict(),
+                    "identity": self._identity(),
+                    "validation": figures,
+                    "provenance": provenance(),
+                },
+                config=to_yaml(self.config),
+            )
+            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every)
+            if figures and self.config.trackers:
+                self.accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=step)
+        self.saved_step = step
+        self.accelerator.wait_for_everyone()
+        self.last_reported = time.perf_counter()
+
+    def _pictures(self, batch: Any, step: int) -> None:
+        if not self.accelerator.is_main_process:
+            return
+        from midway_zoo.files import write_png
+
+        folder = self.out / "pictures"
+        folder.mkdir(exist_ok=True)
+        self.task.model.eval()
+        with torch.no_grad():
+            pictures = self.task.pictures(batch)
+        self.task.model.train()
+        for name, picture in pictures.items():
+            write_png(folder / f"{name}_{step + 1:08d}.png", picture, overwrite=True)
+        for tracker in self.accelerator.trackers:
+            if tracker.name in ("tensorboard", "wandb"):
+                images = {name: picture.cpu().permute(1, 2, 0).numpy() for name, picture in pictures.items()}
+                if tracker.name == "tensorboard":
+                    for name, image in images.items():
+                        tracker.writer.add_image(name, image, step, dataformats="HWC")
+                else:
+                    tracker.log_images({name: [image] for name, image in images.items()}, step=step)
+        self.last_reported = time.perf_counter()
+
+    @staticmethod
+    def _due(every: int | None, step: int) -> bool:
+        return every is not None and (step + 1) % every == 0
+
+    def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
+        checkpoint = latest_checkpoint(self.out)
+        values = {name: value for name, value in last.items() if name != "stop"}
+        return RunResult(step, finished, reason, checkpoint.path if checkpoint else None, values)
+
+
+def _seed(seed: int, step: int, rank: int) -> None:
+    """Dropout and stochastic depth depend on the step and the process, so that a resumed run draws the same."""
+    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a checkpoint, without asking git."""
+    return {
+        "midway_zoo": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": shlex.join(sys.argv),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return flat

@@ -1,0 +1,1 @@
+"""Midway pretraining (paper section 3): objective, model and task."""

@@ -1,0 +1,124 @@
+"""Midway pretraining as a task of the generic loop."""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from midway_zoo.train.data.failures import FailureCounter
+from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
+from midway_zoo.train.data.loading import make_loader
+from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
+from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.views import ViewSampler
+from midway_zoo.train.pretrain.initial import initialise
+from midway_zoo.train.optim import clip_each, parameter_groups
+from midway_zoo.train.pretrain.batch import normalised_views
+from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.train.pretrain.health import Health
+from midway_zoo.train.pretrain.model import PretrainModel
+from midway_zoo.train.pretrain.pictures import draw_pictures
+from midway_zoo.train.schedules import cosine
+from midway_zoo.train.task import Hyperparameters, Task, trainable
+
+
+class PretrainTask(Task[PretrainConfig]):
+    """Cross-frame DINO and latent dynamics on pairs of video frames (paper section 3)."""
+
+    name = "pretrain"
+    model: PretrainModel
+
+    def __init__(self, config: PretrainConfig) -> None:
+        super().__init__(config)
+        check_pretrain(config)
+        index = load_or_build_index(config.data.root, _index_file(config))
+        self.stream = pair_stream(index, config.data, config.seed)
+        pairs = config.epochs * self.stream.pairs_per_epoch
+        self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
+        self.steps_per_epoch = self.total_steps / config.epochs
+        self.failures = FailureCounter(config.data.max_failure_share)
+        torch.manual_seed(config.seed)
+        self.model = PretrainModel(config)
+        if config.init_from is not None:
+            initialise(self.model, config.init_from)
+        self.health_check = Health(config.head.out, self.warmup_steps)
+
+    @property
+    def warmup_steps(self) -> int:
+        """Steps in which the learning rate rises."""
+        return min(self.total_steps, round(self.config.optim.warmup_epochs * self.steps_per_epoch))
+
+    def identity(self) -> dict[str, Any]:
+        return {"schedule_steps": self.total_steps, "network.name": self.config.network.name}
+
+    def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
+        config = self.config
+        views = ViewSampler(config.views)
+        dataset = PairDataset(self.stream, views, short_side=config.data.decode_short_side)
+        steps = StepBatches(first_step, config.batch_size, rank, world, last_step=last_step)
+        return make_loader(dataset, steps, collate, num_workers=config.num_workers)
+
+    def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
+        return normalised_views(batch)
+
+    def hyperparameters(self, step: int) -> Hyperparameters:
+        optim, total, batch = self.config.optim, self.total_steps, self.config.batch_size
+        base = optim.base_lr * batch / 256
+        horizon = total * (batch if optim.ema_horizon == "released" else 1)
+        return Hyperparameters(
+            lr=cosine(step, total, base, optim.min_lr, warmup=self.warmup_steps),
+            weight_decay=cosine(step, total, optim.weight_decay, optim.weight_decay_end),
+            momentum=cosine(step, horizon, optim.ema_momentum, optim.ema_momentum_end),
+        )
+
+    def optimizer(self) -> torch.optim.Optimizer:
+        groups = parameter_groups(self.model.named_parameters())
+        beta1, beta2 = self.config.optim.betas
+        fused = trainable(self.model)[0].is_cuda
+        return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=fused)
+
+    def observe(self, batch: Any) -> None:
+        self.failures.update(batch.pop("failures"), pairs=len(batch["index"]))
+
+    def before_update(self, step: int) -> None:
+        if self.config.optim.clip is not None:
+            clip_each(self.model.clipped_parameters(), self.config.optim.clip)
+        if step < self.config.optim.freeze_last_layer_epochs * self.steps_per_epoch:
+            for parameter in self.model.last_layer_parameters():
+                parameter.grad = None  # no gradient at all: neither moments nor weight decay move it
+
+    def after_update(self, step: int) -> None:
+        momentum = self.hyperparameters(step).momentum
+        assert momentum is not None
+        self.model.update_averages(momentum)
+        self.model.update_center()
+
+    def health(self, values: Mapping[str, float], step: int) -> str | None:
+        return self.health_check(values, step)
+
+    def pictures(self, batch: Any) -> dict[str, Tensor]:
+        return draw_pictures(self.model.network, normalised_views(batch))
+
+    def describe(self) -> dict[str, Any]:
+        return {"network": self.model.network.config.to_dict(), "steps_per_epoch": self.steps_per_epoch}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"failures": self.failures.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.failures.load_state_dict(state["failures"])
+
+
+def _index_file(config: PretrainConfig) -> Path | None:
+    """The index that is named, or the one with the data; in the run folder if the data's cannot be written to."""
+    if config.data.index is not None:
+        return Path(config.data.index)
+    beside = index_path(config.data.root)
+    if beside.is_file() or os.access(beside.parent, os.W_OK):
+        return None
+    folder = Path(config.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / INDEX_NAME

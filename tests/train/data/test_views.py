@@ -1,0 +1,256 @@
+"""Boxes are drawn as torchvision draws them, and views show what their place in the result says."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import RandomResizedCrop
+
+from midway_zoo.errors import ConfigError, InputError, InputTypeError
+from midway_zoo.train.data.photometric import Column, augment
+from midway_zoo.train.data.views import Box, ViewSampler, ViewsConfig, random_box
+
+ASPECT = (3 / 4, 4 / 3)
+SMALL = ViewsConfig(dynamics_size=32, global_size=24, local_size=12, local_crops=3)
+
+
+def ramps(height: int, width: int, blue: int) -> Tensor:
+    """uint8 (3, H, W): red grows to the right and green downwards, over the whole range; blue is constant."""
+    image = torch.empty(3, height, width)
+    image[0], image[1] = torch.linspace(0, 255, width), torch.linspace(0, 255, height)[:, None]
+    image[2] = blue
+    return image.round().byte()
+
+
+def extent(view: Tensor, frame: tuple[int, int]) -> tuple[float, float, float, float]:
+    """(top, left, bottom, right) that a view of :func:`ramps` shows, in pixels; right < left if flipped.
+
+    The ends are extrapolated from the inner half: resampling bends the ramp near the border.
+    """
+    size, inner = view.shape[-1], view.shape[-1] // 4
+    ends = []
+    for ramp, length in ((view[1].float().mean(1), frame[0]), (view[0].float().mean(0), frame[1])):
+        slope = (ramp[-inner - 1] - ramp[inner]) / (size - 2 * inner - 1)
+        first = ramp[inner] - slope * (inner + 0.5)
+        ends.append([float(value) / 255 * (length - 1) + 0.5 for value in (first, first + slope * size)])
+    return ends[0][0], ends[1][0], ends[0][1], ends[1][1]
+
+
+def sample(seed: int, frame: tuple[int, int] = (540, 960), config: ViewsConfig | None = None) -> dict[str, Tensor]:
+    sampler = ViewSampler(config or ViewsConfig())
+    return sampler(ramps(*frame, blue=50), ramps(*frame, blue=200), np.random.default_rng(seed))
+
+
+def test_boxes_have_the_distribution_of_torchvision() -> None:
+    """Means, spreads and the share of full-height boxes of 4000 draws, within five standard errors."""
+    height, width, area, number = 90, 160, (0.2, 0.6), 4000
+    rng, frame = np.random.default_rng(0), torch.empty(3, height, width)
+    ours = torch.tensor([random_box(height, width, area, ASPECT, rng) for _ in range(number)]).double()
+    theirs = torch.tensor(
+        [RandomResizedCrop.get_params(frame, list(area), list(ASPECT)) for _ in range(number)]
+    ).double()
+    for boxes in (ours, theirs):
+        boxes[:, :2] += boxes[:, 2:] / 2  # centres
+    error = (ours.var(0) / number + theirs.var(0) / number).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error).all()
+    assert (ours.std(0) / theirs.std(0) - 1).abs().max() < 0.08
+    assert (torch.corrcoef(ours.T) - torch.corrcoef(theirs.T)).abs().max() < 0.1
+
+
+@given(
+    st.integers(1, 200),
+    st.integers(1, 200),
+    st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    st.tuples(st.floats(0.1, 10), st.floats(0.1, 10)).map(sorted),
+    st.integers(0, 2**32),
+)
+def test_boxes_lie_in_their_frame(height: int, width: int, area: list[float], aspect: list[float], seed: int) -> None:
+    box = random_box(height, width, (area[0], area[1]), (aspect[0], aspect[1]), np.random.default_rng(seed))
+    assert box.height >= 1
+    assert box.width >= 1
+    assert 0 <= box.top <= height - box.height
+    assert 0 <= box.left <= width - box.width
+
+
+@pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (30, 30), (1, 7)])
+def test_a_box_that_cannot_fit_is_that_of_torchvision(height: int, width: int) -> None:
+    area = (1.0, 1.0)
+    aspect = (1.1, 1.2) if height == width else ASPECT
+    expected = RandomResizedCrop.get_params(torch.empty(3, height, width), list(area), list(aspect))
+    assert random_box(height, width, area, aspect, np.random.default_rng(0)) == tuple(expected)
+
+
+def test_a_box_inside_a_box() -> None:
+    assert Box(2, 3, 4, 5).inside(Box(10, 20, 30, 40)) == Box(12, 23, 4, 5)
+
+
+def test_shapes_and_types() -> None:
+    views = sample(0)
+    assert {name: (tuple(v.shape), v.dtype) for name, v in views.items()} == {
+        "dynamics": ((2, 3, 224, 224), torch.uint8),
+        "globals": ((4, 3, 224, 224), torch.uint8),
+        "locals": ((16, 3, 96, 96), torch.uint8),
+        "photometric": ((22, 11), torch.float32),
+    }
+
+
+def test_frames_come_in_their_order() -> None:
+    views = sample(0)
+    for name, order in (("dynamics", [50, 200]), ("globals", [50, 50, 200, 200]), ("locals", [50] * 8 + [200] * 8)):
+        assert [int(view[2].float().mean()) for view in views[name]] == order
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_frames_share_the_dynamics_box_which_is_not_flipped(seed: int) -> None:
+    source, target = sample(seed, config=ViewsConfig(local_crops=0, flip_p=1.0))["dynamics"]
+    assert torch.equal(source[:2], target[:2])
+    top, left, bottom, right = extent(source, (540, 960))
+    assert 0.2 - 0.01 < (bottom - top) * (right - left) / (540 * 960) < 0.4 + 0.01
+    assert 3 / 4 - 0.03 < (right - left) / (bottom - top) < 4 / 3 + 0.03
+
+
+def test_frames_share_the_global_boxes_and_their_flips() -> None:
+    flips = []
+    for seed in range(60):
+        x1, x2, y1, y2 = sample(seed, config=SMALL)["globals"]
+        assert torch.equal(x1[:2], y1[:2])
+        assert torch.equal(x2[:2], y2[:2])
+        assert not torch.equal(x1[:2], x2[:2])
+        flips.append([extent(view, (540, 960))[3] < extent(view, (540, 960))[1] for view in (x1, x2)])
+    one, two = np.array(flips).T
+    for flipped in (one, two, one != two):  # each flips half of the time, whatever the other does
+        assert 15 < flipped.sum() < 45
+
+
+def test_local_crops_are_each_their_own() -> None:
+    views = sample(0)["locals"][:, :2].flatten(1)
+    assert len({view.numpy().tobytes() for view in views}) == 16
+    flipped = [
+        right < left
+        for seed in range(20)
+        for _, left, _, right in [extent(view, (540, 960)) for view in sample(seed, config=SMALL)["locals"]]
+    ]
+    assert 35 < sum(flipped) < 85  # of 120
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_globals_and_locals_lie_in_one_initial_box(seed: int) -> None:
+    """What they cover together is no larger than the initial box may be, and each no larger than its share."""
+    views = sample(seed)
+    extents = [extent(view, (540, 960)) for name in ("globals", "locals") for view in views[name]]
+    boxes = np.array([(top, min(left, right), bottom, max(left, right)) for top, left, bottom, right in extents])
+    heights, widths = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
+    union = (boxes[:, 2].max() - boxes[:, 0].min()) * (boxes[:, 3].max() - boxes[:, 1].min())
+    assert union < 1.03 * 0.2 * 540 * 960
+    assert (heights * widths)[4:].max() < 0.42 * 0.2 * 540 * 960
+    assert (heights * widths)[:4].min() > 0.38 * 0.05 * 540 * 960
+
+
+def test_views_are_the_crops_of_pil() -> None:
+    """Bicubic, antialiased: PIL's crop and resize to within a level."""
+    rng = np.random.default_rng(0)
+    frame = rng.integers(0, 256, (120, 200, 3), dtype=np.uint8)
+    image = torch.from_numpy(frame).permute(2, 0, 1)
+    config = ViewsConfig(local_crops=0, dynamics_size=40)
+    source = ViewSampler(config)(image, image, np.random.default_rng(5))["dynamics"][0]
+    box = random_box(120, 200, config.dynamics_area, config.aspect, np.random.default_rng(5))
+    corners = box.left, box.top, box.left + box.width, box.top + box.height
+    expected = np.asarray(Image.fromarray(frame).crop(corners).resize((40, 40), Image.Resampling.BICUBIC))
+    difference = source.permute(1, 2, 0).numpy().astype(int) - expected
+    assert np.abs(difference).max() <= 1
+
+
+def test_memory_layout_of_the_frames_does_not_matter() -> None:
+    planes = torch.randint(0, 256, (2, 3, 60, 90), dtype=torch.uint8)
+    pixels = planes.contiguous(memory_format=torch.channels_last)
+    sampler = ViewSampler(SMALL)
+    first, second = (sampler(*frames, np.random.default_rng(1)) for frames in (planes, pixels))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_same_generator_same_views() -> None:
+    first, again, other = sample(3, config=SMALL), sample(3, config=SMALL), sample(4, config=SMALL)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_frames_are_left_as_they_are() -> None:
+    frames = torch.randint(0, 256, (2, 3, 60, 90), dtype=torch.uint8)
+    before = frames.clone()
+    ViewSampler(SMALL)(*frames, np.random.default_rng(0))
+    assert torch.equal(frames, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [(0, [True, False] * 3 + [False] * 6), (1, [False, True] * 3 + [False] * 6), (2, [False] * 6 + [True] * 6)],
+)
+def test_types_of_the_views(kind: int, expected: list[bool]) -> None:
+    """With p 1 for one kind only, just its views are blurred: 1 2 for dynamics, 1 2 1 2 for globals, then locals."""
+    blur_p = (float(kind == 0), float(kind == 1), float(kind == 2))
+    params = sample(0, config=ViewsConfig(local_crops=3, blur_p=blur_p))["photometric"]
+    assert (params[:, Column.BLUR] > 0).tolist() == expected
+
+
+@pytest.mark.parametrize("size", [(40, 64), (64, 40), (5, 400), (1, 1), (2, 3)])
+def test_tiny_and_long_frames(size: tuple[int, int]) -> None:
+    for seed in range(10):
+        views = sample(seed, size, SMALL)
+        assert {name: len(v) for name, v in views.items()} == {
+            "dynamics": 2,
+            "globals": 4,
+            "locals": 6,
+            "photometric": 12,
+        }
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 4), st.integers(1, 40), st.integers(0, 2**32))
+def test_any_number_and_size_of_views_can_be_augmented(number: int, size: int, seed: int) -> None:
+    config = ViewsConfig(dynamics_size=size, global_size=size, local_size=size, local_crops=number)
+    views = sample(seed, (30, 40), config)
+    stacked = torch.cat([views["dynamics"], views["globals"], views["locals"]])
+    result = augment(stacked, views["photometric"])
+    assert result.shape == (6 + 2 * number, 3, size, size)
+    assert result.isfinite().all()
+    assert float(result.abs().max()) < 2.7  # white and black, normalised
+
+
+def test_config_goes_through_omegaconf() -> None:
+    config = OmegaConf.merge(OmegaConf.structured(ViewsConfig), {"local_crops": 1, "aspect": [0.5, 2.0]})
+    sampler = ViewSampler(OmegaConf.to_object(config))  # type: ignore[arg-type]
+    frame = ramps(40, 64, 0)
+    assert len(sampler(frame, frame, np.random.default_rng(0))["locals"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("dynamics_size", 0),
+        ("local_crops", -1),
+        ("initial_area", (0.2, 0.05)),
+        ("global_area", (0.0, 1.0)),
+        ("local_area", (0.1, 1.1)),
+        ("aspect", (0.0, 1.0)),
+        ("aspect", (2.0, 1.0)),
+        ("flip_p", 1.1),
+        ("blur_p", (1.0,)),
+    ],
+)
+def test_configs_without_views(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        ViewSampler(ViewsConfig(**{name: value}))  # type: ignore[arg-type]
+
+
+def test_frames_that_are_no_pair() -> None:
+    sampler, rng, frame = ViewSampler(SMALL), np.random.default_rng(0), ramps(40, 64, 0)
+    with pytest.raises(InputError, match="differ in size"):
+        sampler(frame, ramps(64, 40, 0), rng)
+    with pytest.raises(InputError, match="target"):
+        sampler(frame, frame[0], rng)
+    with pytest.raises(InputTypeError, match="source"):
+        sampler(frame / 255, frame, rng)
