@@ -75,7 +75,10 @@ def starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 def raw_tiles(source: Frames, target: Frames, tiles: list[Tile], side: tuple[int, int], *, both: bool) -> list[Tensor]:
-    """Raw flow (n, 3, h, w) of each tile from source to target; with ``both`` also from target to source."""
+    """Raw flow (n, 3, h, w) of each tile from source to target; with ``both`` also from target to source.
+
+    Frames of the size of a tile are taken as they are, so that their tokens are shared: one tile per row, in order.
+    """
     if source.size != side:
         source, target = (
             Frames(frames.network, _crops(frames.images, [(tile.row, getattr(tile, name)) for tile in tiles], side))
