@@ -37,6 +37,8 @@ def network_card(network: "MidwayNetwork", repo_id: str | None = None) -> str:
         "encoders": "two, student and teacher" if config.paired else "one",
         "parameters": f"{count / 1e6:.2f} M",
     }
+    if config.flow_head is not None:
+        facts["flow head"] = f"DPT, tiles of {config.flow_size[0]} x {config.flow_size[1]} pixels"
     usage = [
         "import midway_zoo as mz",
         f'model = mz.create_model("hf-hub:{repo_id or "ORG/REPO"}")',
