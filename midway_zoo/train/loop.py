@@ -78,6 +78,7 @@ def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult
 
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself."""
+    check_launch()
     accelerator = Accelerator(
         # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
         cpu=not torch.accelerator.is_available(),
@@ -87,7 +88,6 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
-    check_launch(accelerator)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
@@ -107,6 +107,7 @@ class Run:
     """One process of a run."""
 
     def __init__(self, task: Task[Any], accelerator: Accelerator) -> None:
+        check_launch()  # again: the accelerator may be the caller's
         self.task, self.accelerator = task, accelerator
         self.config: RunConfig = task.config
         self.out = Path(self.config.out)

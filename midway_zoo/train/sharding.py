@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, reduce
+from accelerate.utils import parse_flag_from_env, reduce
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -21,17 +21,20 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.train.task import Task
 
 logger = logging.getLogger(__name__)
-_ELSEWHERE = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
+_SWITCHES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_MEGATRON_LM")
 
 
-def check_launch(accelerator: Accelerator) -> None:
-    """Raise :class:`ConfigError` if Accelerate was told to shard by itself: per-tensor clipping, averages of weights
-    and checkpoints need to know how it is done."""
-    if accelerator.distributed_type in _ELSEWHERE:
-        raise ConfigError(
-            f"Accelerate was launched with {accelerator.distributed_type.value}, which this training does not use. "
-            "Launch plainly (`accelerate launch --multi_gpu`, or torchrun; see `accelerate env`) and pass shard=true."
-        )
+def check_launch() -> None:
+    """Raise :class:`ConfigError` if Accelerate was told, by its launcher or a plugin, to shard the model by itself.
+
+    Clipping per tensor, averages of weights, and checkpoints have to know how a model is sharded.
+    """
+    for switch in _SWITCHES:  # launcher and plugins both set them
+        if parse_flag_from_env(switch):
+            raise ConfigError(
+                f"Accelerate was told to shard by itself ({switch} is set), which this training cannot use. Launch "
+                "plainly (`accelerate launch --multi_gpu` or torchrun; see `accelerate env`) and pass shard=true."
+            )
 
 
 def shard_model(model: nn.Module, units: Iterable[nn.Module], accelerator: Accelerator) -> None:
@@ -93,7 +96,7 @@ def gathered(state: Any, *, keep: bool) -> Any:
         keep: whether this process wants them; None takes their place otherwise, which bounds its memory.
     """
     if isinstance(state, DTensor):
-        whole = state.detach().full_tensor()
+        whole = state.full_tensor().detach()
         return whole.cpu() if keep else None
     if isinstance(state, Mapping):
         return {key: gathered(value, keep=keep) for key, value in state.items()}

@@ -15,7 +15,6 @@ from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
-from midway_zoo.train.sharding import check_launch
 from tests.train.conftest import TINY
 from tests.train.gradients_run import record
 from tests.train.test_resume import command
@@ -71,9 +70,12 @@ def test_pictures(runs) -> None:
     assert (runs / "new" / "pictures" / "heatmap_00000002.png").is_file()
 
 
-def test_accelerates_own_sharding_is_refused() -> None:
-    class Launched:
-        distributed_type = "FSDP"
+@pytest.mark.parametrize("switch", ["ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"])
+def test_accelerates_own_sharding_is_refused(make_task, monkeypatch, switch) -> None:
+    monkeypatch.setenv(switch, "true")
+    with pytest.raises(ConfigError, match=rf"{switch} is set.*shard=true"):
+        fit(make_task())
 
-    with pytest.raises(ConfigError, match="shard=true"):
-        check_launch(Launched())
+
+def test_one_process_keeps_everything(make_task) -> None:
+    assert fit(make_task("shard=true", "max_steps=1")).step == 1
