@@ -142,7 +142,7 @@ class Run:
             task.model.load_state_dict(checkpoint.model())
             task.load_state_dict(state["task"])
         task.model.train()
-        if self.config.compile:
+        if self.config.compile and not self.config.shard:
             task.model.compile()
         self.whole: WholeCopy | None = None
         if self.config.shard:
@@ -160,7 +160,10 @@ class Run:
         task, accelerator = self.task, self.accelerator
         if accelerator.num_processes > 1 and accelerator.is_main_process:
             self.whole = WholeCopy(task.model)
-        shard_model(task.model, task.shards(), accelerator)
+        units = list(task.shards())
+        for unit in units if self.config.compile else ():  # not the whole: gathering divides it into these anyway
+            unit.compile()
+        shard_model(task.model, units, accelerator)
         self.model = task.model
         # After the sharding, which replaces the parameters.
         self.optimizer = accelerator.prepare(task.optimizer())

@@ -51,7 +51,7 @@ def shard_model(model: nn.Module, units: Iterable[nn.Module], accelerator: Accel
         model.to(accelerator.device)
         return
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    for unit in list(units):
+    for unit in units:
         fully_shard(unit, mesh=mesh)
     # FSDP would keep what the root gathers until a backward pass; a forward without one would then see old weights.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
