@@ -165,7 +165,9 @@ def test_coarse_follows_motion_that_leaves_the_tile(
     assert errors[1] < 0.05
 
 
-def test_a_diverged_head_gives_nan_not_another_error(network: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverged_head_gives_nan_not_another_error(
+    network: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def lost(source: Frames, target: Frames, places: list[Tile], side: tuple[int, int], *, both: bool) -> list[Tensor]:
         return [torch.full((len(places), 3, *side), float("nan"))] * (1 + both)
 
