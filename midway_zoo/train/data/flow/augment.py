@@ -1,4 +1,4 @@
-"""Augmentation of flow fine-tuning (appendix B.4, which follows CroCo v2): a pair and a random generator in, a crop out."""
+"""Augmentation of flow fine-tuning (appendix B.4; CroCo v2): a pair and a random generator in, a crop out."""
 
 import math
 from collections.abc import Callable
