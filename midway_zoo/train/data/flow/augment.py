@@ -106,8 +106,8 @@ class FlowAugment:
         config = self.config
         height, width = self._draw_size(sample.source.shape[-2], sample.source.shape[-1], rng)
         resize_flow = resize_sparse if kind == "sparse" else resize_dense
-        images = (resize(image, (height, width)) for image in (sample.source, sample.target))
-        sample = FlowSample(*images, resize_flow(sample.flow, (height, width)))
+        source, target = (resize(image, (height, width)) for image in (sample.source, sample.target))
+        sample = FlowSample(source, target, resize_flow(sample.flow, (height, width)))
         horizontal, vertical = rng.random(2) < (config.horizontal_flip_p, config.vertical_flip_p)
         sample = flip(sample, horizontal=bool(horizontal), vertical=bool(vertical))
         y = int(rng.integers(height - self.size[0] + 1))

@@ -12,6 +12,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.train.data.flow.augment import FlowAugmentConfig, check_augment
 from midway_zoo.train.data.flow.entries import FlowEntry, FlowFiles
 from midway_zoo.train.data.flow.parts import PAIRS, check_part, list_part
+from midway_zoo.train.data.scenes import ScenesConfig
 
 _logger = logging.getLogger(__name__)
 _ORDER, _REPLACE, _AUGMENT = 1, 2, 3
@@ -47,6 +48,12 @@ class FlowDataConfig:
     """Pairs of an epoch; a round over the mixture is longer."""
     crop: list[int] = field(default_factory=lambda: [320, 384])
     """(height, width) in pixels that is trained on."""
+    scenes: ScenesConfig = field(
+        default_factory=lambda: ScenesConfig(
+            height=368, width=448, objects=(4, 10), period=(6.0, 48.0), motion=32.0, camera=12.0
+        )
+    )
+    """What generated scenes look like, before the augmentation."""
     augment: FlowAugmentConfig = field(default_factory=FlowAugmentConfig)
     max_failure_share: float = 0.01
     """The run stops when more than this share of the samples tried cannot be read."""

@@ -1,26 +1,28 @@
 """The data set of flow training: numbers in, augmented crops out, bad files replaced."""
 
-from typing import Any
-
 import torch
 from torch.utils.data import Dataset
 
 from midway_zoo.errors import DataError, InputError, MissingFileError
 from midway_zoo.train.data.flow.augment import FlowAugment
-from midway_zoo.train.data.flow.mixture import FlowDataConfig, FlowStream, list_mixture
-from midway_zoo.train.data.flow.reading import FlowSample, read_sample
+from midway_zoo.train.data.flow.generated import GeneratedPairs
+from midway_zoo.train.data.flow.mixture import FlowDataConfig, FlowStream, check_flow_data, list_mixture
+from midway_zoo.train.data.flow.reading import read_sample
 from midway_zoo.train.data.pairs import MAX_ATTEMPTS, Failure, Sample
 
 
-def flow_pairs(config: FlowDataConfig, seed: int) -> "FlowPairs":
-    """The training pairs that a configuration with ``source="files"`` asks for.
+def flow_pairs(config: FlowDataConfig, seed: int) -> Dataset[Sample]:
+    """The training pairs that a configuration asks for: files or generated scenes.
 
     Raises:
         ConfigError: for values that make no sense.
         MissingFileError: if a folder or file is missing.
     """
-    stream = FlowStream(list_mixture(config), seed)
-    return FlowPairs(stream, FlowAugment(config.augment, (config.crop[0], config.crop[1])))
+    check_flow_data(config)
+    augment = FlowAugment(config.augment, (config.crop[0], config.crop[1]))
+    if config.source == "scenes":
+        return GeneratedPairs(config.scenes, augment, seed)
+    return FlowPairs(FlowStream(list_mixture(config), seed), augment)
 
 
 class FlowPairs(Dataset[Sample]):
@@ -50,14 +52,9 @@ class FlowPairs(Dataset[Sample]):
                 failures.append((str(draw.entry.source), str(error)))
                 continue
             made = self.augment(read, draw.entry.kind, self.stream.augment_rng(draw))
-            return {**to_sample(made, number), "failures": failures}
+            return {**made.tensors(), "index": torch.tensor(number), "failures": failures}
         path, reason = failures[-1]
         raise DataError(
             f"no readable sample for pair {number} in {MAX_ATTEMPTS} attempts, the last in {path}: {reason} "
             "Is the data still there?"
         )
-
-
-def to_sample(made: FlowSample, number: int) -> dict[str, Any]:
-    """What :func:`midway_zoo.train.data.pairs.collate` makes batches of, but for the failures."""
-    return {"source": made.source, "target": made.target, "flow": made.flow, "index": torch.tensor(number)}

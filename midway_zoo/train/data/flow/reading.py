@@ -33,6 +33,11 @@ class FlowSample(_ShapeRepr):
     occlusion: Tensor | None = None
     """bool (H, W): the source pixel is not seen in the target; None where it is not known or was not asked for."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """``source``, ``target`` and ``flow``, for a batch."""
+        assert self.flow is not None
+        return {"source": self.source, "target": self.target, "flow": self.flow}
+
 
 def read_sample(entry: FlowEntry, *, occlusion: bool = False) -> FlowSample:
     """Read the files of one pair.
