@@ -11,7 +11,7 @@ import numpy.typing as npt
 from midway_zoo.errors import ConfigError
 from midway_zoo.train.data.flow.augment import FlowAugmentConfig, check_augment
 from midway_zoo.train.data.flow.entries import FlowEntry, FlowFiles
-from midway_zoo.train.data.flow.parts import PAIRS, check_part, list_part
+from midway_zoo.train.data.flow.parts import check_part, list_part
 from midway_zoo.train.data.scenes import ScenesConfig
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def check_flow_data(config: FlowDataConfig) -> None:
 
 
 def list_mixture(config: FlowDataConfig) -> list[tuple[FlowFiles, int]]:
-    """The parts of a mixture with their repeats; parts that are not complete are warned of.
+    """The parts of a mixture with their repeats.
 
     Raises:
         ConfigError: for an unknown mixture, part or data set.
@@ -88,8 +88,6 @@ def list_mixture(config: FlowDataConfig) -> list[tuple[FlowFiles, int]]:
     found = []
     for name, repeats in wanted.items():
         files = list_part(name, config.root, config.roots)
-        if len(files) != PAIRS.get(name, len(files)):
-            _logger.warning("%s: %d pairs in %s, of %d when complete", name, len(files), files.root, PAIRS[name])
         _logger.info("%s: %d x %d pairs", name, repeats, len(files))
         found.append((files, repeats))
     return found

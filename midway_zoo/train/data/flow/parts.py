@@ -1,5 +1,6 @@
 """Names of the parts of data sets that mixtures and evaluations are made of, and where they lie."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -8,6 +9,8 @@ from midway_zoo.errors import ConfigError, MissingFileError, nearest
 from midway_zoo.train.data.flow.driving import hd1k, kitti_2012, kitti_2015
 from midway_zoo.train.data.flow.entries import FlowFiles
 from midway_zoo.train.data.flow.synthetic import flying_chairs, flying_things, sintel, spring, tartanair
+
+_logger = logging.getLogger(__name__)
 
 _List: TypeAlias = Callable[..., FlowFiles]
 
@@ -66,7 +69,7 @@ PAIRS = {
 
 
 def list_part(name: str, root: str | Path | None, roots: Mapping[str, str] | None = None) -> FlowFiles:
-    """The pairs of a part.
+    """The pairs of a part; one that is not complete is warned of.
 
     Args:
         name: one of :data:`PARTS`.
@@ -79,7 +82,10 @@ def list_part(name: str, root: str | Path | None, roots: Mapping[str, str] | Non
     """
     check_part(name)
     dataset, make, options = PARTS[name]
-    return make(find_dataset(dataset, root, roots), **options)
+    files = make(find_dataset(dataset, root, roots), **options)
+    if len(files) != PAIRS.get(name, len(files)):
+        _logger.warning("%s: %d pairs in %s, of %d when complete", name, len(files), files.root, PAIRS[name])
+    return files
 
 
 def check_part(name: str) -> None:
