@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -130,6 +131,20 @@ class Folder:
         if not found:
             raise self.complain(f"{relative}/*/")
         return found
+
+    def neighbours(self, relative: str, prefix: str, suffix: str) -> list[tuple[str, str]]:
+        """Numbers, as they are written, of each two consecutive frames ``<prefix><number><suffix>`` in a folder.
+
+        Raises:
+            MissingFileError: if there are none, or one between the first and the last is missing.
+        """
+        names = (name.removeprefix(prefix).removesuffix(suffix) for name in self.names(relative, suffix))
+        numbers = [name for name in names if name.isdecimal()]
+        for one, other in pairwise(numbers):
+            following = f"{int(one) + 1:0{len(one)}d}"
+            if other != following:
+                raise self.complain(f"{relative}/{prefix}{following}{suffix}")
+        return list(pairwise(numbers))
 
     def has(self, relative: str) -> bool:
         """Whether a folder or file is there."""

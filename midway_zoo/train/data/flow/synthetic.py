@@ -5,7 +5,6 @@ of the file system, and without a choice of sequences.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -83,12 +82,12 @@ def flying_things(
 
 
 def _things_scene(folder: Folder, scene: str, directions: Sequence[Direction]) -> Iterator[Relative]:
-    frames = [name.removesuffix(".png") for name in folder.names(f"{scene}/left", ".png")]
+    forward = folder.neighbours(f"{scene}/left", "", ".png")
     below = scene.split("/", 1)[1]
     for direction in directions:
         flows = f"optical_flow/{below}/{direction}/left"
         into = {"into_future": "OpticalFlowIntoFuture", "into_past": "OpticalFlowIntoPast"}[direction]
-        pairs = [pair if direction == "into_future" else pair[::-1] for pair in pairwise(frames)]
+        pairs = forward if direction == "into_future" else [(later, earlier) for earlier, later in forward]
         folder.check(flows, (f"{into}_{source}_L.pfm" for source, _ in pairs), ".pfm")
         for source, target in pairs:
             yield Relative(
@@ -133,14 +132,15 @@ def sintel(
 
 
 def _sintel_sequence(folder: Folder, top: str, name: str, sequence: str, invalid: bool) -> Iterator[Relative]:
-    frames = [frame.removesuffix(".png") for frame in folder.names(f"{top}/{name}/{sequence}", ".png")]
+    numbers = folder.neighbours(f"{top}/{name}/{sequence}", "frame_", ".png")
+    pairs = [(f"frame_{source}", f"frame_{target}") for source, target in numbers]
     with_flow = top == "training"
     if with_flow:
-        folder.check(f"training/flow/{sequence}", (f"{frame}.flo" for frame in frames[:-1]), ".flo")
+        folder.check(f"training/flow/{sequence}", (f"{source}.flo" for source, _ in pairs), ".flo")
     if invalid and with_flow:
-        folder.check(f"training/invalid/{sequence}", (f"{frame}.png" for frame in frames[:-1]), ".png")
+        folder.check(f"training/invalid/{sequence}", (f"{source}.png" for source, _ in pairs), ".png")
     occlusions = with_flow and folder.has(f"training/occlusions/{sequence}")
-    for source, target in pairwise(frames):
+    for source, target in pairs:
         yield Relative(
             f"{name}/{sequence}/{source}",
             f"{top}/{name}/{sequence}/{source}.png",
@@ -181,16 +181,16 @@ def tartanair(root: Path) -> FlowFiles:
 
 
 def _tartanair_trajectory(folder: Folder, top: str) -> Iterator[Relative]:
-    frames = [name.removesuffix("_left.png") for name in folder.names(f"{top}/image_left", "_left.png")]
-    pairs = [f"{source}_{target}" for source, target in pairwise(frames)]
-    folder.check(f"{top}/flow", (f"{pair}_{end}.npy" for pair in pairs for end in ("flow", "mask")), ".npy")
-    for pair, (source, target) in zip(pairs, pairwise(frames), strict=True):
+    pairs = folder.neighbours(f"{top}/image_left", "", "_left.png")
+    ends = ("flow", "mask")
+    folder.check(f"{top}/flow", (f"{one}_{other}_{end}.npy" for one, other in pairs for end in ends), ".npy")
+    for source, target in pairs:
         yield Relative(
             f"{top}/{source}",
             f"{top}/image_left/{source}_left.png",
             f"{top}/image_left/{target}_left.png",
-            f"{top}/flow/{pair}_flow.npy",
-            mask=f"{top}/flow/{pair}_mask.npy",
+            f"{top}/flow/{source}_{target}_flow.npy",
+            mask=f"{top}/flow/{source}_{target}_mask.npy",
         )
 
 
@@ -218,11 +218,10 @@ def spring(root: Path, split: Literal["train", "test"], directions: Sequence[Dir
 def _spring_sequence(
     folder: Folder, top: str, directions: Iterable[Direction], *, with_flow: bool
 ) -> Iterator[Relative]:
-    images = folder.names(f"{top}/frame_left", ".png")
-    frames = [name.removeprefix("frame_left_").removesuffix(".png") for name in images]
+    forward = folder.neighbours(f"{top}/frame_left", "frame_left_", ".png")
     for direction in directions:
         prefix = "flow_FW_left" if direction == "into_future" else "flow_BW_left"
-        pairs = [pair if direction == "into_future" else pair[::-1] for pair in pairwise(frames)]
+        pairs = forward if direction == "into_future" else [(later, earlier) for earlier, later in forward]
         if with_flow:
             folder.check(f"{top}/{prefix}", (f"{prefix}_{source}.flo5" for source, _ in pairs), ".flo5")
         for source, target in pairs:
