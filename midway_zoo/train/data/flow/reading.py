@@ -71,7 +71,7 @@ def _flow(entry: FlowEntry, image: Tensor) -> Tensor:
     if entry.kind == "doubled":
         flow = flow[:, ::2, ::2].contiguous()
     _check_size(entry.flow, flow, image)
-    valid = torch.linalg.vector_norm(flow, dim=0) < LONGEST  # false for NaN and infinity
+    valid = torch.hypot(flow[0], flow[1]) < LONGEST  # false for NaN and infinity
     if entry.mask is not None:
         valid &= ~_invalid(entry.mask, image)
     return flow.where(valid, float("nan"))
