@@ -173,3 +173,22 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, nano: mz.MidwayNetw
         evaluation_files("sintel", tmp_path, passes=["albedo"])
     with pytest.raises(MissingFileError, match="nowhere"):
         evaluation_files("sintel", tmp_path / "nowhere")
+
+
+def test_the_head_is_evaluated_on_tiles(tmp_path: Path) -> None:
+    miniatures.sintel(tmp_path)
+    torch.manual_seed(2)
+    network = mz.create_model("midway_nano", flow_head=True)
+    (files,) = evaluation_files("sintel", tmp_path, split="subtrain", passes=["final"]).values()
+    result = evaluate_flow(network, files, tile=(8, 16), overlap=0.5, batch_size=3)
+    assert result["method"] == "head"
+    errors = []
+    for entry in files:
+        sample = read_sample(entry)
+        assert sample.flow is not None
+        found = mz.predict_flow(network, sample.source, sample.target, method="head", tile=(8, 16), overlap=0.5)
+        assert isinstance(found.flow, torch.Tensor)
+        errors.append(torch.hypot(*(found.flow[0] - sample.flow)).mean())
+    assert result["metrics"]["epe"] == pytest.approx(float(torch.stack(errors).mean()), rel=1e-4)
+    metrics = result["metrics"]
+    assert metrics["epe_noc"] != metrics["epe_occ"]
