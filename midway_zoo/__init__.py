@@ -5,7 +5,7 @@ Paper: Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
 from midway_zoo import flow, visualize
-from midway_zoo.api import extract_features, infer_motion_latent, perturbation_heatmap, predict_flow
+from midway_zoo.api import extract_features, infer_motion_latent, perturbation_heatmap, predict_flow, predict_flows
 from midway_zoo.clips import infer_motion_latents
 from midway_zoo.errors import MidwayZooError
 from midway_zoo.models.config import MidwayConfig
@@ -34,6 +34,7 @@ __all__ = [
     "load_checkpoint",
     "perturbation_heatmap",
     "predict_flow",
+    "predict_flows",
     "register_weights",
     "visualize",
 ]

@@ -5,27 +5,32 @@ of every kind that :func:`midway_zoo.images.to_tensor` reads. Normalisation, res
 here. All run without gradients and in evaluation mode, and leave the network's mode as it was.
 """
 
-import logging
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeAlias, TypeVar
+from os import PathLike
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
-from tqdm import tqdm
 
-from midway_zoo.batching import Batch, batches, check_batch_size, inference
+from midway_zoo.batching import (
+    Batch,
+    batches,
+    check_batch_size,
+    common,
+    in_order,
+    inference,
+    pair_batches,
+    progress,
+    stack,
+)
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.images import Images, Size, count, iterate
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import match_level, matches, sensitivity, token_flow
+from midway_zoo.perturbation import check_draws, match_level, matches, sensitivity
 from midway_zoo.registry import resolve_network
 from midway_zoo.results import Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 
-_logger = logging.getLogger(__name__)
-
 Model: TypeAlias = MidwayNetwork | str
-T = TypeVar("T")
 
 
 def extract_features(
@@ -67,7 +72,7 @@ def extract_features(
     maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
     backs: dict[int, dict[int, Tensor]] = {level: {} for level in levels}
     singles = ((image,) for image in iterate(images))
-    with inference(network), _progress(count(images), batch_size, "images") as bar:
+    with inference(network), progress(count(images), batch_size, "images") as bar:
         for batch in batches(network, singles, size, batch_size):
             grid = network.grid_of(batch.images[0])
             tokens = dict(zip(taps, network.encode(batch.images[0], blocks=taps), strict=True))
@@ -79,12 +84,12 @@ def extract_features(
                 for level, features in network.require_dynamics().backward_features(taken).items():
                     _scatter(backs[level], batch, _as_map(features, grid))
             bar.update(len(batch.indices))
-    collected = {block: _stack(found) for block, found in maps.items()}
+    collected = {block: stack(found) for block, found in maps.items()}
     return Features(
         cls=torch.stack([cls[index] for index in range(len(cls))]),
         maps=collected,
         grid=_grids(next(iter(collected.values()))),
-        backward={level: _stack(found) for level, found in backs.items()} if backward else None,
+        backward={level: stack(found) for level, found in backs.items()} if backward else None,
     )
 
 
@@ -113,14 +118,14 @@ def infer_motion_latent(
     found: dict[int, dict[int, Tensor]] = {level: {} for level in network.config.levels}
     grids: dict[int, tuple[int, int]] = {}
     with inference(network):
-        for batch in _pair_batches(network, source, target, size, batch_size):
+        for batch in pair_batches(network, source, target, size, batch_size):
             grid = network.grid_of(batch.images[0])
             latents = dynamics.motion_latents(*network.encode_pair(*batch.images), grid).motion_latents
             for level in found:
                 _scatter(found[level], batch, latents[level])
             grids.update(dict.fromkeys(batch.indices, grid))
-    levels = {level: torch.stack(_ordered(values)) for level, values in found.items()}
-    return motion_latent(levels, _common(_ordered(grids)))
+    levels = {level: torch.stack(in_order(values)) for level, values in found.items()}
+    return motion_latent(levels, common(in_order(grids)))
 
 
 def motion_latent(
@@ -139,8 +144,12 @@ def predict_flow(
     target: Images,
     *,
     method: Literal["auto", "head", "perturbation"] = "auto",
+    bidirectional: bool = False,
     size: Size = None,
     batch_size: int = 4,
+    tile: int | tuple[int, int] | None = None,
+    overlap: float = 0.7,
+    coarse: bool = False,
     level: int | None = None,
     draws: int = 1,
     seed: int = 0,
@@ -148,51 +157,101 @@ def predict_flow(
 ) -> FlowPrediction:
     """Optical flow from source to target, in pixels of the given images.
 
+    "head" is the fine-tuned flow head (appendix B.4). An image of the size that the head was trained at
+    (``config.flow_size``) is predicted directly; a larger one in overlapping tiles of that size, blended by
+    confidence; a smaller one is enlarged first, and its flow brought back by the factors of either axis.
+
     "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose
     prediction it influences most; the position is the softmax-weighted mean (temperature 0.1) over the
     square of radius ``window`` around the arg-max, and the token-level flow is enlarged bilinearly. It is
-    as coarse as the patch grid. "head" needs a network with a trained flow head, which no network has yet.
-    "auto" takes the head if there is one.
+    as coarse as the patch grid.
 
     Args:
         model: a network or a pretrained name.
         source: one image or several.
         target: as many images; each has the size of its source.
-        method: "auto", "head" or "perturbation".
-        size: as in :func:`extract_features`; a larger one gives a finer grid and takes longer.
-        batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
-        draws: random perturbations per token to average.
-        seed: of the perturbations.
-        window: radius in tokens of the soft arg-max; 0 is the plain arg-max.
+        method: "auto" (the head if there is one), "head" or "perturbation".
+        bidirectional: also the flow from target to source, and where both agree. Each frame is encoded once,
+            except for tiles placed by ``coarse`` (and in paired mode, once by either encoder).
+        size: resize the images first, as in :func:`extract_features`, but None means the images' own size for the
+            head. A larger size gives the zero-shot flow a finer grid and takes longer.
+        batch_size: pairs, or tiles, at once.
+        tile: for the head: (height, width) or side of the tiles in pixels, instead of ``config.flow_size``.
+        overlap: for the head: least share of a tile that its neighbour covers too, in [0, 1).
+        coarse: for the head: see the whole image at the size of one tile first, and move each tile of the target to
+            where that flow points: for displacements that leave a tile.
+        level: for perturbation: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the
+            highest, 2.
+        draws: likewise: random perturbations per token to average.
+        seed: likewise: of the perturbations.
+        window: likewise: radius in tokens of the soft arg-max; 0 is the plain arg-max.
 
     Returns:
-        ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down; ``confidence`` (B, 1, H, W),
-        the peak sensitivity in [-1, 1]. Pairs of different sizes give lists of (2, H, W) and (1, H, W).
+        ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down, and ``confidence`` (B, 1, H, W), higher
+        is better; with ``bidirectional`` also ``backward``, ``backward_confidence`` and ``consistent``. Pairs of
+        different sizes give lists.
 
     Raises:
-        InputError: for images or arguments that cannot be used, and for "head" without a head.
+        InputError: for images or arguments that cannot be used, for "head" without a head, and for ``tile``
+            or ``coarse`` with another method.
         ConfigError: if the network is an encoder alone.
     """
+    from midway_zoo import flow_prediction  # only who asks for flow pays for it
+
     network = resolve_network(model)
-    _choose_method(network, method)
-    level = match_level(network, level)
-    _check_draws(draws, seed)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
-        raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
-    flows: dict[int, Tensor] = {}
-    confidences: dict[int, Tensor] = {}
-    grids: dict[int, tuple[int, int]] = {}
-    with inference(network):
-        for batch in _pair_batches(network, source, target, size, batch_size):
-            grid = network.grid_of(batch.images[0])
-            matrix = sensitivity(network, *batch.images, level=level, draws=draws, seed=seed, progress=True)
-            flow, confidence = token_flow(matrix, grid, window=window)
-            for row, (index, given) in enumerate(zip(batch.indices, batch.given, strict=True)):
-                flows[index] = _enlarge(flow[row], given) * _pixels_per_token(given, grid, flow.device).view(2, 1, 1)
-                confidences[index] = _enlarge(confidence[row], given)
-                grids[index] = grid
-    return FlowPrediction(_stack(flows), _stack(confidences), "perturbation", _common(_ordered(grids)))
+    chosen = flow_prediction.choose(
+        network,
+        method,
+        size=size,
+        batch_size=batch_size,
+        tile=tile,
+        overlap=overlap,
+        coarse=coarse,
+        level=level,
+        draws=draws,
+        seed=seed,
+        window=window,
+    )
+    return flow_prediction.predict(chosen, source, target, both=bidirectional)
+
+
+def predict_flows(
+    model: Model,
+    clip: "Images | str | PathLike[str]",
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    bidirectional: bool = False,
+    batch_size: int = 4,
+    **options: Any,
+) -> Iterator[FlowPrediction]:
+    """Optical flow between consecutive frames of a clip, in bounded memory.
+
+    Each frame is encoded once, unless it is tiled (see :func:`predict_flow`).
+
+    Args:
+        model: a network or a pretrained name.
+        clip: as in :func:`~midway_zoo.infer_motion_latents`.
+        stride: take frames 0, stride, 2 * stride, ...
+        fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
+        bidirectional: as in :func:`predict_flow`.
+        batch_size: frames, or tiles, at once.
+        **options: as in :func:`predict_flow`.
+
+    Yields:
+        One result per pair, with B = 1; for videos with ``pts_seconds``.
+
+    Raises:
+        InputError: for frames or arguments that cannot be used, or fewer than two frames.
+        MissingFileError: if the path does not exist.
+        MissingExtraError: for a video without PyAV.
+        ConfigError: if the network is an encoder alone.
+    """
+    from midway_zoo import flow_prediction
+
+    network = resolve_network(model)
+    chosen = flow_prediction.choose(network, batch_size=batch_size, **options)
+    return flow_prediction.predict_clip(chosen, clip, stride=stride, fps=fps, both=bidirectional)
 
 
 def perturbation_heatmap(
@@ -229,7 +288,7 @@ def perturbation_heatmap(
     """
     network = resolve_network(model)
     level = match_level(network, level)
-    _check_draws(draws, seed)
+    check_draws(draws, seed)
     pairs = count(source)
     expected = f"one (x, y) or one per pair, ({pairs}, 2), is expected."
     try:
@@ -243,7 +302,7 @@ def perturbation_heatmap(
     tokens: dict[int, Tensor] = {}
     peaks: dict[int, Tensor] = {}
     with inference(network):
-        for batch in _pair_batches(network, source, target, size, batch_size):
+        for batch in pair_batches(network, source, target, size, batch_size):
             grid = network.grid_of(batch.images[0])
             where = list(zip(batch.indices, batch.given, strict=True))
             chosen = torch.stack([_token_at(points[index], given, grid) for index, given in where])
@@ -254,21 +313,12 @@ def perturbation_heatmap(
             _scatter(tokens, batch, chosen)
             for row, (index, given) in enumerate(where):
                 peaks[index] = centre[row] * _pixels_per_token(given, grid, centre.device) - 0.5
-    heatmap = _stack(heat)
+    heatmap = stack(heat)
     if isinstance(heatmap, list):
         raise InputError("the pairs' sizes lead to different grids; call perturbation_heatmap once per size.")
     return PerturbationHeatmap(
-        heatmap, torch.stack(_ordered(tokens)), torch.stack(_ordered(peaks)), (heatmap.shape[1], heatmap.shape[2])
+        heatmap, torch.stack(in_order(tokens)), torch.stack(in_order(peaks)), (heatmap.shape[1], heatmap.shape[2])
     )
-
-
-def _choose_method(network: MidwayNetwork, method: str) -> None:
-    if method not in ("auto", "head", "perturbation"):
-        raise InputError(f'method={method!r}: "auto", "head" or "perturbation" is expected.')
-    if method == "head":
-        raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
-    if method == "auto":
-        _logger.info("predict_flow: the network has no flow head, using the zero-shot perturbation flow")
 
 
 def _check_blocks(blocks: Sequence[int], last: int) -> None:
@@ -288,33 +338,6 @@ def _backward_levels(network: MidwayNetwork) -> tuple[int, ...]:
     return network.config.levels
 
 
-def _check_draws(draws: int, seed: int) -> None:
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise InputError(f"draws={draws!r}: a positive integer is expected.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed={seed!r}: an integer of at least 0 is expected.")
-
-
-def _pair_batches(
-    network: MidwayNetwork, source: Images, target: Images, size: Size, batch_size: int
-) -> Iterator[Batch]:
-    """Batches of pairs, with a progress bar."""
-    check_batch_size(batch_size)
-    pairs = count(source)
-    if count(target) != pairs:
-        raise InputError(f"got {pairs} source and {count(target)} target image(s); each source needs one target.")
-    items = zip(iterate(source), iterate(target), strict=True)
-    with _progress(pairs, batch_size, "pairs") as bar:
-        for batch in batches(network, items, size, batch_size):
-            yield batch
-            bar.update(len(batch.indices))
-
-
-def _progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
-    # disable=None: silent unless stderr is a terminal; a single batch needs no bar at all.
-    return tqdm(total=total, unit=f" {unit}", leave=False, disable=True if total <= batch_size else None)
-
-
 def _as_map(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """(b, 1 + h * w, D) -> (b, D, h, w), without the class token."""
     return tokens[:, 1:].transpose(1, 2).unflatten(2, grid)
@@ -324,26 +347,8 @@ def _scatter(found: dict[int, Tensor], batch: Batch, values: Tensor) -> None:
     found.update(zip(batch.indices, values, strict=True))
 
 
-def _ordered(found: dict[int, T]) -> list[T]:
-    return [found[index] for index in range(len(found))]
-
-
-def _stack(found: dict[int, Tensor]) -> Tensor | list[Tensor]:
-    """In input order: one tensor if all have one shape, else a list."""
-    values = _ordered(found)
-    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
-
-
-def _common(grids: list[tuple[int, int]]) -> tuple[int, int] | list[tuple[int, int]]:
-    return grids[0] if len(set(grids)) == 1 else grids
-
-
 def _grids(maps: Tensor | list[Tensor]) -> tuple[int, int] | list[tuple[int, int]]:
-    return _common([(value.shape[-2], value.shape[-1]) for value in maps])
-
-
-def _enlarge(values: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(values[None], size=size, mode="bilinear", align_corners=False)[0]
+    return common([(value.shape[-2], value.shape[-1]) for value in maps])
 
 
 def _pixels_per_token(given: tuple[int, int], grid: tuple[int, int], device: torch.device) -> Tensor:

@@ -1,15 +1,21 @@
 """From loose images to network batches: grouped by size, in bounded memory, without side effects on the model."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from midway_zoo.errors import InputError
-from midway_zoo.images import Normalise, Size, resize, target_size
+from midway_zoo.images import Images, Normalise, Size, count, iterate, resize, target_size
 from midway_zoo.models.network import MidwayNetwork
+
+T = TypeVar("T")
+Fit: TypeAlias = Callable[[int, int], tuple[int, int]]
+"""Network size from a given (height, width), for work that has its own rule."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +52,10 @@ def normaliser(network: MidwayNetwork) -> Normalise:
     return Normalise(tuple(cfg["mean"]), tuple(cfg["std"]), network.device, network.dtype)
 
 
-def network_size(network: MidwayNetwork, image: Tensor, size: Size) -> tuple[int, int]:
+def network_size(network: MidwayNetwork, image: Tensor, size: "Size | Fit") -> tuple[int, int]:
     """The (height, width) at which an image (3, H, W) enters; see :func:`~midway_zoo.images.target_size`."""
+    if callable(size):
+        return size(image.shape[-2], image.shape[-1])
     config = network.config
     return target_size(image.shape[-2], image.shape[-1], size, config.img_size, config.patch_size)
 
@@ -59,7 +67,7 @@ def check_batch_size(batch_size: int) -> None:
 
 
 def batches(
-    network: MidwayNetwork, items: Iterable[tuple[Tensor, ...]], size: Size, batch_size: int
+    network: MidwayNetwork, items: Iterable[tuple[Tensor, ...]], size: "Size | Fit", batch_size: int
 ) -> Iterator[Batch]:
     """Group items (images, or pairs of images of one size) into batches of equal network size.
 
@@ -91,3 +99,40 @@ def batches(
             yield flush(key)
     for key in list(waiting):
         yield flush(key)
+
+
+def pair_batches(
+    network: MidwayNetwork, source: Images, target: Images, size: "Size | Fit", batch_size: int
+) -> Iterator[Batch]:
+    """Batches of pairs, with a progress bar."""
+    check_batch_size(batch_size)
+    pairs = count(source)
+    if count(target) != pairs:
+        raise InputError(f"got {pairs} source and {count(target)} target image(s); each source needs one target.")
+    items = zip(iterate(source), iterate(target), strict=True)
+    with progress(pairs, batch_size, "pairs") as bar:
+        for batch in batches(network, items, size, batch_size):
+            yield batch
+            bar.update(len(batch.indices))
+
+
+def progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
+    """A bar on stderr."""
+    # disable=None: silent unless stderr is a terminal; a single batch needs no bar at all.
+    return tqdm(total=total, unit=f" {unit}", leave=False, disable=True if total <= batch_size else None)
+
+
+def in_order(found: dict[int, T]) -> list[T]:
+    """Values of 0, 1, 2, ..."""
+    return [found[index] for index in range(len(found))]
+
+
+def stack(found: dict[int, Tensor]) -> Tensor | list[Tensor]:
+    """In input order: one tensor if all have one shape, else a list."""
+    values = in_order(found)
+    return torch.stack(values) if len({value.shape for value in values}) == 1 else values
+
+
+def common(grids: list[tuple[int, int]]) -> tuple[int, int] | list[tuple[int, int]]:
+    """The grid that all have, or all grids."""
+    return grids[0] if len(set(grids)) == 1 else grids

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midway_zoo.api import Model, motion_latent
-from midway_zoo.batching import check_batch_size, inference, network_size, normaliser
+from midway_zoo.batching import Fit, check_batch_size, inference, network_size, normaliser
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.images import Images, Size, count, iterate, resize, to_tensor
 from midway_zoo.models.network import MidwayNetwork
@@ -63,13 +63,13 @@ def infer_motion_latents(
     dynamics = network.require_dynamics()
     check_batch_size(batch_size)
     check_sampling(stride, fps)
-    frames, total = _frames(clip, stride, fps)
+    frames, total = read_frames(clip, stride, fps)
     found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
     times: list[float | None] = []
     carry: list[Tensor] | None = None
     grid = (0, 0)
     with inference(network), tqdm(total=total, unit=" frames", leave=False, disable=None) as bar:
-        for batch, seconds in _frame_batches(network, frames, size, batch_size):
+        for batch, seconds in frame_batches(network, frames, size, batch_size):
             grid = network.grid_of(batch)
             # The last frame of a chunk is the source of the next chunk's first pair.
             source, target = _encode_chunk(network, batch, carry)
@@ -83,7 +83,7 @@ def infer_motion_latents(
                     found[level].append(latents[level])
     if len(times) < 2:
         raise InputError(f"the clip gave {len(times)} frame(s) at stride={stride}, fps={fps}; at least two are needed.")
-    return motion_latent({level: torch.cat(parts) for level, parts in found.items()}, grid, _pair_times(times))
+    return motion_latent({level: torch.cat(parts) for level, parts in found.items()}, grid, pair_times(times))
 
 
 def _encode_chunk(
@@ -101,7 +101,7 @@ def _encode_chunk(
     return joined, [torch.cat([before, level]) for before, level in zip(carry, target, strict=True)]
 
 
-def _frames(clip: Clip, stride: int, fps: float | None) -> tuple[Iterator[Frame], int | None]:
+def read_frames(clip: Clip, stride: int, fps: float | None) -> tuple[Iterator[Frame], int | None]:
     """Frames with their times, and how many where that is known."""
     if isinstance(clip, str | PathLike):
         path = Path(clip)
@@ -130,8 +130,8 @@ def _frames_of_folder(folder: Path) -> list[Path]:
     return frames
 
 
-def _frame_batches(
-    network: MidwayNetwork, frames: Iterator[Frame], size: Size, batch_size: int
+def frame_batches(
+    network: MidwayNetwork, frames: Iterator[Frame], size: "Size | Fit", batch_size: int
 ) -> Iterator[tuple[Tensor, list[float | None]]]:
     """Normalised chunks (b, 3, H, W) with times; every frame must have the first one's size."""
     normalise = normaliser(network)
@@ -150,7 +150,8 @@ def _frame_batches(
         yield normalise(torch.stack([resize(image, side) for image, _ in chunk])), [seconds for _, seconds in chunk]
 
 
-def _pair_times(times: list[float | None]) -> Tensor | None:
+def pair_times(times: list[float | None]) -> Tensor | None:
+    """(T - 1, 2) times of source and target, where all are known."""
     known = [seconds for seconds in times if seconds is not None]
     if len(known) < len(times):
         return None

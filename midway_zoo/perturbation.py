@@ -68,10 +68,36 @@ def sensitivity(
         InputError: for token indices that the grid does not have.
         ConfigError: if the network is an encoder alone.
     """
+    levels = network.encode_pair(source, target)
+    return sensitivity_of(
+        network,
+        *levels,
+        network.grid_of(source),
+        tokens=tokens,
+        level=level,
+        draws=draws,
+        seed=seed,
+        chunk_size=chunk_size,
+        progress=progress,
+    )
+
+
+def sensitivity_of(
+    network: MidwayNetwork,
+    source: Sequence[Tensor],
+    target: Sequence[Tensor],
+    grid: tuple[int, int],
+    *,
+    tokens: Sequence[int] | Tensor | None = None,
+    level: int | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    chunk_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """:func:`sensitivity` from the four levels of tokens of both frames, for callers that share them."""
     dynamics, level = network.require_dynamics(), match_level(network, level)
-    grid = network.grid_of(source)
-    source_levels, target_levels = network.encode_pair(source, target)
-    motion, features = dynamics.forward_inputs(source_levels, target_levels, grid, level=level)
+    motion, features = dynamics.forward_inputs(source, target, grid, level=level)
     directions = _directions(grid[0] * grid[1], draws, features, seed)
     per_pair = isinstance(tokens, Tensor)
     chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
@@ -163,3 +189,11 @@ def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tup
     start = torch.stack([index % columns, index // columns], dim=-1)
     flow = (position - start).transpose(1, 2).unflatten(2, grid)
     return flow, peak.unflatten(1, grid)[:, None]
+
+
+def check_draws(draws: int, seed: int) -> None:
+    """Raise :class:`InputError` for arguments of :func:`sensitivity` that make no sense."""
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise InputError(f"draws={draws!r}: a positive integer is expected.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed={seed!r}: an integer of at least 0 is expected.")

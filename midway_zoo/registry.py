@@ -1,6 +1,7 @@
 """Names: which models there are, and how a name or a file becomes a network."""
 
 import fnmatch
+import logging
 from collections.abc import Mapping
 from functools import cache
 from os import PathLike
@@ -14,6 +15,8 @@ from midway_zoo.weights.folder import load_file, load_folder
 from midway_zoo.weights.manifest import pretrained_names
 from midway_zoo.weights.pretrained import load_pretrained
 from midway_zoo.weights.released import EncoderName, load_released
+
+_logger = logging.getLogger(__name__)
 
 
 def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -74,7 +77,8 @@ def create_model(
         token: of the Hub; it is never sent to another host.
         verify: compare the SHA-256 of cached parts that changed since they were last compared; False never does.
         **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True`` (with pretrained
-            weights: student for source and teacher for target frames).
+            weights: student for source and teacher for target frames) or ``flow_head=True`` (with pretrained
+            weights that have none: a fresh head to fine-tune, and a warning in the log).
 
     Returns:
         The network in evaluation mode.
@@ -88,17 +92,20 @@ def create_model(
     if encoder not in ("teacher", "student"):
         raise ConfigError(f'encoder={encoder!r}: "teacher" or "student" is expected.')
     if isinstance(name, str) and name.startswith("hf-hub:"):
+        head = _flow_fields(kwargs)
         if kwargs or encoder != "teacher":
             raise ConfigError(f"{name}: what was pushed is what is loaded; no {', '.join(kwargs) or 'encoder'} here.")
         repo_id, _, at = name.removeprefix("hf-hub:").partition("@")
         folder = None if cache_dir is None else Path(cache_dir)
-        return MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
+        network = MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
+        return _with_flow_head(network, head, name)
     architecture, tagged = split_name(name)
     config = override(ARCHITECTURES[architecture], kwargs)
     if not pretrained:
         return MidwayNetwork(config).eval()
     paired = bool(kwargs.pop("paired", False))
-    return load_pretrained(
+    head = _flow_fields(kwargs)
+    network = load_pretrained(
         tagged or name,
         encoder=encoder,
         paired=paired,
@@ -108,6 +115,26 @@ def create_model(
         token=token,
         verify=verify,
     )
+    return _with_flow_head(network, head, name)
+
+
+def _flow_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of the flow head, which released weights do not have, out of ``values``."""
+    return {key: values.pop(key) for key in ("flow_head", "flow_size") if key in values}
+
+
+def _with_flow_head(network: MidwayNetwork, asked: Mapping[str, Any], name: str) -> MidwayNetwork:
+    """The network with the head that was asked for: its own, or a fresh one."""
+    widths, own = asked.get("flow_head") or None, network.config.flow_head
+    config = override(network.config, {**asked, "flow_head": widths if widths and widths is not True else own})
+    if own is not None and config.flow_head != own:
+        raise ConfigError(f"{name} has a flow head of widths {own}; flow_head={widths!r} cannot replace it.")
+    if widths is not None and own is None:
+        network.add_flow_head(widths, size=config.flow_size)
+        _logger.warning("%s has no flow head: a fresh one with random weights was added, to be fine-tuned", name)
+    else:
+        network.config = config
+    return network
 
 
 def load_checkpoint(
@@ -126,7 +153,8 @@ def load_checkpoint(
             "student".
         paired: keep both encoders, student for source and teacher for target frames, as in pretraining.
         config: for a ``.pth``: fields of :class:`~midway_zoo.MidwayConfig` that override what is inferred
-            (shapes come from tensors, head counts and gate bias from the pickled configuration).
+            (shapes come from tensors, head counts and gate bias from the pickled configuration); with
+            ``flow_head`` the network gets a fresh flow head.
 
     Returns:
         The network on the CPU, in evaluation mode.
@@ -156,7 +184,9 @@ def load_checkpoint(
         raise InputTypeError(f"config={config!r}: a mapping of MidwayConfig fields is expected.")
     elif config and "paired" in config:
         raise ConfigError("pass paired= itself, not in config=.")
-    return load_released(path, encoder=encoder, paired=paired, config=config)
+    fields = dict(config or {})
+    head = _flow_fields(fields)
+    return _with_flow_head(load_released(path, encoder=encoder, paired=paired, config=fields), head, path.name)
 
 
 def resolve_network(model: MidwayNetwork | str) -> MidwayNetwork:

@@ -86,11 +86,22 @@ class FlowPrediction(_ShapeRepr):
     """(B, 2, H, W) float32, pixels; channel 0 = x to the right, 1 = y down, from source to target. A list of B
     tensors (2, H, W) if the pairs' sizes differ."""
     confidence: Tensor | list[Tensor]
-    """(B, 1, H, W) float32; for "perturbation" the peak sensitivity, a cosine in [-1, 1]."""
+    """(B, 1, H, W) float32, higher is better. For "head" in [0, 1]: the head expects an error |du| + |dv| of
+    4 - 3.75 * confidence pixels, from 0.25 at 1 to 4 at 0, at the resolution that it saw. For "perturbation" the peak
+    sensitivity, a cosine in [-1, 1]. A list like ``flow``."""
     method: str
     """How it was made: "perturbation" or "head"."""
     grid: tuple[int, int] | list[tuple[int, int]]
-    """Token grid (h, w) that was used; one per pair if they differ."""
+    """Token grid (h, w) that was used, of one tile where there were tiles; one per pair if they differ."""
+    backward: Tensor | list[Tensor] | None = None
+    """Like ``flow``, from target to source; None, as the two below, unless asked for."""
+    backward_confidence: Tensor | list[Tensor] | None = None
+    """Like ``confidence``, of ``backward``."""
+    consistent: Tensor | list[Tensor] | None = None
+    """(B, 1, H, W) bool: source pixels from where forward and backward flow lead there and back; see
+    :func:`midway_zoo.flow.consistency_mask`. A list like ``flow``."""
+    pts_seconds: Tensor | None = None
+    """(B, 2) float64: presentation times of source and target, for videos."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -44,7 +44,7 @@ def read_video(path: str | PathLike[str], *, stride: int = 1, fps: float | None 
         raise InputError(f"{path} is a folder, not a video.")
     if not path.is_file():
         raise MissingFileError(f"there is no video {path}.")
-    _import_av()
+    import_av()
     return _decode(path, stride, fps)
 
 
@@ -61,7 +61,7 @@ def check_sampling(stride: int, fps: float | None) -> None:
 
 
 def _decode(path: Path, stride: int, fps: float | None) -> Iterator[VideoFrame]:
-    av = _import_av()
+    av = import_av()
     taken, ticks = 0, 0
     start: float | None = None
     try:
@@ -108,7 +108,8 @@ def _upright(frame: Any) -> Tensor:
     return torch.rot90(image, turns, (1, 2)).contiguous()
 
 
-def _import_av() -> Any:
+def import_av() -> Any:
+    """PyAV, or :class:`MissingExtraError`."""
     try:
         import av
     except ImportError as error:

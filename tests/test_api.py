@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import midway_zoo as mz
-from midway_zoo import api
+from midway_zoo import api, flow_prediction
 from midway_zoo.errors import InputError, InputTypeError, MidwayZooError, UnknownModelError
 from midway_zoo.perturbation import matches, sensitivity, token_flow
 
@@ -412,7 +412,7 @@ def test_flow_is_in_pixels_of_the_given_picture(
 ) -> None:
     """A move of (dx, dy) tokens is one of (dx W / w, dy H / h) pixels, whatever the size inside the network."""
     height, width = given_size
-    monkeypatch.setattr(api, "sensitivity", lambda *_, **__: shifted(grid, dx, dy)[None])
+    monkeypatch.setattr(flow_prediction, "sensitivity_of", lambda *_, **__: shifted(grid, dx, dy)[None])
     found = mz.predict_flow(nano, torch.rand(3, *given_size), torch.rand(3, *given_size), size=size, window=window)
     assert found.grid == grid
     assert found.flow.shape == (1, 2, height, width)
@@ -426,7 +426,7 @@ def test_flow_is_in_pixels_of_the_given_picture(
 
 
 def test_channel_0_is_x_and_channel_1_is_y(nano: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "sensitivity", lambda *_, **__: shifted((8, 8), 2, -1)[None])
+    monkeypatch.setattr(flow_prediction, "sensitivity_of", lambda *_, **__: shifted((8, 8), 2, -1)[None])
     flow = mz.predict_flow(nano, torch.rand(3, 64, 64), torch.rand(3, 64, 64), window=0).flow
     close(flow[0, :, 40, 20], torch.tensor([16.0, -8.0]))
 
@@ -547,7 +547,7 @@ def test_draws_are_averaged(nano: mz.MidwayNetwork) -> None:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        *(("level", level) for level in (3, -1, "2", None, 2.0, True, [2])),
+        *(("level", level) for level in (3, -1, "2", 2.0, True, [2])),
         *(("draws", draws) for draws in (0, -1, 1.5, True, None, "2")),
         *(("seed", seed) for seed in (-1, 1.5, True, None, 2**63)),
     ],

@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.models.config import MidwayConfig
+from midway_zoo.video import read_video
+from midway_zoo.video_writer import write_video
 from tests.released_files import write_released
 
 
@@ -130,13 +132,84 @@ def test_motion_of_a_folder(checkpoint, images, tmp_path) -> None:
     assert sorted(saved) == ["level1", "level2", "pooled", "tokens"]
 
 
-@pytest.mark.parametrize("name", ["flow.flo", "flow.npy"])
+@pytest.mark.parametrize("name", ["flow.flo", "flow.npy", "flow.pfm", "flow.flo5", "kitti.png"])
 def test_flow(checkpoint, images, tmp_path, name) -> None:
     picture = tmp_path / "flow.png"
     assert main(["flow", str(checkpoint), *images, "-o", str(tmp_path / name), "--picture", str(picture)]) == 0
     expected = mz.load_checkpoint(checkpoint).predict_flow(*images)
-    assert torch.equal(mz.flow.read_flow(tmp_path / name), expected.flow[0])
+    found = mz.flow.read_flow(tmp_path / name)
+    assert (found - expected.flow[0]).abs().max() <= (1 / 128 if name.endswith("png") else 0)
     assert Image.open(picture).size == (48, 32)
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory) -> Path:
+    """A network with a flow head, whose tile is smaller than the pictures."""
+    config = MidwayConfig(
+        embed_dim=24,
+        num_heads=3,
+        patch_size=8,
+        grid=(4, 4),
+        motion_dim=12,
+        backward_heads=3,
+        forward_heads=3,
+        flow_head=(8, 8, 8, 8, 16),
+        flow_size=(24, 32),
+    )
+    folder = tmp_path_factory.mktemp("tuned")
+    mz.MidwayNetwork(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options"),
+    [
+        ([], {}),
+        (["--tile", "16x24", "--overlap", "0.5", "--coarse"], {"tile": (16, 24), "overlap": 0.5, "coarse": True}),
+        (["--tile", "16", "--method", "head"], {"tile": 16}),
+        (["--size", "24x32"], {"size": (24, 32)}),
+    ],
+)
+def test_flow_of_the_head(tuned, images, tmp_path, capsys, arguments, options) -> None:
+    assert main(["flow", str(tuned), *images, "-o", str(tmp_path / "x.flo"), *arguments]) == 0
+    expected = mz.load_checkpoint(tuned).predict_flow(*images, batch_size=8, **options)
+    torch.testing.assert_close(mz.flow.read_flow(tmp_path / "x.flo"), expected.flow[0], atol=1e-4, rtol=0)
+    assert "method='head'" in capsys.readouterr().out
+
+
+def test_flow_of_a_video_is_a_video(tuned, tmp_path, capsys) -> None:
+    """Frames on the left, flow on the right; odd sides are padded to even ones."""
+    frames = (torch.rand(6, 3, 31, 47) * 255).to(torch.uint8)
+    clip, out = tmp_path / "clip.mp4", tmp_path / "flow.mp4"
+    write_video(clip, list(frames), fps=10)
+    assert main(["flow", str(tuned), str(clip), "-o", str(out), "--stride", "2", "--max-flow", "5"]) == 0
+    assert "2 frames" in capsys.readouterr().out
+    found, given = list(read_video(out)), list(read_video(clip, stride=2))
+    assert [tuple(frame.image.shape) for frame in found] == [(3, 32, 96)] * 2
+    assert [frame.pts_seconds for frame in found] == pytest.approx([0, 0.2], abs=1e-3)
+    left = found[1].image[..., :48].float().flatten()
+    correlation = torch.corrcoef(torch.stack([left, given[1].image.float().flatten()]))[0, 1]
+    assert correlation > 0.5  # both were compressed
+
+
+def test_flow_of_a_folder_of_frames(checkpoint, images, tmp_path) -> None:
+    folder, out = Path(images[0]).parent, tmp_path / "flow.mp4"
+    assert main(["flow", str(checkpoint), str(folder), "-o", str(out)]) == 0
+    assert [tuple(frame.image.shape) for frame in read_video(out)] == [(3, 32, 96)]
+    assert main(["flow", str(checkpoint), str(folder), "-o", str(out), "--force", "--max-flow", "9"]) == 0
+
+
+def test_flow_arguments_that_do_not_fit_are_refused_before_any_work(checkpoint, images, tmp_path, capsys) -> None:
+    pair = ["flow", "nowhere.pth", *images, "-o", str(tmp_path / "x.flo")]
+    assert "--stride and --fps are for a video" in failure(capsys, *pair, "--stride", "2")
+    assert "--stride and --fps are for a video" in failure(capsys, *pair, "--fps", "2")
+    assert ".flo, .png" in failure(capsys, *pair[:-1], str(tmp_path / "x.jpg"))
+    video = ["flow", "nowhere.pth", images[0], "-o"]
+    assert "an .mp4" in failure(capsys, *video, str(tmp_path / "x.flo"))
+    assert "--picture" in failure(capsys, *video, str(tmp_path / "x.mp4"), "--picture", str(tmp_path / "p.png"))
+    one = ["flow", str(checkpoint), images[0], "-o", str(tmp_path / "x.mp4")]
+    assert "at least two" in failure(capsys, *one)
+    assert not list(tmp_path.glob("x.*"))
 
 
 def test_failures_are_one_line(checkpoint, images, tmp_path, capsys) -> None:

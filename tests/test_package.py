@@ -26,7 +26,7 @@ def modules_after(statement: str) -> set[str]:
 def test_import_reaches_no_trainer_and_no_extra() -> None:
     loaded = modules_after("import midway_zoo")
     assert not {name for name in loaded if name.startswith("midway_zoo.train")}
-    assert not {"av", "omegaconf", "accelerate"} & (loaded - modules_after("import timm"))
+    assert not {"av", "h5py", "omegaconf", "accelerate"} & (loaded - modules_after("import timm"))
 
 
 def test_library_is_thin() -> None:

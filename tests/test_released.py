@@ -365,10 +365,12 @@ def test_missing_args_name_the_override(write: Callable[..., Any]) -> None:
 SWITCHES = [
     ("use_pos_embed", False),
     ("feature_block_type", "self"),
+    ("feature_block_type", None),  # the variant without backward layers, were there no such tensors
     ("feature_depth", 2),
     ("shared_feature_block", True),
     ("use_cls_token", False),
     ("motion_agg_type", "cat"),
+    ("motion_agg_type", None),  # half of the variant without refinement
     ("shared_motion", True),
     ("motion_pred_input", False),
     ("gating_type", None),

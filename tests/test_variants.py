@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.utils import save_image
 
 import midway_zoo as mz
 from midway_zoo import MidwayConfig, MidwayNetwork
+from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.weights.sharing import network_card
 
 from .released_files import TINY
 
@@ -145,9 +149,8 @@ def test_levels_that_are_left_out_are_refused() -> None:
             call()
 
 
-@pytest.mark.parametrize("values", [BASE, {"levels": (1, 0), "refinement": False}], ids=["alone", "two levels"])
-def test_compiles_without_graph_breaks(values: dict[str, Any]) -> None:
-    network = build(**values)
+def test_compiles_without_graph_breaks() -> None:
+    network = build(**BASE | {"levels": (1, 0)})
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         expected, output = network(*pair()), compiled(*pair())
@@ -253,6 +256,30 @@ def test_folder_of_another_variant_is_refused(tmp_path: Path) -> None:
     network.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="unexpected"):
         mz.load_checkpoint(tmp_path)
+
+
+def test_motion_command_of_a_single_level(tmp_path: Path) -> None:
+    build(levels=(2,)).save_pretrained(tmp_path / "network")
+    frames, out = tmp_path / "frames", tmp_path / "motion.safetensors"
+    frames.mkdir()
+    for index, image in enumerate(pair(1).sigmoid()[:, 0]):
+        save_image(image, frames / f"{index}.png")
+    assert main(["motion", str(tmp_path / "network"), str(frames), "-o", str(out)]) == 0
+    assert load_file(out).keys() == {"tokens", "pooled"}
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({}, None),
+        (BASE, "| variant | no backward; no refinement; no gating; levels 2 only |"),
+        ({"dynamics": False}, "| variant | encoder alone, no dynamics |"),
+    ],
+)
+def test_model_card_says_what_is_left_out(values: dict[str, Any], told: str | None) -> None:
+    card = network_card(build(**values))
+    assert "variant" not in card if told is None else told in card
+    assert ("motion latents" in card) == ("infer_motion_latent" in card) == values.get("dynamics", True)
 
 
 @pytest.mark.parametrize(

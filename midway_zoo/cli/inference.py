@@ -1,4 +1,4 @@
-"""Commands that run a network: features, motion, flow."""
+"""Commands that run a network: features, motion; what they share with the others that do."""
 
 import argparse
 import sys
@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midway_zoo.api import extract_features, predict_flow
+from midway_zoo.api import extract_features
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.clips import infer_motion_latents
 from midway_zoo.errors import InputError
 from midway_zoo.files import check_output, write_png, write_safetensors
-from midway_zoo.flow import write_flow
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.registry import create_model, load_checkpoint
-from midway_zoo.visualize import features_to_image, flow_to_image
+from midway_zoo.visualize import features_to_image
 
 MOTION = (
     "Motion latents of consecutive frames as safetensors: tokens (T - 1, 10, C), the final ones (level 0); "
@@ -26,7 +25,7 @@ MOTION = (
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register this module's commands."""
-    command = _add(
+    command = add_command(
         commands, "features", "features of images", "Class tokens and feature maps of images, as safetensors."
     )
     command.add_argument("images", metavar="IMAGE", nargs="+", type=Path)
@@ -35,7 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--picture", type=Path, metavar="PCA.png", help="principal components of the last block")
     command.set_defaults(run=_features)
 
-    command = _add(
+    command = add_command(
         commands,
         "motion",
         "motion latents of a clip",
@@ -46,23 +45,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--fps", type=float, help="instead, take this many frames per second")
     command.set_defaults(run=_motion)
 
-    command = _add(commands, "flow", "optical flow of two images", "Optical flow from A to B, as .flo or .npy.")
-    command.add_argument("source", metavar="A", type=Path)
-    command.add_argument("target", metavar="B", type=Path)
-    command.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto")
-    command.add_argument("--draws", type=int, default=1, help="perturbations per token, default: %(default)s")
-    command.add_argument("--seed", type=int, default=0, help="of the perturbations, default: %(default)s")
-    command.add_argument("--picture", type=Path, metavar="FLOW.png", help="the flow in Middlebury colours")
-    command.add_argument("--max-flow", type=float, metavar="PIXELS", help="length at full colour in the picture")
-    command.set_defaults(run=_flow)
 
-
-def _add(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+def add_command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
+    """A command that runs a network, with the options that all of them have."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
     command.add_argument("model", metavar="CKPT_OR_NAME", help="released .pth, converted folder, or pretrained name")
     command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
     command.add_argument("--force", action="store_true", help="replace existing output files")
-    command.add_argument("--size", type=_size, help='shorter side in pixels, HEIGHTxWIDTH, or "full"; default: native')
+    command.add_argument("--size", type=size, help='shorter side in pixels, HEIGHTxWIDTH, or "full"; default: native')
     command.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
     add_encoder_options(command)
@@ -76,7 +66,8 @@ def _integers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list such as 2,5,8,11") from error
 
 
-def _size(text: str) -> int | tuple[int, int] | str:
+def size(text: str) -> int | tuple[int, int] | str:
+    """An argument such as 448, 384x640 or full."""
     if text == "full":
         return text
     try:
@@ -88,7 +79,7 @@ def _size(text: str) -> int | tuple[int, int] | str:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def _load(options: argparse.Namespace) -> MidwayNetwork:
+def load(options: argparse.Namespace) -> MidwayNetwork:
     """The network, after a check that the outputs can be written: failing late would waste the work."""
     for output in (options.output, getattr(options, "picture", None)):
         if output is not None:
@@ -114,7 +105,7 @@ def _device(name: str | None) -> torch.device:
 
 
 def _features(options: argparse.Namespace) -> None:
-    network = _load(options)
+    network = load(options)
     features = extract_features(
         network,
         options.images,
@@ -133,11 +124,11 @@ def _features(options: argparse.Namespace) -> None:
     if options.picture:
         images = list(features_to_image(list(features.maps[max(options.blocks)]), size=None))
         write_png(options.picture, _in_a_row(images), overwrite=options.force)
-    _report(options, features)
+    report(options, features)
 
 
 def _motion(options: argparse.Namespace) -> None:
-    network = _load(options)
+    network = load(options)
     latents = infer_motion_latents(
         network,
         options.video,
@@ -147,30 +138,12 @@ def _motion(options: argparse.Namespace) -> None:
         batch_size=options.batch_size,
     )
     tensors = {"tokens": latents.tokens, "pooled": latents.pooled}
-    tensors |= {f"level{level}": value for level, value in latents.levels.items() if level}  # level 0 is tokens
+    tensors |= {f"level{level}": value for level, value in latents.levels.items() if value is not latents.tokens}
     if latents.pts_seconds is not None:
         tensors["pts_seconds"] = latents.pts_seconds
     metadata = {"video": str(options.video), "grid": latents.grid, "model": options.model}
     write_safetensors(options.output, tensors, metadata, overwrite=options.force)
-    _report(options, latents)
-
-
-def _flow(options: argparse.Namespace) -> None:
-    network = _load(options)
-    prediction = predict_flow(
-        network,
-        options.source,
-        options.target,
-        method=options.method,
-        size=options.size,
-        draws=options.draws,
-        seed=options.seed,
-    )
-    write_flow(options.output, prediction.flow[0], overwrite=options.force)
-    if options.picture:
-        picture = flow_to_image(prediction.flow[0], max_flow=options.max_flow)
-        write_png(options.picture, picture, overwrite=options.force)
-    _report(options, prediction)
+    report(options, latents)
 
 
 def _named(name: str, maps: Tensor | list[Tensor]) -> dict[str, Tensor]:
@@ -187,6 +160,7 @@ def _in_a_row(images: list[Tensor], side: int = 224) -> Tensor:
     return torch.cat(scaled, dim=2)
 
 
-def _report(options: argparse.Namespace, result: Any) -> None:
+def report(options: argparse.Namespace, result: Any) -> None:
+    """Say on stdout what was computed and where it is."""
     written = " and ".join(str(path) for path in (options.output, getattr(options, "picture", None)) if path)
     sys.stdout.write(f"{result}\nwrote {written}\n")

@@ -15,6 +15,10 @@ _LARGEST = 2**16  # of any size here: larger ones are damage or mistakes, and wo
 ENCODERS = ("midway_vits", "midway_vitb", "midway_nano")
 """timm names of the encoders; their widths and depths can be changed."""
 
+FLOW_HEADS = {"midway_nano": (24, 32, 48, 64, 32)}
+"""Widths of the flow head that ``flow_head=True`` means; of every other encoder the paper's."""
+_PAPER_FLOW_HEAD = (96, 192, 384, 768, 256)
+
 
 @dataclass(frozen=True)
 class MidwayConfig:
@@ -44,6 +48,11 @@ class MidwayConfig:
     backward_heads: int = 6
     forward_depth: int = 4
     forward_heads: int = 6
+    flow_head: tuple[int, int, int, int, int] | None = None
+    """Widths of the DPT flow head: its four maps from fine to coarse, then their fusion; None: no head. True is
+    taken for the widths that fit the encoder (the paper's 96, 192, 384, 768, 256)."""
+    flow_size: tuple[int, int] = (320, 384)
+    """(height, width) in pixels at which the flow head was trained, and the tile that it is run on."""
     gate_bias: float = 4.0
     """Added to a gate's logit, so that a fresh gate is almost open."""
     paired: bool = False
@@ -68,12 +77,16 @@ class MidwayConfig:
     """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
 
     def __post_init__(self) -> None:
-        for name in ("grid", "feature_blocks", "levels"):
+        if isinstance(self.flow_head, bool):
+            widths = FLOW_HEADS.get(self.encoder, _PAPER_FLOW_HEAD) if self.flow_head else None
+            object.__setattr__(self, "flow_head", widths)
+        lists = ["grid", "feature_blocks", "levels", "flow_size"] + ["flow_head"] * (self.flow_head is not None)
+        for name in lists:
             if not isinstance(getattr(self, name), list | tuple):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
             # JSON and YAML turn tuples into lists.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_types()
+        self._check_types(lists)
         self._check_divisible("num_heads", "embed_dim")
         if self.dynamics:
             self._check_divisible("midway_heads", "motion_dim")
@@ -89,14 +102,28 @@ class MidwayConfig:
             )
         if not self.levels or self.levels != tuple(level for level in LEVELS if level in self.levels):
             raise ConfigError(f"levels={self.levels} must be {LEVELS} or a part of it in that order, such as (2,).")
+        self._check_flow()
 
-    def _check_types(self) -> None:
+    def _check_flow(self) -> None:
+        size, head = self.flow_size, self.flow_head
+        if len(size) != 2 or not 0 < min(size) <= max(size) <= _LARGEST:
+            raise ConfigError(f"flow_size={size} must be two positive integers: height, width.")
+        if head is None:
+            return
+        if len(head) != 5 or not 0 < min(head) <= max(head) <= _LARGEST or head[-1] % 2:
+            raise ConfigError(f"flow_head={head} must be five positive widths, the last one even.")
+        if not self.dynamics:
+            raise ConfigError("flow_head needs the dynamics, whose maps it reads; dynamics=False is an encoder alone.")
+        if any(side % self.patch_size for side in size):
+            raise ConfigError(f"flow_size={size} must hold multiples of patch_size={self.patch_size}.")
+
+    def _check_types(self, lists: Iterable[str]) -> None:
         positive = [field.name for field in fields(self) if field.type is int]
         for name in positive:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
                 raise ConfigError(f"{name}={value!r} must be a positive integer, at most {_LARGEST}.")
-        for name in ("grid", "feature_blocks", "levels"):
+        for name in lists:
             if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
         if self.encoder not in ENCODERS:
@@ -173,6 +200,7 @@ ARCHITECTURES: dict[str, MidwayConfig] = {
         motion_dim=48,
         backward_heads=3,
         forward_heads=3,
+        flow_size=(64, 96),
     ),
 }
 """The registered architectures, by timm name."""

@@ -1,9 +1,9 @@
 """The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
 
 # No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import timm
 import torch
@@ -12,18 +12,26 @@ from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
-from midway_zoo.models.config import MidwayConfig
+from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
+    from midway_zoo.models.flow_head import FlowHead
+
 
 def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     """The timm encoder of a configuration, with random weights and any input size."""
     kwargs = {"num_classes": 0, "dynamic_img_size": True} | config.encoder_args | kwargs
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
+
+
+def _flow_head(config: MidwayConfig) -> "FlowHead":
+    from midway_zoo.models.flow_head import FlowHead  # most networks have none
+
+    return FlowHead(config)
 
 
 class MidwayNetwork(
@@ -43,7 +51,7 @@ class MidwayNetwork(
         target_encoder: in paired mode the EMA teacher, which sees target frames; otherwise None.
         dynamics: midway path, backward layers and forward dynamics; None for an encoder alone
             (``config.dynamics=False``).
-        flow_head: None; reserved for a dense flow head.
+        flow_head: the dense flow head (``config.flow_head``), or None; see :meth:`add_flow_head`.
         provenance: where the weights come from (source file, which encoder, ...); saved with them.
 
     Raises:
@@ -65,7 +73,7 @@ class MidwayNetwork(
             self.target_encoder.load_state_dict(self.encoder.state_dict())
             self.target_encoder.requires_grad_(False)
         self.dynamics = Dynamics(config) if config.dynamics else None
-        self.flow_head: nn.Module | None = None
+        self.flow_head = None if config.flow_head is None else _flow_head(config)
         self.provenance: dict[str, Any] = {}
 
     @property
@@ -150,6 +158,58 @@ class MidwayNetwork(
             target_levels = self.encode(target, target=True)
         return dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
 
+    def add_flow_head(
+        self, widths: Sequence[int] | Literal[True] = True, *, size: tuple[int, int] | None = None
+    ) -> "MidwayNetwork":
+        """Give the network a fresh flow head, to be fine-tuned; the rest keeps its weights.
+
+        Args:
+            widths: ``config.flow_head``; True for the widths that fit the encoder.
+            size: ``config.flow_size``, the (height, width) in pixels of the training crops; None keeps it.
+
+        Returns:
+            The network itself.
+
+        Raises:
+            ConfigError: if it has a head, or the widths or size make no sense.
+        """
+        if self.flow_head is not None:
+            raise ConfigError(f"the network has a flow head already, of widths {self.config.flow_head}.")
+        config = override(self.config, {"flow_head": widths, "flow_size": size or self.config.flow_size})
+        self.flow_head = _flow_head(config).to(self.device, self.dtype).train(self.training)
+        self.config = config
+        return self
+
+    def flow(self, source: Tensor, target: Tensor) -> Tensor:
+        """Raw optical flow of the flow head, with gradients: what fine-tuning optimises.
+
+        Both frames are seen by ``encoder`` (in paired mode the target by ``target_encoder``), in one pass.
+
+        Args:
+            source: (B, 3, H, W), normalised with the encoder's mean and std; sides multiples of the patch.
+            target: the same shape.
+
+        Returns:
+            (B, 3, H, W): u (pixels to the right), v (pixels down), and c, the logit of the expected error; see
+            :func:`midway_zoo.models.flow_head.error_scale`.
+
+        Raises:
+            ConfigError: if the network has no flow head.
+            InputError: if the shapes differ or do not fit the patch.
+        """
+        if source.shape != target.shape:
+            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        return self.flow_from_tokens(*self.encode_pair(source, target), self.grid_of(source))
+
+    def flow_from_tokens(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
+        """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that share them."""
+        if self.flow_head is None:
+            raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
+        out = self.require_dynamics()(source, target, grid)
+        first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
+        maps = [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
+        return self.flow_head(maps, grid)
+
     # The methods below are the package's functions of the same name, with the network filled in.
 
     def extract_features(self, images: Any, **kwargs: Any) -> Features:
@@ -175,6 +235,12 @@ class MidwayNetwork(
         from midway_zoo.api import predict_flow
 
         return predict_flow(self, source, target, **kwargs)
+
+    def predict_flows(self, clip: Any, **kwargs: Any) -> Iterator[FlowPrediction]:
+        """See :func:`midway_zoo.predict_flows`."""
+        from midway_zoo.api import predict_flows
+
+        return predict_flows(self, clip, **kwargs)
 
     def perturbation_heatmap(self, source: Any, target: Any, xy: Any, **kwargs: Any) -> PerturbationHeatmap:
         """See :func:`midway_zoo.perturbation_heatmap`."""

@@ -1,6 +1,7 @@
 """The training loop, for any task: Accelerate does devices, processes, precision and trackers."""
 
 import logging
+import os
 import platform
 import shlex
 import sys
@@ -70,12 +71,20 @@ def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult
 def make_accelerator(config: RunConfig) -> Accelerator:
     """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself."""
     accelerator = Accelerator(
+        # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
+        cpu=not torch.accelerator.is_available(),
         mixed_precision=config.precision,
         log_with=list(config.trackers) or None,
         project_dir=config.out,
         # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
     )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if launched != accelerator.num_processes:
+        raise ConfigError(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would overwrite "
+            "each other's run. Launch with `accelerate launch` or torchrun, and check `accelerate env`."
+        )
     if config.batch_size % (accelerator.num_processes * config.accumulate):
         raise ConfigError(
             f"batch_size={config.batch_size} does not divide into {accelerator.num_processes} process(es) with "

@@ -39,6 +39,9 @@ _GAIN, _DIRECTIONS = "last_layer.parametrizations.weight.original0", "last_layer
 
 _ENCODER_FIELDS = ("embed_dim", "depth", "num_heads", "patch_size", "grid", "feature_blocks", "paired")
 
+# Not of the layout: timm's name follows from the shapes, and a flow head is trained later.
+_ELSEWHERE = {"encoder", "flow_head", "flow_size"}
+
 # What a torch.amp.GradScaler that was never used saves.
 _FRESH_SCALER = {
     "scale": 65536.0,
@@ -203,8 +206,9 @@ def _dict_config(values: Mapping[str, Any]) -> Any:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """On the CPU and in a storage of its own: torch.save writes whole storages."""
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+    """On the CPU and alone in its storage: torch.save writes whole storages."""
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 def _named(tensors: Tensors, prefix: str) -> dict[str, Tensor]:
@@ -260,10 +264,10 @@ def _check_written(temporary: Path, name: str, config: MidwayConfig) -> None:
         parts = Parts(archive)
         found = parts.config("student", paired=config.paired)
         wanted, seen = config.to_dict(), found.to_dict()
-        # The timm name follows from the shapes; an encoder alone says nothing of dynamics.
-        told = {"dynamics", *_ENCODER_FIELDS} if not config.dynamics else wanted.keys() - {"encoder"}
+        # An encoder alone says nothing of dynamics.
+        told = {"dynamics", *_ENCODER_FIELDS} if not config.dynamics else wanted.keys() - _ELSEWHERE
         different = [key for key in wanted if key in told and wanted[key] != seen[key]]
         if different:
             values = ", ".join(f"{key}={wanted[key]!r} (it would be read as {seen[key]!r})" for key in different)
             raise ConfigError(f"{name}: the released layout cannot say {values}; save_pretrained keeps it.")
-        parts.network_refs(empty_network(config), "student")
+        parts.network_refs(empty_network(found), "student")

@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from midway_zoo.errors import MissingFileError, WeightsUnavailableError
 from midway_zoo.files import METADATA_KEY
+from midway_zoo.models.config import LEVELS, MidwayConfig
 from midway_zoo.version import __version__
 from midway_zoo.weights.folder import CONFIG, WEIGHTS, load_folder
 from midway_zoo.weights.hub import network_errors
@@ -31,16 +32,32 @@ def network_card(network: "MidwayNetwork", repo_id: str | None = None) -> str:
     facts = {
         "encoder": f"{config.encoder}: width {config.embed_dim}, depth {config.depth}, patch {config.patch_size}",
         "native size": f"{config.img_size[0]} x {config.img_size[1]} pixels",
-        "motion latents": f"{config.motion_tokens} x {config.motion_dim}",
+        **({"motion latents": f"{config.motion_tokens} x {config.motion_dim}"} if config.dynamics else {}),
+        **_variant(config),
         "encoders": "two, student and teacher" if config.paired else "one",
         "parameters": f"{count / 1e6:.2f} M",
     }
+    if config.flow_head is not None:
+        facts["flow head"] = f"DPT, tiles of {config.flow_size[0]} x {config.flow_size[1]} pixels"
     usage = [
         "import midway_zoo as mz",
         f'model = mz.create_model("hf-hub:{repo_id or "ORG/REPO"}")',
-        "latent = mz.infer_motion_latent(model, source, target)",
+        "latent = mz.infer_motion_latent(model, source, target)"
+        if config.dynamics
+        else "features = mz.extract_features(model, images)",
     ]
-    return _card("midway-zoo", [*_TAGS, "optical-flow"], facts, network.provenance, usage)
+    tags = [*_TAGS, "optical-flow"] if config.dynamics else [*_TAGS]
+    return _card("midway-zoo", tags, facts, network.provenance, usage)
+
+
+def _variant(config: MidwayConfig) -> dict[str, str]:
+    """What of the full method this network leaves out."""
+    if not config.dynamics:
+        return {"variant": "encoder alone, no dynamics"}
+    absent = [f"no {name}" for name in ("backward", "refinement", "gating") if not getattr(config, name)]
+    if config.levels != LEVELS:
+        absent.append(f"levels {', '.join(map(str, config.levels))} only")
+    return {"variant": "; ".join(absent)} if absent else {}
 
 
 def encoder_card(facts: Mapping[str, str], provenance: Mapping[str, Any], repo_id: str) -> str:

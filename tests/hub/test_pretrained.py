@@ -168,3 +168,10 @@ def test_config_overrides(published: HubServer) -> None:
     with pytest.raises(CheckpointError, match="shape"):
         mz.create_model(NAME, pretrained=True, grid=(4, 4))
     assert TINY.grid == (2, 2)
+
+
+def test_encoder_alone(published: HubServer) -> None:
+    full = mz.create_model(NAME, pretrained=True).state_dict()
+    network = mz.create_model(NAME, pretrained=True, dynamics=False)
+    assert network.dynamics is None
+    assert_same_state(network.state_dict(), {name: value for name, value in full.items() if name.startswith("encoder")})

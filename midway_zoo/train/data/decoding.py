@@ -37,9 +37,10 @@ def frame_time(frame: Any) -> int | None:
 def upright(frame: Any, short_side: int | None = None) -> Tensor:
     """A decoded frame as uint8 (3, H, W), RGB, rotation flag applied, shorter side at most ``short_side``."""
     height, width = scaled_size(frame.height, frame.width, short_side)
-    if (height, width) != (frame.height, frame.width):
-        frame = _scaled(frame, height, width)
-    image = torch.from_numpy(frame.to_ndarray(format="rgb24")).permute(2, 0, 1)
+    # One thread: a converter's own threads die in a forked worker, which then crashes when it is freed.
+    size = {} if (height, width) == (frame.height, frame.width) else {"height": height, "width": width}
+    frame = frame.reformat(format="rgb24", interpolation="BICUBIC" if size else None, threads=1, **size)
+    image = torch.from_numpy(frame.to_ndarray()).permute(2, 0, 1)
     # The display matrix says by how many degrees to turn the picture counter-clockwise.
     return torch.rot90(image, quarter_turns(frame), (1, 2)).contiguous()
 
@@ -95,6 +96,7 @@ def read_frames(
                 except (av.FFmpegError, OSError, ValueError) as error:
                     failed[wanted] = f"frame at {float(wanted * stream.time_base):.3f} s: {error}"
                     reader.lose_place()
+            reader.close()
     except (av.FFmpegError, OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -120,6 +122,10 @@ class _OrderedReader:
         self._tolerance = tolerance
         self._frames: Iterator[Any] | None = None
         self._last: float | None = None
+
+    def close(self) -> None:
+        """Let go of the decoder: reader and generator refer to each other."""
+        self._frames = None
 
     def lose_place(self) -> None:
         """Seek before the next frame: what follows damage must not depend on having passed it."""
@@ -195,7 +201,3 @@ class _OrderedReader:
             return True
         place = bisect_left(self._relevant, time - self._tolerance)
         return place < len(self._relevant) and self._relevant[place] <= time + self._tolerance
-
-
-def _scaled(frame: Any, height: int, width: int) -> Any:
-    return frame.reformat(width=width, height=height, format="rgb24", interpolation="BICUBIC")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tqdm import tqdm
 
@@ -51,6 +51,11 @@ class Index:
     rejects: tuple[Reject, ...] = ()
 
     @property
+    def entries(self) -> list[Entry]:
+        """Clips and rejects."""
+        return [*self.clips, *self.rejects]
+
+    @property
     def fingerprint(self) -> str:
         """Changes with anything that changes which pairs a run sees; not with where the data are."""
         content = [[value for key, value in asdict(clip).items() if key != "changed_ns"] for clip in self.clips]
@@ -60,7 +65,8 @@ class Index:
         """Write one JSON object, a line per video; an index that is there is replaced."""
         with atomic(path, overwrite=True) as temporary:
             temporary.write_text(
-                f'{{"format": {FORMAT},\n"clips": [\n{_lines(self.clips)}\n],\n"rejects": [\n{_lines(self.rejects)}\n]}}\n',
+                f'{{"format": {FORMAT},\n"clips": [\n{_lines(self.clips)}\n],\n'
+                f'"rejects": [\n{_lines(self.rejects)}\n]}}\n',
                 encoding="utf-8",
             )
 
@@ -167,7 +173,7 @@ def load_or_build_index(
 
 def _refreshed(index: Index, workers: int | None) -> Index:
     """The index with changed files probed again; the same object if none changed."""
-    entries: list[Entry] = [*index.clips, *index.rejects]
+    entries = index.entries
     with ThreadPoolExecutor(_threads(workers)) as pool:
         stamps = list(pool.map(partial(_stamp_or_none, index.base), entries))
     gone = [entry.path for entry, now in zip(entries, stamps, strict=True) if now is None]
@@ -181,15 +187,17 @@ def _refreshed(index: Index, workers: int | None) -> Index:
     if not stale:
         return index
     _log.warning("%d of %d indexed videos changed and are probed again", len(stale), len(entries))
-    again = _probe_all(index.base, [_source(e) for e in entries if e.path in stale], workers, None)
-    changed = {entry.path: entry for entry in (*again.clips, *again.rejects)}
+    again = _probe_all(
+        index.base, [Source(entry.path, entry.kind) for entry in entries if entry.path in stale], workers, None
+    )
+    changed = {entry.path: entry for entry in again.entries}
     return _assembled(index.base, [changed.get(entry.path, entry) for entry in entries])
 
 
 def _probe_all(base: Path, sources: Sequence[Source], workers: int | None, known: Index | None) -> Index:
     if any(source.kind == "video" for source in sources):
         import_av()
-    before = {} if known is None else {entry.path: entry for entry in (*known.clips, *known.rejects)}
+    before = {} if known is None else {entry.path: entry for entry in known.entries}
     # PyAV leaves the interpreter lock while it reads and decodes, so threads are enough.
     with ThreadPoolExecutor(_threads(workers)) as pool:
         results = pool.map(lambda source: _probed(base, source, before.get(source.path)), sources)
@@ -217,10 +225,6 @@ def _stamp_or_none(base: Path, entry: Entry | Source) -> tuple[int, int] | None:
 def _assembled(base: Path, entries: Sequence[Entry]) -> Index:
     clips = tuple(entry for entry in entries if isinstance(entry, Clip))
     return Index(base, clips, tuple(entry for entry in entries if isinstance(entry, Reject)))
-
-
-def _source(entry: Entry) -> Source:
-    return Source(entry.path, entry.kind)
 
 
 def _threads(workers: int | None) -> int:

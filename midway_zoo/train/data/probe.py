@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image, ImageOps
+
 from midway_zoo.errors import InputError, MidwayZooError
 from midway_zoo.train.data.clip import Clip, packed, timing_fields
 from midway_zoo.train.data.decoding import frame_time, import_av, quarter_turns
-from midway_zoo.train.data.sources import Source, frame_files, read_image, read_timing, stamp
+from midway_zoo.train.data.sources import Source, frame_files, read_timing, stamp
 
 
 def probe(base: Path, source: Source) -> Clip:
@@ -27,7 +29,7 @@ def _frame_folder(folder: Path) -> dict[str, Any]:
     pts = list(range(len(names))) if timing is None else timing["pts"]
     if len(pts) != len(names) or sorted(set(pts)) != pts:
         raise InputError(f"frames.json has {len(pts)} times for {len(names)} images, or they do not ascend")
-    height, width = read_image(folder / names[0]).shape[1:]
+    height, width = _image_size(folder / names[0])
     return {
         **timing_fields(pts),
         "height": height,
@@ -36,6 +38,17 @@ def _frame_folder(folder: Path) -> dict[str, Any]:
         "tick": None if timing is None else timing["tick"],
         "keyframes": [[0, 1], [1, len(names) - 1]],
     }
+
+
+def _image_size(path: Path) -> tuple[int, int]:
+    """Upright (height, width) of an image, decoded without torch: its threads do not outlive a fork."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            size = ImageOps.exif_transpose(image).size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"corrupt: {path.name} cannot be read as an image: {error}") from error
+    return size[1], size[0]
 
 
 def _video(path: Path) -> dict[str, Any]:
@@ -71,7 +84,8 @@ def _video(path: Path) -> dict[str, Any]:
 
 def _packets(container: Any, stream: Any) -> tuple[Any, dict[int, bool]]:
     """(first decoded frame, {presentation time in ticks: is a keyframe})."""
-    frame, times = None, {}
+    frame = None
+    times: dict[int, bool] = {}
     for packet in container.demux(stream):
         if frame is None:
             frame = next(iter(packet.decode()), None)

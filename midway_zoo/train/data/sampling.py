@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,10 @@ class PairWindows:
         whole = starts & (seconds + max_seconds <= seconds[-1] + slack)
         self.starts = np.flatnonzero(whole if whole.any() else starts)
         """Frames that a pair can start at."""
+
+    def start(self, rng: np.random.Generator) -> int:
+        """Any of :attr:`starts`."""
+        return int(self.starts[rng.integers(len(self.starts))])
 
     def target(self, source: int, rng: np.random.Generator) -> int:
         """A frame to pair with one of :attr:`starts`."""
@@ -108,9 +112,7 @@ class PairStream:
         self._seconds = (min_seconds, max_seconds)
         self._frames_fps = frames_fps
         self._seed = seed
-        self._windows = lru_cache(maxsize=16)(self._find_windows)
-        self._order = lru_cache(maxsize=2)(self._draw_order)
-        self._start_order = lru_cache(maxsize=4)(self._draw_start_order)
+        self._remember()
         counts = np.array([self._count_starts(clip, starts) for clip in index.clips], dtype=np.int64)
         self.clips = [clip for clip, count in zip(index.clips, counts, strict=True) if count]
         """Those of the index that a pair fits in."""
@@ -122,6 +124,19 @@ class PairStream:
         self._all = starts == "all"
         visits = -(-counts[counts > 0] // repeats) if self._all else np.ones(len(self.clips), np.int64)
         self._visit_ends = np.cumsum(visits)
+
+    def _remember(self) -> None:
+        self._windows = lru_cache(maxsize=16)(self._find_windows)
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+        self._start_order = lru_cache(maxsize=4)(self._draw_start_order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the caches: they cannot be sent to a worker."""
+        return {key: value for key, value in vars(self).items() if key not in ("_windows", "_order", "_start_order")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._remember()
 
     @property
     def visits(self) -> int:
@@ -146,7 +161,7 @@ class PairStream:
             order = self._start_order(round_, clip)
             source = int(windows.starts[order[nth % len(order)]])
         else:
-            source = int(rng.choice(windows.starts))
+            source = windows.start(rng)
         return Pair(number, round_, visit, clip, source, windows.target(source, rng))
 
     def replacement(self, pair: Pair, attempt: int) -> Pair:
@@ -157,7 +172,7 @@ class PairStream:
         clip = int(self._rng(_REPLACE, pair.round, pair.visit, attempt).integers(len(self.clips)))
         rng = self._rng(_PAIR, pair.number, attempt)
         windows = self._windows(clip)
-        source = int(rng.choice(windows.starts))
+        source = windows.start(rng)
         return Pair(pair.number, pair.round, pair.visit, clip, source, windows.target(source, rng))
 
     def views_rng(self, number: int) -> np.random.Generator:
@@ -178,7 +193,8 @@ class PairStream:
         return self._rng(_ORDER, round_, clip).permutation(len(self._windows(clip).starts))
 
     def _count_starts(self, clip: Clip, starts: Starts) -> int:
-        if starts == "random" and clip.steps is None and clip.duration(self._frames_fps) > self._seconds[1]:
+        duration, longest = clip.duration(self._frames_fps), self._seconds[1]
+        if starts == "random" and clip.steps is None and duration > longest >= duration / (clip.frames - 1):
             return 1  # evenly spaced and long enough: no need to look at every frame of every clip
         return len(PairWindows(clip.seconds(self._frames_fps), *self._seconds).starts)
 

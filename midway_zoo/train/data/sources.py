@@ -17,11 +17,12 @@ from torch import Tensor
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.images import to_tensor
 
-VIDEO_SUFFIXES = frozenset(
-    ".3gp .asf .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv .y4m".split()
+VIDEO_SUFFIXES = (
+    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
 )
 """What a folder is searched for. A list of files may name any other."""
-IMAGE_SUFFIXES = frozenset(".bmp .jpeg .jpg .png .ppm .tif .tiff .webp".split())
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 TIMING_FILE = "frames.json"
 """Beside the frames of a folder, what :func:`~midway_zoo.train.data.prepare.prepare` knows of their times."""
 
@@ -59,7 +60,7 @@ def find_sources(root: Path) -> list[Source]:
 
     Raises:
         MissingFileError: if there is no such root.
-        InputError: if a list names an absolute path outside its folder's reach or nothing at all.
+        InputError: if a list names nothing.
     """
     if root.is_dir():
         found = list(_walk(root))

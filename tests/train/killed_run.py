@@ -1,0 +1,25 @@
+"""``python -m tests.train.killed_run STEP KEY=VALUE...``: a run that kills itself, with SIGKILL, in that step."""
+
+import os
+import signal
+import sys
+
+from midway_zoo.train.config import load_config
+from midway_zoo.train.loop import make_accelerator, Run
+from midway_zoo.train.pretrain.config import PretrainConfig
+from midway_zoo.train.pretrain.task import PretrainTask
+
+
+class Killed(PretrainTask):
+    fatal = 0
+
+    def before_update(self, step: int) -> None:
+        super().before_update(step)
+        if step == self.fatal and int(os.environ.get("RANK", "0")) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    Killed.fatal = int(sys.argv[1])
+    config = load_config(PretrainConfig, "nano", sys.argv[2:])
+    Run(Killed(config), make_accelerator(config)).fit()
