@@ -28,7 +28,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="turn a run into a model that load_checkpoint and timm read",
         description="Export the newest checkpoint of a run (or the one named) to the zoo's format or the authors'.",
     )
-    command.add_argument("run", metavar="RUN", type=Path, help="run folder, or a checkpoints/step_* in it")
+    command.add_argument("source", metavar="RUN", type=Path, help="run folder, or a checkpoints/step_* in it")
     command.add_argument("out", metavar="OUT", type=Path, help="folder; with --layout released a .pth file")
     command.add_argument("--layout", choices=("zoo", "released"), default="zoo", help="default: %(default)s")
     command.add_argument("--force", action="store_true", help="replace an earlier export")
@@ -96,7 +96,7 @@ def _export(options: argparse.Namespace) -> None:
     _needs_extra()
     from midway_zoo.train.export import export
 
-    for path in export(options.run, options.out, layout=options.layout, overwrite=options.force):
+    for path in export(options.source, options.out, layout=options.layout, overwrite=options.force):
         sys.stdout.write(f"{path}\n")
 
 

@@ -108,6 +108,7 @@ def _describe(described: dict[str, Any]) -> str:
     else:
         lines += [
             f"  weights      {weights['name']}: {weights['training_data']}, {weights['epochs']} epochs",
+            *([f"  recipe       midway-zoo train pretrain --recipe {weights['recipe']}"] if weights.get("recipe") else []),
             f"  licence      {weights['license']}",
             f"  source       {weights['repo_id']}: {weights['file']}",
         ]

@@ -91,7 +91,8 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     for origin, layer in layers:
         for key in _leaves(layer):
             if not any(_belongs(key, name) for name in known):
-                raise ConfigError(f"{origin}: unknown configuration key {key!r}.{nearest(key, [name.removesuffix('.*') for name in known])}")
+                names = [name.removesuffix(".*") for name in known]
+                raise ConfigError(f"{origin}: unknown configuration key {key!r}.{nearest(key, names)}")
         try:
             merged = OmegaConf.merge(merged, layer)
         except OmegaConfBaseException as error:

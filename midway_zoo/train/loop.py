@@ -147,6 +147,11 @@ class Run:
         for key, ours in self._identity().items():
             theirs = state["identity"].get(key)
             if theirs != ours:
+                if key == "data":
+                    raise ConfigError(
+                        f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "
+                        f"file, or start another run with a new out= and init_from={checkpoint.path}."
+                    )
                 raise ConfigError(
                     f"{checkpoint.path} was trained with {key}={theirs}, not {ours}: the run would not be the same. "
                     f"Resume with {key}={theirs}, or start another with a new out= and init_from={checkpoint.path}."

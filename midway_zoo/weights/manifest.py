@@ -91,6 +91,7 @@ _ENTRY: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config": (lambda value: isinstance(value, dict), "a mapping of MidwayConfig fields"),
     "training_data": (_is_text, "a text"),
     "epochs": (_is_count, "a positive integer"),
+    "recipe": (_is_text, "the recipe of `midway-zoo train` that makes it"),
     "license": (_is_text, "a licence id"),
     "citation": (_is_text, "a key of citations"),
     "metrics": (lambda value: isinstance(value, list), "a list"),

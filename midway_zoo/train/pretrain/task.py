@@ -35,6 +35,7 @@ class PretrainTask(Task[PretrainConfig]):
         super().__init__(config)
         check_pretrain(config)
         index = load_or_build_index(config.data.root, _index_file(config))
+        self.fingerprint = index.fingerprint
         self.stream = pair_stream(index, config.data, config.seed)
         pairs = config.epochs * self.stream.pairs_per_epoch
         self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
@@ -52,7 +53,7 @@ class PretrainTask(Task[PretrainConfig]):
         return min(self.total_steps, round(self.config.optim.warmup_epochs * self.steps_per_epoch))
 
     def identity(self) -> dict[str, Any]:
-        return {"schedule_steps": self.total_steps, "network.name": self.config.network.name}
+        return super().identity() | {"network.name": self.config.network.name, "data": self.fingerprint}
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         config = self.config

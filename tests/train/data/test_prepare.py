@@ -53,7 +53,7 @@ def test_outputs_keep_frames_times_and_way_up(root: Path, tmp_path: Path, format
     for clip in clips.values():
         images, failed = clip.read(out, range(30))
         assert not failed
-        assert [shown(images[index]) for index in range(30)] == list(range(30))
+        assert [shown(images[index]) for index in range(30)] == list(range(30)), clip.path
         if format_ == "video":
             assert clip.keyframes == [[0, 1], [5, 5]]
     corner = clips["turned"].read(out, [3])[0][3][:, :6, -6:]

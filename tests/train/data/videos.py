@@ -12,9 +12,9 @@ from torch import Tensor
 
 from midway_zoo.train.data.pairs import PairDataset, Sample
 
-STEP = 5
-"""Grey levels between neighbouring frames (modulo 250), more than a codec's error."""
-CYCLE = 50
+STEP = 8
+"""Grey levels between neighbouring frames more than a codec's error."""
+CYCLE = 31
 
 
 def picture(index: int, height: int = 48, width: int = 64) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""Recipes, overrides, and what is refused."""
+
+import pytest
+
+from midway_zoo.errors import ConfigError, MissingFileError
+from midway_zoo.train.config import load_config, recipe_names, to_yaml
+from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.weights.manifest import load_manifest
+
+GIVEN = ["out=runs/a", "data.root=videos"]
+PRETRAINING = ["bdd100k_vitb", "bdd100k_vits", "nano", "wt_venice_vits"]
+
+
+@pytest.mark.parametrize("name", PRETRAINING)
+def test_recipes_are_complete_and_valid(name: str, tmp_path) -> None:
+    assert name in recipe_names()
+    config = load_config(PretrainConfig, name, GIVEN)
+    check_pretrain(config)
+    whole = tmp_path / "whole.yaml"
+    whole.write_text(to_yaml(config))
+    assert load_config(PretrainConfig, whole) == config
+
+
+def test_recipes_say_what_the_released_runs_did() -> None:
+    config = load_config(PretrainConfig, "bdd100k_vits", GIVEN)
+    assert (config.epochs, config.batch_size, config.optim.base_lr, config.optim.min_lr) == (300, 200, 5e-4, 1e-6)
+    assert (config.optim.weight_decay, config.optim.weight_decay_end, config.optim.clip) == (0.04, 0.4, 3.0)
+    assert (config.optim.ema_horizon, config.objective.dynamics_reduction, config.views.local_size) == (
+        "released",
+        "sum",
+        96,
+    )
+    assert (config.data.repeats, config.data.starts, config.head.out) == (5, "random", 65536)
+    base = load_config(PretrainConfig, "bdd100k_vitb", GIVEN)
+    assert base.network.name == "midway_vitb"
+    assert base.head.norm_last_layer
+    venice = load_config(PretrainConfig, "wt_venice_vits", GIVEN)
+    assert (venice.data.starts, venice.data.min_seconds, venice.data.max_seconds) == ("all", 0.5, 0.5)
+
+
+def test_every_model_names_its_recipe() -> None:
+    for name, entry in load_manifest()["models"].items():
+        assert entry["recipe"] in recipe_names(), name
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.base_rl=1", r"optim\.base_rl=1: unknown configuration key 'optim\.base_rl'.*'optim\.base_lr'"),
+        ("sead=1", "'seed'"),
+        ("batch_size=many", "batch_size"),
+        ("data=5", "data"),
+        ("views.dynamics_area=[a, b]", "dynamics_area"),
+        ("seed", "not KEY=VALUE"),
+        ("resume=yes", "auto, never, must"),
+        ("precision=fp8", "no, bf16, fp16"),
+        ("batch_size=0", "at least 1"),
+        ("max_steps=0", "positive"),
+        ("num_workers=-1", "num_workers"),
+    ],
+)
+def test_bad_settings(setting: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(PretrainConfig, "nano", [*GIVEN, setting])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["network.overrides.motion_din=3"], "motion_dim"),
+        (["network.name=midway_vitx"], "midway_vits"),
+        (["views.global_size=60"], "multiple of the patch"),
+        (["objective.dynamics_reduction=max"], "sum, mean"),
+        (["objective.dynamics_weights=[1]"], "one weight per level"),
+        (["objective.dino_weight=0", "network.overrides.dynamics=false"], "nothing to train"),
+        (["optim.ema_horizon=long"], "released, run"),
+    ],
+)
+def test_bad_combinations(settings: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_pretrain(load_config(PretrainConfig, "nano", [*GIVEN, *settings]))
+
+
+def test_what_is_missing_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"data\.root, out"):
+        load_config(PretrainConfig, "nano")
+
+
+def test_recipe_files(tmp_path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text("seed: 3\nbatch_size: 2\n")
+    assert load_config(PretrainConfig, own, GIVEN).seed == 3
+    with pytest.raises(MissingFileError, match="bdd100k_vits"):
+        load_config(PretrainConfig, "bdd_vits", GIVEN)
+    with pytest.raises(MissingFileError, match="Bundled"):
+        load_config(PretrainConfig, tmp_path / "none.yaml", GIVEN)
+    own.write_text("seed: [")
+    with pytest.raises(ConfigError, match="not readable YAML"):
+        load_config(PretrainConfig, own, GIVEN)
+    own.write_text("optin:\n  base_lr: 1\n")
+    with pytest.raises(ConfigError, match=r"own\.yaml: unknown configuration key 'optin"):
+        load_config(PretrainConfig, own, GIVEN)
