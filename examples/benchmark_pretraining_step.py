@@ -83,8 +83,8 @@ def reference(config: PretrainConfig, device: str) -> ReferenceStep:
 
 def settings(options: argparse.Namespace, batch: int, **changes: object) -> PretrainConfig:
     values = {"out": "unused", "data.root": "unused", "batch_size": batch, "network.name": options.name}
-    values |= {"head.out": options.prototypes, "trackers": "[]"} | changes
-    return load_config(PretrainConfig, None, [f"{key}={value}" for key, value in values.items()])
+    values |= {"head.out": options.prototypes, "trackers": []} | changes
+    return load_config(PretrainConfig, None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
 def random_views(config: PretrainConfig, batch: int, device: str) -> dict[str, Tensor]:

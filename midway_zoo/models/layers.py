@@ -11,6 +11,23 @@ from torch.nn import functional as F  # noqa: N812
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
 
 
+def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:
+    """The first ``count`` output tokens of a pre-norm block, (B, count, C), from all its input tokens x (B, K, C).
+
+    The other tokens are keys and values only: they need no query, projection or MLP.
+    """
+    attn, normed = block.attn, block.norm1(x)
+    width, bias = x.shape[-1], attn.qkv.bias
+    weight_q, weight_kv = attn.qkv.weight.tensor_split((width,))
+    bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((width,))
+    q = F.linear(normed[:, :count], weight_q, bias_q).unflatten(-1, (1, attn.num_heads, -1))
+    kv = F.linear(normed, weight_kv, bias_kv).unflatten(-1, (2, attn.num_heads, -1))
+    q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
+    mixed = attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    x = x[:, :count] + block.drop_path1(block.ls1(mixed))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
+
+
 class MidwayBlock(Block):
     """A block of the midway path: pre-norm attention and MLP (ratio 4, GELU)."""
 
@@ -19,15 +36,7 @@ class MidwayBlock(Block):
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         """x (B, K, C) -> (B, K, C); with ``first``, only that many leading tokens are computed and returned."""
-        if first is None:
-            return super().forward(x)
-        attn, normed = self.attn, self.norm1(x)
-        weight_q, weight_kv = attn.qkv.weight.tensor_split((x.shape[-1],))
-        q = F.linear(normed[:, :first], weight_q).unflatten(-1, (1, attn.num_heads, -1))
-        kv = F.linear(normed, weight_kv).unflatten(-1, (2, attn.num_heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
-        x = x[:, :first] + attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        return super().forward(x) if first is None else leading_tokens(self, x, first)
 
 
 class CrossAttention(nn.Module):
