@@ -159,7 +159,7 @@ def builders(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], 
 
 
 def cpu_memory(options: argparse.Namespace, name: str) -> float:
-    """Peak resident GB of a process that runs three steps of one implementation."""
+    """Peak resident GB of a process that runs two steps of one implementation."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak"]
 
@@ -167,7 +167,7 @@ def cpu_memory(options: argparse.Namespace, name: str) -> float:
 def run_only(options: argparse.Namespace) -> None:
     step = builders(options, options.batch)[options.only]()
     views = random_views(settings(options, options.batch), options.batch, "cpu")
-    for _ in range(3):
+    for _ in range(2):
         step(views)
     unit = 1 if sys.platform == "darwin" else 1024
     print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}))

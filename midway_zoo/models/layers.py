@@ -3,12 +3,30 @@
 from functools import partial
 
 import torch
-from timm.layers import Mlp
+from timm.layers import Mlp as TimmMlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
+
+
+class Mlp(TimmMlp):
+    """timm's MLP; in training the hidden activations are kept once, before the GELU, which is run again for gradients.
+
+    They are the widest tensors of a block, so that this saves a quarter of its memory for about 1 % of its time.
+    The checkpoint ends where the last layer's input is known: no matrix product is repeated.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A compiled step recomputes what is cheap by itself.
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return super().forward(x)
+        return checkpoint(self._activate_and_project, self.fc1(x), use_reentrant=False, preserve_rng_state=False)
+
+    def _activate_and_project(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.act(hidden))
 
 
 def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:
@@ -32,7 +50,7 @@ class MidwayBlock(Block):
     """A block of the midway path: pre-norm attention and MLP (ratio 4, GELU)."""
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         """x (B, K, C) -> (B, K, C); with ``first``, only that many leading tokens are computed and returned."""
@@ -65,7 +83,7 @@ class BackwardLayer(Block):
     """
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
         self.cross_attn = CrossAttention(dim, heads)
         self.norm3 = LayerNorm(dim)
         self.norm_memory = LayerNorm(dim)
@@ -93,7 +111,7 @@ class GatedBlock(Block):
     """A block of the forward dynamics: h = gate * x + Attn(LN1 x); out = h + MLP(LN2 h)."""
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         kept = x if gate is None else gate * x

@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
+from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
 from midway_zoo.train.optim import ema_update, paired_parameters
 from midway_zoo.train.pretrain.config import PretrainConfig
@@ -48,7 +49,7 @@ class PretrainModel(nn.Module):
         self.register_buffer("center_count", torch.zeros(()), persistent=False)
 
     def _use_drop_path(self, rate: float) -> None:
-        student = build_encoder(self.network.config, drop_path_rate=rate)
+        student = build_encoder(self.network.config, drop_path_rate=rate, mlp_layer=Mlp)
         student.load_state_dict(self.network.encoder.state_dict())
         self.network.encoder = student
 
