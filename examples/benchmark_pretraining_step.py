@@ -28,6 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import make_accelerator
+from midway_zoo.train.optim import parameter_groups, set_hyperparameters
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.model import PretrainModel
 from midway_zoo.train.pretrain.task import PretrainTask
@@ -58,6 +59,8 @@ class TrainerStep:
         self.step = STEPS_PER_EPOCH  # past the epoch in which the last layer is frozen
 
     def __call__(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
+        hyper = self.task.hyperparameters(self.step)
+        set_hyperparameters(self.optimizer, hyper.lr, hyper.weight_decay)
         with self.accelerator.autocast():
             losses = self.model(views)
         self.accelerator.backward(losses["loss"])
@@ -76,9 +79,8 @@ def reference(config: PretrainConfig, device: str) -> ReferenceStep:
     task = StepTask(config)
     task.model.to(device)
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    groups = [{**group} for group in task.optimizer().param_groups]
-    plain = [{"params": group["params"], "decay": group["decay"]} for group in groups]
-    return ReferenceStep(task.model, torch.optim.AdamW(plain, lr=0.0), dtype)
+    optimizer = torch.optim.AdamW(parameter_groups(task.model.named_parameters()))
+    return ReferenceStep(task.model, optimizer, dtype)
 
 
 def settings(options: argparse.Namespace, batch: int, **changes: object) -> PretrainConfig:
@@ -120,12 +122,13 @@ def differences(config: PretrainConfig, views: dict[str, Tensor]) -> tuple[float
 
 
 def _relative(value: Tensor, expected: Tensor) -> float:
-    return float((value - expected).norm() / expected.norm())
+    return ((value - expected).norm() / expected.norm()).item()
 
 
 def flops_per_step(config: PretrainConfig, views: dict[str, Tensor]) -> float:
     """Floating-point operations of the trainer's forward and backward."""
     model = StepTask(config).model.to(views["globals"].device)
+    # Fused attention is not counted everywhere; its plain form is.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         model(views)["loss"].backward()
     return counter.get_total_flops()
@@ -253,7 +256,7 @@ def peak_flops(options: argparse.Namespace) -> float | None:
     return next((1e12 * tflops for part, tflops in PEAK_TFLOPS.items() if part in name), None)
 
 
-def main() -> None:
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--name", default="midway_vits")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -267,7 +270,11 @@ def main() -> None:
     parser.add_argument("--largest", action="store_true", help="also the largest batch that fits the GPU")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the model FLOP utilisation")
     parser.add_argument("--only", choices=("trainer", "reference"), help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    options = parse()
     torch.set_num_threads(options.threads)
     if options.only:
         run_only(options)

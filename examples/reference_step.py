@@ -137,8 +137,18 @@ class ReferenceStep:
         values = {"invariance": invariance.item()} | {f"dynamics_{level}": x.item() for level, x in levels.items()}
         return invariance + sum(levels.values()), values, teacher
 
-    def __call__(self, views: dict[str, Tensor], *, clip: float = 3.0, momentum: float = 0.996) -> dict[str, float]:
+    def __call__(
+        self,
+        views: dict[str, Tensor],
+        *,
+        lr: float = 1e-4,
+        weight_decay: float = 0.04,
+        clip: float = 3.0,
+        momentum: float = 0.996,
+    ) -> dict[str, float]:
         """One step; the values of its losses."""
+        for group in self.optimizer.param_groups:
+            group["lr"], group["weight_decay"] = lr, weight_decay if group["decay"] else 0.0
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
         with autocast:
             loss, values, teacher = self.losses(views)
