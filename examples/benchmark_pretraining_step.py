@@ -1,13 +1,16 @@
 """Side by side in one run: an optimizer step of the trainer and the same step written out plainly.
 
     python examples/benchmark_pretraining_step.py                      # ViT-S, 2 pairs, 2 cores, float32
+    python examples/benchmark_pretraining_step.py --precision bf16     # the trainer in its default precision
     python examples/benchmark_pretraining_step.py --device cuda --batch 20 --largest
     python examples/benchmark_pretraining_step.py --device cuda --batch 20 --largest --name midway_vitb
 
 Both start from the same weights and see the same random views; that they agree in loss and gradients is checked
-first. Steps are timed in turn. On a GPU the trainer runs compiled in bfloat16 and the reference in float16 with loss
-scaling, as such code does; on a CPU both run in float32. Memory on a CPU is the peak of a process that runs only the
-one (its whole resident memory, interpreter and libraries included); on a GPU it is what torch allocated.
+too. Steps are timed in turn. On a GPU the trainer runs compiled in bfloat16 and the reference in float16 with loss
+scaling, as such code does; on a CPU both run in float32, unless --precision says otherwise for the trainer. Memory on
+a CPU is the peak of a process that runs only the one: all of it (interpreter, libraries and model included), and
+"step", what it rises above the memory that was in use once the model was built. On a GPU it is what torch allocated.
+FLOP are counted in the trainer's forward and backward, matrix products only.
 """
 
 import argparse
@@ -157,39 +160,47 @@ def builders(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], 
     cuda = options.device == "cuda"
     precision = options.precision or ("bf16" if cuda else "no")
     ours = settings(options, batch, precision=precision, compile=cuda or options.compile)
-    plain = settings(options, batch, precision="fp16" if cuda else precision)
+    plain = settings(options, batch, precision="fp16" if cuda else "no")
     return {"reference": lambda: reference(plain, options.device), "trainer": lambda: TrainerStep(ours)}
 
 
-def cpu_memory(options: argparse.Namespace, name: str) -> float:
-    """Peak resident GB of a process that runs two steps of one implementation."""
+def cpu_memory(options: argparse.Namespace, name: str) -> tuple[float, float]:
+    """Peak resident GB of a process that runs two steps of one implementation: all of it, and above the model."""
     command = [sys.executable, __file__, *sys.argv[1:], "--only", name]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["peak"]
+    result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return result["peak"], result["peak"] - result["model"]
 
 
 def run_only(options: argparse.Namespace) -> None:
     step = builders(options, options.batch)[options.only]()
     views = random_views(settings(options, options.batch), options.batch, "cpu")
+    model = peak_resident()
     for _ in range(2):
         step(views)
-    unit = 1 if sys.platform == "darwin" else 1024
-    print(json.dumps({"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9}))
+    print(json.dumps({"model": model, "peak": peak_resident()}))
 
 
-def cuda_memory(build: Callable[[], Step], views: dict[str, Tensor]) -> float:
-    """Peak allocated GB over two steps; out of memory is infinite."""
+def peak_resident() -> float:
+    """GB that this process has had resident at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
+
+
+def cuda_memory(build: Callable[[], Step], views: dict[str, Tensor]) -> tuple[float, float]:
+    """Peak allocated GB over two steps, all of it and above the model; infinite if it does not fit."""
     gc.collect()
     torch._dynamo.reset()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:
         step = build()
+        model = torch.cuda.memory_allocated() / 1e9
         for _ in range(2):
             step(views)
         torch.cuda.synchronize()
     except torch.cuda.OutOfMemoryError:
-        return float("inf")
-    return torch.cuda.max_memory_allocated() / 1e9
+        return float("inf"), float("inf")
+    peak = torch.cuda.max_memory_allocated() / 1e9
+    return peak, peak - model
 
 
 def largest_batch(options: argparse.Namespace, name: str) -> int:
@@ -197,7 +208,7 @@ def largest_batch(options: argparse.Namespace, name: str) -> int:
 
     def fits(batch: int) -> bool:
         views = random_views(settings(options, batch), batch, options.device)
-        return cuda_memory(builders(options, batch)[name], views) < float("inf")
+        return cuda_memory(builders(options, batch)[name], views)[0] < float("inf")
 
     low, high = 0, options.batch
     while fits(high):
@@ -208,7 +219,7 @@ def largest_batch(options: argparse.Namespace, name: str) -> int:
     return low
 
 
-def report(options: argparse.Namespace, batches: dict[str, int], steps: dict[str, Step] | None = None) -> None:
+def report(options: argparse.Namespace, batches: dict[str, int]) -> None:
     """Time the two, each at its batch, and print a table."""
     memory, times = {}, {}
     views = {name: random_views(settings(options, batch), batch, options.device) for name, batch in batches.items()}
@@ -226,16 +237,16 @@ def report(options: argparse.Namespace, batches: dict[str, int], steps: dict[str
             gc.collect()
             torch.cuda.empty_cache()
     peak = peak_flops(options)
-    print(f"{'':<12}{'pairs':>7}{'s/step':>9}{'pairs/s':>9}{'speed-up':>10}{'GB':>8}{'memory':>9}{'MFU':>7}")
+    columns = {"pairs": 6, "s/step": 8, "pairs/s": 9, "speed-up": 9, "GB": 8, "of": 7, "step GB": 9, "of ": 7, "MFU": 6}
+    print(" " * 10 + "".join(f"{column:>{width}}" for column, width in columns.items()))
     rate = {name: batches[name] / statistics.median(seconds) for name, seconds in times.items()}
-    for name, seconds in times.items():
-        median, batch = statistics.median(seconds), batches[name]
-        flops = flops_per_pair(options) * rate[name]
-        mfu = f"{flops / peak:.0%}" if peak else "-"
-        print(
-            f"{name:<12}{batch:>7}{median:>9.3f}{rate[name]:>9.2f}{rate[name] / rate['reference']:>10.2f}"
-            f"{memory[name]:>8.2f}{memory[name] / memory['reference']:>9.0%}{mfu:>7}"
+    for name, batch in batches.items():
+        whole, step = (
+            f"{gb:>8.2f}{gb / base:>7.0%}" for gb, base in zip(memory[name], memory["reference"], strict=True)
         )
+        mfu = f"{flops_per_pair(options) * rate[name] / peak:.0%}" if peak else "-"
+        speed = f"{batch / rate[name]:>8.3f}{rate[name]:>9.2f}{rate[name] / rate['reference']:>9.2f}"
+        print(f"{name:<10}{batch:>6}{speed}{whole} {step}{mfu:>6}")
 
 
 _FLOPS: dict[str, float] = {}
@@ -264,7 +275,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--warmup", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2, help="CPU cores")
-    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="on a CPU of both, on a GPU of the trainer")
+    parser.add_argument("--precision", choices=("no", "bf16", "fp16"), help="of the trainer")
     parser.add_argument("--compile", action="store_true", help="compile the trainer's step on a CPU too")
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--largest", action="store_true", help="also the largest batch that fits the GPU")
