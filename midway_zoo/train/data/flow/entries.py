@@ -1,0 +1,158 @@
+"""Lists of image pairs with their flow: one compact list per part of a data set."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from midway_zoo.errors import MissingFileError
+
+Kind: TypeAlias = Literal["dense", "sparse", "doubled"]
+"""dense: a vector per pixel; sparse: measured points with gaps between them, which must not be interpolated; doubled:
+dense, at twice the resolution of the images."""
+
+_SEPARATOR = "\0"
+
+
+@dataclass(frozen=True)
+class FlowEntry:
+    """The files of one pair."""
+
+    name: str
+    """Within its part, as submissions name it: ``clean/alley_1/frame_0001``, ``000000_10``."""
+    source: Path
+    target: Path
+    flow: Path | None = None
+    """None in test sets whose flow is not published."""
+    occlusion: Path | None = None
+    """What tells source pixels that are not seen in the target; for evaluation."""
+    mask: Path | None = None
+    """What tells invalid pixels, where the flow file itself does not."""
+    kind: Kind = "dense"
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A :class:`FlowEntry` with paths below the data set's folder; "" is None."""
+
+    name: str
+    source: str
+    target: str
+    flow: str = ""
+    occlusion: str = ""
+    mask: str = ""
+
+
+class FlowFiles:
+    """The pairs of one part of a data set, in a fixed order.
+
+    Paths are kept in one block of bytes: a list of 300 000 objects would be copied, page by page, into every worker.
+
+    Args:
+        title: for messages.
+        root: folder of the data set.
+        kind: of its flow.
+        entries: in order.
+
+    Raises:
+        MissingFileError: if there are none.
+    """
+
+    def __init__(self, title: str, root: Path, kind: Kind, entries: Iterable[Relative]) -> None:
+        self.title, self.root, self.kind = title, root, kind
+        lines = [
+            _SEPARATOR.join((entry.name, entry.source, entry.target, entry.flow, entry.occlusion, entry.mask)).encode()
+            for entry in entries
+        ]
+        if not lines:
+            raise MissingFileError(f"{title}: no pair of images was found in {root}.")
+        self._ends = np.cumsum([len(line) for line in lines])
+        self._lines = b"".join(lines)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> FlowEntry:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)} in {self.title}")
+        index %= len(self)
+        line = self._lines[self._ends[index - 1] if index else 0 : self._ends[index]].decode()
+        name, source, target, *others = line.split(_SEPARATOR)
+        flow, occlusion, mask = (self.root / path if path else None for path in others)
+        return FlowEntry(name, self.root / source, self.root / target, flow, occlusion, mask, self.kind)
+
+    def __iter__(self) -> Iterator[FlowEntry]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"FlowFiles({self.title!r}, {len(self)} pairs, {self.root})"
+
+
+class Folder:
+    """A data set's folder, whose complaints name the data set, what is missing and what the layout should be.
+
+    Args:
+        title: name of the data set.
+        root: its folder.
+        layout: what is expected in it, in a line.
+    """
+
+    def __init__(self, title: str, root: Path, layout: str) -> None:
+        self.title, self.root, self.layout = title, root, layout
+
+    def complain(self, relative: str) -> MissingFileError:
+        """What to raise if ``relative`` is not there."""
+        return MissingFileError(f"{self.title}: there is no {self.root / relative}. Expected: {self.layout}")
+
+    def names(self, relative: str, suffix: str = "") -> list[str]:
+        """Sorted names in a folder, of which those that end in ``suffix``.
+
+        Raises:
+            MissingFileError: if there is no such folder, or nothing in it that ends so.
+        """
+        path = self.root / relative
+        if not path.is_dir():
+            raise self.complain(relative)
+        found = sorted(item.name for item in path.iterdir() if item.name.endswith(suffix) and item.name[0] != ".")
+        if not found:
+            raise self.complain(f"{relative}/*{suffix}")
+        return found
+
+    def folders(self, relative: str) -> list[str]:
+        """Sorted names of the folders in a folder.
+
+        Raises:
+            MissingFileError: if there are none.
+        """
+        found = [name for name in self.names(relative) if (self.root / relative / name).is_dir()]
+        if not found:
+            raise self.complain(f"{relative}/*/")
+        return found
+
+    def neighbours(self, relative: str, prefix: str, suffix: str) -> list[tuple[str, str]]:
+        """Numbers, as they are written, of each two consecutive frames ``<prefix><number><suffix>`` in a folder.
+
+        Raises:
+            MissingFileError: if there are none, or one between the first and the last is missing.
+        """
+        names = (name.removeprefix(prefix).removesuffix(suffix) for name in self.names(relative, suffix))
+        numbers = [name for name in names if name.isdecimal()]
+        for one, other in pairwise(numbers):
+            following = f"{int(one) + 1:0{len(one)}d}"
+            if other != following:
+                raise self.complain(f"{relative}/{prefix}{following}{suffix}")
+        return list(pairwise(numbers))
+
+    def has(self, relative: str) -> bool:
+        """Whether a folder or file is there."""
+        return (self.root / relative).exists()
+
+    def check(self, relative: str, needed: Iterable[str], suffix: str = "") -> None:
+        """Raise :class:`MissingFileError` naming the first of the ``needed`` names that a folder lacks."""
+        present = set(self.names(relative, suffix))
+        for name in needed:
+            if name not in present:
+                raise self.complain(f"{relative}/{name}")

@@ -1,0 +1,204 @@
+"""The augmentation of flow pairs: what it draws, and that images and flow stay in agreement."""
+
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.train.data.flow.augment import FlowAugment, FlowAugmentConfig, check_augment
+from midway_zoo.train.data.flow.reading import FlowSample
+
+STILL = FlowAugmentConfig(
+    scale_p=0, stretch_p=0, horizontal_flip_p=0, vertical_flip_p=0, brightness=0, contrast=0, saturation=0, hue=0
+)
+GEOMETRY = replace(FlowAugmentConfig(), brightness=0, contrast=0, saturation=0, hue=0, vertical_flip_p=0.5)
+HEIGHT, WIDTH = 72, 100
+
+TURN = torch.tensor([[1.05, 0.06], [-0.04, 0.96]])
+SHIFT = torch.tensor([3.0, -2.0])
+
+
+def picture(points: Tensor) -> Tensor:
+    """Smooth colours at points (H, W, 2), uint8 (3, H, W)."""
+    waves = [torch.sin(points @ torch.tensor(wave) + phase) for wave, phase in (
+        ((0.13, 0.05), 0.0), ((-0.04, 0.12), 1.0), ((0.09, -0.1), 2.0)
+    )]  # fmt: skip
+    return (torch.stack(waves) * 120 + 127.5).round().to(torch.uint8)
+
+
+def affine_pair() -> FlowSample:
+    """A scene under an affine motion: target(TURN p + SHIFT) = source(p)."""
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing="ij")
+    points = torch.stack([x, y], dim=-1).float()
+    flow = (points @ TURN.T + SHIFT - points).permute(2, 0, 1)
+    return FlowSample(picture(points), picture((points - SHIFT) @ torch.linalg.inv(TURN).T), flow.contiguous())
+
+
+def disagreement(sample: FlowSample) -> Tensor:
+    """|source(p) - target(p + flow(p))| in [0, 1], (H, W); NaN where p + flow leaves the picture or is invalid."""
+    assert sample.flow is not None
+    height, width = sample.source.shape[1:]
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    there = sample.flow + torch.stack([x, y])
+    at = torch.stack([2 * there[0] / (width - 1) - 1, 2 * there[1] / (height - 1) - 1], dim=-1)
+    warped = F.grid_sample(sample.target[None].float(), at[None], align_corners=True)[0]
+    error = (warped - sample.source).abs().amax(0) / 255
+    return error.where((at.abs() <= 1).all(-1), float("nan"))
+
+
+def test_the_pair_agrees_to_begin_with() -> None:
+    assert np.nanmax(disagreement(affine_pair())) < 0.03
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_images_and_flow_stay_in_agreement(seed: int) -> None:
+    made = FlowAugment(GEOMETRY, (48, 64))(affine_pair(), "dense", np.random.default_rng(seed))
+    assert made.source.shape == made.target.shape == (3, 48, 64)
+    assert made.source.dtype == torch.uint8
+    assert made.flow is not None
+    assert made.flow.shape == (2, 48, 64)
+    error = disagreement(made)
+    assert error.isfinite().float().mean() > 0.5
+    assert np.nanmax(error[2:-2, 2:-2]) < 0.05
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_sparse_flow_stays_in_agreement(seed: int) -> None:
+    sample = affine_pair()
+    assert sample.flow is not None
+    sparse = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed)) < 0.2
+    given = FlowSample(sample.source, sample.target, sample.flow.where(sparse, float("nan")))
+    made = FlowAugment(GEOMETRY, (48, 64))(given, "sparse", np.random.default_rng(seed))
+    dense = FlowAugment(GEOMETRY, (48, 64))(sample, "dense", np.random.default_rng(seed))
+    assert made.flow is not None
+    assert dense.flow is not None
+    assert torch.equal(made.source, dense.source)
+    kept = made.flow.isfinite().all(0)
+    assert 0.03 < kept.float().mean() < 0.4
+    assert (made.flow - dense.flow)[:, kept].abs().max() < 0.15  # half a pixel's worth of the affine field
+    assert np.nanmax(disagreement(made)[2:-2, 2:-2]) < 0.07
+
+
+def test_it_is_a_function_of_the_generator() -> None:
+    augment = FlowAugment(FlowAugmentConfig(), (48, 64))
+    one, again, other = (
+        augment(affine_pair(), "dense", np.random.default_rng(seed)).tensors() for seed in (5, 5, 6)
+    )  # fmt: skip
+    assert all(torch.equal(one[key], again[key]) for key in one)
+    assert not any(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_nothing_drawn_changes_nothing() -> None:
+    sample = affine_pair()
+    made = FlowAugment(STILL, (HEIGHT, WIDTH))(sample, "dense", np.random.default_rng(0))
+    assert torch.equal(made.source, sample.source)
+    assert torch.equal(made.target, sample.target)
+    assert sample.flow is not None
+    assert made.flow is not None
+    assert torch.equal(made.flow, sample.flow)
+
+
+def test_smaller_images_are_enlarged_to_the_crop_and_a_margin() -> None:
+    sizes = {FlowAugment(STILL, (HEIGHT + 1, 40))._draw_size(HEIGHT, WIDTH, np.random.default_rng(k)) for k in range(9)}
+    assert sizes == {(HEIGHT + 9, WIDTH)}
+    made = FlowAugment(STILL, (90, 120))(affine_pair(), "dense", np.random.default_rng(0))
+    assert made.source.shape == (3, 90, 120)
+    assert np.nanmax(disagreement(made)[2:-2, 2:-2]) < 0.05
+
+
+def test_sizes_follow_the_protocol() -> None:
+    augment = FlowAugment(FlowAugmentConfig(), (320, 384))
+    side = 10**7  # large, so that sides are equal only if their factors are
+    sizes = np.array([augment._draw_size(side, side, np.random.default_rng(seed)) for seed in range(4000)])
+    factors = np.log2(sizes / side)
+    untouched = (sizes == side).all(axis=1)
+    assert abs(untouched.mean() - 0.04) < 0.015  # 0.2 x 0.2
+    common = sizes[:, 0] == sizes[:, 1]
+    assert abs(common.mean() - 0.2) < 0.03  # not stretched
+    assert factors.min() >= -0.401
+    assert factors.max() <= 0.701
+    scale = factors[common & ~untouched].mean(axis=1)
+    assert scale.min() > -0.201
+    assert scale.max() < 0.501
+    assert abs(scale.mean() - 0.15) < 0.03
+    small = [augment._draw_size(384, 512, np.random.default_rng(seed)) for seed in range(500)]
+    assert min(height for height, _ in small) == 328
+    assert min(width for _, width in small) >= 392
+
+
+def test_flips_and_places_follow_the_protocol() -> None:
+    config = replace(STILL, horizontal_flip_p=0.5, vertical_flip_p=0.1)
+    numbers = torch.arange(12 * 12, dtype=torch.uint8).view(12, 12)
+    sample = FlowSample(*[numbers.expand(3, 12, 12)] * 2, torch.ones(2, 12, 12))
+    augment = FlowAugment(config, (10, 9))
+    places, signs = set(), []
+    for seed in range(1000):
+        made = augment(sample, "dense", np.random.default_rng(seed))
+        assert made.flow is not None
+        sign = made.flow[:, 0, 0].tolist()
+        signs.append(sign)
+        places.add((*sign, int(made.source[0].min())))
+    share = (np.array(signs) < 0).mean(axis=0)
+    assert abs(share[0] - 0.5) < 0.05
+    assert abs(share[1] - 0.1) < 0.03
+    corners = {y * 12 + x for y, x in product(range(3), range(4))}
+    assert {place for u, v, place in places if (u, v) == (1, 1)} == corners
+
+
+def test_colours_are_jittered_alike_or_apart() -> None:
+    sample = affine_pair()
+    same = FlowSample(sample.source, sample.source, sample.flow)
+    colours = replace(STILL, brightness=0.4, contrast=0.4, saturation=0.4, hue=0.5 / 3.14)
+    alike = []
+    for seed in range(300):
+        made = FlowAugment(colours, (8, 8)).jitter(
+            FlowSample(same.source[:, :8, :8], same.target[:, :8, :8], torch.zeros(2, 8, 8)),
+            np.random.default_rng(seed),
+        )
+        alike.append(torch.equal(made.source, made.target))
+    assert abs(np.mean(alike) - 0.8) < 0.07
+    made = FlowAugment(replace(colours, asymmetric_p=1), (8, 8)).jitter(sample, np.random.default_rng(0))
+    assert made.source.shape == sample.source.shape
+    assert made.flow is not None
+    assert torch.equal(made.flow, sample.flow)  # type: ignore[arg-type]
+
+
+def test_brightness_is_within_its_range() -> None:
+    grey = torch.full((3, 4, 4), 100, dtype=torch.uint8)
+    augment = FlowAugment(replace(STILL, brightness=0.4), (4, 4))
+    values = [
+        int(augment.jitter(FlowSample(grey, grey, torch.zeros(2, 4, 4)), np.random.default_rng(k)).source[0, 0, 0])
+        for k in range(300)
+    ]
+    assert min(values) in range(60, 64)
+    assert max(values) in range(137, 141)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scale_p": 1.2}, r"augment\.scale_p=1\.2 must lie between 0 and 1"),
+        ({"asymmetric_p": -0.1}, r"augment\.asymmetric_p"),
+        ({"hue": 0.7}, r"augment\.hue=0\.7 must lie between 0 and 0\.5"),
+        ({"contrast": -1.0}, r"augment\.contrast"),
+        ({"max_stretch": -1.0}, r"augment\.max_stretch"),
+        ({"min_scale": 0.6}, r"augment\.min_scale=0\.6 is above"),
+        ({"max_scale": float("nan")}, r"augment\.max_scale"),
+    ],
+)
+def test_values_that_cannot_be_drawn_from_are_refused(changes: dict[str, float], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        check_augment(replace(FlowAugmentConfig(), **changes))  # type: ignore[arg-type]
+
+
+def test_what_cannot_be_augmented_is_refused() -> None:
+    sample = affine_pair()
+    with pytest.raises(InputError, match="without flow"):
+        FlowAugment(STILL, (8, 8))(FlowSample(sample.source, sample.target, None), "dense", np.random.default_rng(0))
+    with pytest.raises(ConfigError, match="crop"):
+        FlowAugment(STILL, (0, 8))
