@@ -108,10 +108,11 @@ def _describe(described: dict[str, Any]) -> str:
     else:
         lines += [
             f"  weights      {weights['name']}: {weights['training_data']}, {weights['epochs']} epochs",
-            *([f"  recipe       midway-zoo train pretrain --recipe {weights['recipe']}"] if weights.get("recipe") else []),
             f"  licence      {weights['license']}",
             f"  source       {weights['repo_id']}: {weights['file']}",
         ]
+        if weights.get("recipe"):
+            lines.append(f"  recipe       midway-zoo train pretrain --recipe {weights['recipe']}")
         lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
         sources = sorted({metric["source"] for metric in weights["metrics"]})
         lines += [f"  ({source})" for source in sources]

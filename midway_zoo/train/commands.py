@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from midway_zoo.train.config import RunConfig, load_config, to_yaml
+from midway_zoo.train.config import RunConfig, describe_config, load_config
 from midway_zoo.train.loop import RunResult, fit, make_accelerator
 from midway_zoo.train.task import Task
 
@@ -30,11 +30,7 @@ def run_task(
     """Train; prints how it ended, and how to go on if it was stopped."""
     schema, build = task_of(name)
     if print_config:
-        given = {setting.partition("=")[0] for setting in settings}
-        placeholders = [f"{key}=TO_BE_GIVEN" for key in ("out", "data.root") if key not in given]
-        known = {key for key in placeholders if key.partition("=")[0] != "data.root" or hasattr(schema, "data")}
-        config = load_config(schema, recipe, [*sorted(known), *settings])
-        sys.stdout.write(to_yaml(config).replace("TO_BE_GIVEN", "???"))
+        sys.stdout.write(describe_config(schema, recipe, settings))
         return
     config = load_config(schema, recipe, settings)
     logging.getLogger("midway_zoo").setLevel(logging.INFO)
@@ -135,7 +131,9 @@ def run_index(root: Path, output: Path | None, *, workers: int | None, force: bo
     sys.stdout.write(f"{index.report()}\n{location}\n")
 
 
-def run_prepare(root: Path, out: Path, *, height: int, gop: int, layout: str, workers: int | None) -> None:
+def run_prepare(
+    root: Path, out: Path, *, height: int, gop: int, layout: Literal["video", "frames"], workers: int | None
+) -> None:
     """Re-encode and say what it took."""
     from midway_zoo.train.data.prepare import prepare
 

@@ -77,6 +77,21 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
             given and is not.
         MissingFileError: if there is no such recipe.
     """
+    merged = _merged(schema, recipe, overrides)
+    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+    if missing:
+        raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
+    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    check_run(config)
+    return config
+
+
+def describe_config(schema: type[RunConfig], recipe: str | Path | None, overrides: Sequence[str] = ()) -> str:
+    """The configuration that :func:`load_config` would give, as YAML; what has to be given yet is ``???``."""
+    return OmegaConf.to_yaml(_merged(schema, recipe, overrides))
+
+
+def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Sequence[str]) -> DictConfig:
     known = list(key_names(schema))
     layers = []
     if recipe is not None:
@@ -98,12 +113,7 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
         except OmegaConfBaseException as error:
             message = str(error).splitlines()[0]
             raise ConfigError(f"{origin}: {error.full_key or 'configuration'}: {message}") from error
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
-    check_run(config)
-    return config
+    return merged
 
 
 def check_run(config: RunConfig) -> None:
@@ -169,7 +179,7 @@ def _parse(text: str, origin: str) -> DictConfig:
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[str]:
-    content = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    content: Mapping[str, Any] = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config  # type: ignore[assignment]
     for key, value in content.items():
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{key}.")

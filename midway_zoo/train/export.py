@@ -1,6 +1,5 @@
 """From a run's checkpoint to the zoo's format, which ``load_checkpoint`` and timm read."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +71,7 @@ def network_of_checkpoint(checkpoint: Path, *, paired: bool | None) -> MidwayNet
     if not isinstance(described, dict):
         raise CheckpointError(f"{checkpoint / STATE} does not describe its network.")
     config = MidwayConfig.from_dict(described)
-    weights = {
-        key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")
-    }
+    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     if paired is not None and paired != config.paired:
         weights = _paired(weights) if paired else _unpaired(weights)
         config = override(config, {"paired": paired})
@@ -102,5 +99,5 @@ def checkpoint_config(checkpoint: Path) -> dict[str, Any]:
     """The configuration that a checkpoint was trained with."""
     from omegaconf import OmegaConf
 
-    loaded = OmegaConf.to_container(OmegaConf.load(checkpoint / CONFIG))
-    return json.loads(json.dumps(loaded))  # type: ignore[no-any-return]
+    loaded: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(checkpoint / CONFIG))  # type: ignore[assignment]
+    return loaded

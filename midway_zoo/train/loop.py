@@ -82,8 +82,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
         raise ConfigError(
-            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would overwrite "
-            "each other's run. Launch with `accelerate launch` or torchrun, and check `accelerate env`."
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would "
+            "overwrite each other's run. Launch with `accelerate launch` or torchrun, and check `accelerate env`."
         )
     if config.batch_size % (accelerator.num_processes * config.accumulate):
         raise ConfigError(

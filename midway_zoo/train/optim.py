@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
     """AdamW groups: biases and 1-D tensors have no weight decay. Frozen parameters are left out."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in named:
         if parameter.requires_grad:
             (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)

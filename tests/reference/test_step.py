@@ -45,7 +45,9 @@ def test_step(model, views, official_expected) -> None:
     close = {"atol": 1e-4, "rtol": 1e-4}
     torch.testing.assert_close(model.center, step["center_before"], **close)
     torch.testing.assert_close(model.student_logits(views).flatten(0, 1), step["dino_student_logits"], **close)
-    torch.testing.assert_close(model.teacher_logits(views["globals"])[0].flatten(0, 1), step["dino_teacher_logits"], **close)
+    torch.testing.assert_close(
+        model.teacher_logits(views["globals"])[0].flatten(0, 1), step["dino_teacher_logits"], **close
+    )
 
     losses = model(views)
     names = {"invariance": "loss_invariance", "dynamics": "loss_dynamics_sum", "loss": "loss_total"}

@@ -5,7 +5,7 @@ import signal
 import sys
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.loop import make_accelerator, Run
+from midway_zoo.train.loop import Run, make_accelerator
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
 

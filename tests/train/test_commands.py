@@ -1,5 +1,6 @@
 """``midway-zoo train ...``, as a user types it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_released_layout_goes_out_and_comes_in(pretrain, tmp_path) -> None:
     assert main(["train", "export", str(tmp_path / "run"), str(released), "--layout", "released"]) == 0
     assert main(["train", "export", str(tmp_path / "run"), str(zoo)]) == 0
     theirs, ours = mz.load_checkpoint(released), mz.load_checkpoint(zoo)
-    assert theirs.config == ours.config
+    assert theirs.config == dataclasses.replace(ours.config, encoder=theirs.config.encoder)
     for name, value in ours.state_dict().items():
         assert torch.equal(theirs.state_dict()[name], value), name
 
@@ -73,7 +74,7 @@ def test_released_layout_goes_out_and_comes_in(pretrain, tmp_path) -> None:
 
 
 def test_init_from_an_export_keeps_the_network(pretrain, tmp_path, caplog) -> None:
-    assert pretrain("max_steps=1") == 0
+    assert pretrain("max_steps=3") == 0  # the learning rate of the first step is zero
     assert main(["train", "export", str(tmp_path / "run"), str(tmp_path / "zoo")]) == 0
     assert pretrain(f"init_from={tmp_path / 'zoo'}", f"out={tmp_path / 'next'}", "max_steps=1") == 0
     assert "projection heads: they start fresh" in caplog.text

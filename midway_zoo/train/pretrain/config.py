@@ -103,9 +103,11 @@ def check_pretrain(config: PretrainConfig) -> None:
     """Raise :class:`ConfigError` for a combination that cannot be trained."""
     check_run(config)
     objective = config.objective
-    choices = {"objective.dynamics_reduction": (objective.dynamics_reduction, ("sum", "mean"))}
-    choices["optim.ema_horizon"] = (config.optim.ema_horizon, ("released", "run"))
-    choices["task"] = (config.task, ("pretrain",))
+    choices: dict[str, tuple[str, tuple[str, ...]]] = {
+        "objective.dynamics_reduction": (objective.dynamics_reduction, ("sum", "mean")),
+        "optim.ema_horizon": (config.optim.ema_horizon, ("released", "run")),
+        "task": (config.task, ("pretrain",)),
+    }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{key}={value!r} must be one of {', '.join(allowed)}.")

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.perturbation import sensitivity
+from midway_zoo.train.data.photometric import denormalise
 from midway_zoo.visualize import features_to_image, heatmap_overlay
 
 _SIDE = 128
@@ -21,9 +21,9 @@ def draw_pictures(network: MidwayNetwork, views: Mapping[str, Tensor]) -> dict[s
         "views": every view; "features": principal components of the teacher's features of the dynamics crops;
         "heatmap": where the source crop's central token went, if the network has dynamics.
     """
-    tiles = [_tile(_visible(image[0])) for key in ("dynamics", "globals", "locals") for image in views.get(key, ())]
+    tiles = [_tile(denormalise(image[0])) for key in ("dynamics", "globals", "locals") for image in views.get(key, ())]
     frames = views["dynamics"][:, 0]
-    shown = _visible(frames)
+    shown = denormalise(frames)
     grid = network.grid_of(frames)
     tokens = network.encode(frames, target=True)[-1][:, 1:]
     maps = tokens.transpose(1, 2).unflatten(2, grid).float()
@@ -44,11 +44,6 @@ def _heatmap(network: MidwayNetwork, frames: Tensor, shown: Tensor, grid: tuple[
     mark = torch.zeros_like(heat)
     mark[token // grid[1], token % grid[1]] = 1
     return _sheet([_tile(heatmap_overlay(image, m)) for image, m in ((shown[0], mark), (shown[1], heat))], columns=2)
-
-
-def _visible(images: Tensor) -> Tensor:
-    mean, std = (torch.tensor(value, device=images.device).view(3, 1, 1) for value in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
-    return (images.float() * std + mean).clamp(0, 1)
 
 
 def _tile(image: Tensor) -> Tensor:

@@ -6,10 +6,10 @@ from typing import Any
 from torch import Tensor
 
 from midway_zoo.errors import ConfigError
+from midway_zoo.models.config import MidwayConfig
 from midway_zoo.train.checkpoints import Checkpoint
 from midway_zoo.train.export import checkpoint_config
 from midway_zoo.train.released_layout import write_released
-from midway_zoo.models.config import MidwayConfig
 
 
 def export_released(checkpoint: Path, out: Path, *, overwrite: bool = False) -> Path:

@@ -14,11 +14,11 @@ from midway_zoo.train.data.loading import make_loader
 from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
 from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.data.views import ViewSampler
-from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.optim import clip_each, parameter_groups
 from midway_zoo.train.pretrain.batch import normalised_views
 from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
 from midway_zoo.train.pretrain.health import Health
+from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.pretrain.model import PretrainModel
 from midway_zoo.train.pretrain.pictures import draw_pictures
 from midway_zoo.train.schedules import cosine
