@@ -21,8 +21,10 @@ from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, Outp
 from midway_zoo.train.checkpoints import (
     CONFIG,
     Checkpoint,
+    best_checkpoint,
     find_checkpoints,
     latest_checkpoint,
+    mark_best,
     prune_checkpoints,
     save_checkpoint,
 )
@@ -52,6 +54,8 @@ class RunResult:
     checkpoint: Path | None
     last: dict[str, float]
     """The values of the last step's line in log.jsonl."""
+    best: Path | None = None
+    """The checkpoint whose validation was best, where the task says what that is."""
 
 
 def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
@@ -315,7 +319,11 @@ class Run:
                 },
                 config=to_yaml(self.config),
             )
-            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every)
+            best = mark_best(self.out, self.task.best_by) if self.task.best_by else None
+            keep = frozenset({best.step} if best else ())
+            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every, keep=keep)
+            if figures:
+                logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
             if figures and self.config.trackers:
                 self.accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=step)
         self.saved_step = step
@@ -352,7 +360,9 @@ class Run:
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
         checkpoint = latest_checkpoint(self.out)
         values = {name: value for name, value in last.items() if name != "stop"}
-        return RunResult(step, finished, reason, checkpoint.path if checkpoint else None, values)
+        best = best_checkpoint(self.out) if self.task.best_by else None
+        paths = [found.path if found else None for found in (checkpoint, best)]
+        return RunResult(step, finished, reason, paths[0], values, paths[1])
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -38,6 +38,8 @@ class Task(ABC, Generic[Config]):
     steps_per_epoch: float
     unit = "pairs"
     """What batch_size counts."""
+    best_by: str | None = None
+    """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
