@@ -83,7 +83,11 @@ class FlowHead(nn.Module):
         for level, fuse, size in reversed(list(zip(pyramid, self.fuse, sizes, strict=True))):
             x = _enlarge(fuse(level, x), size)
         height, width = (side * self.patch_size for side in grid)
-        return self.output(_enlarge(self.reduce(x), (height, width)))
+        features = self.output[:-1](_enlarge(self.reduce(x), (height, width)))
+        # bfloat16 would round flow of 32 pixels to quarters of a pixel.
+        last = self.output[-1]
+        with torch.autocast(features.device.type, enabled=False):
+            return last(features.to(last.weight.dtype))
 
 
 class Fusion(nn.Module):

@@ -111,6 +111,11 @@ def check_flow(config: FlowConfig) -> None:
     patch = config.network.overrides.get("patch_size", architecture_config(config.network.name).patch_size)
     if any(side % patch for side in config.data.crop):
         raise ConfigError(f"data.crop={config.data.crop} must hold multiples of the patch, {patch}.")
+    scenes = config.data.scenes
+    if config.data.source == "scenes" and (scenes.height < config.data.crop[0] or scenes.width < config.data.crop[1]):
+        raise ConfigError(
+            f"data.scenes of {scenes.height} x {scenes.width} pixels are smaller than data.crop={config.data.crop}."
+        )
     config.midway_config()
 
 
