@@ -82,10 +82,10 @@ class SceneValidation:
         self.data, self.settings = data, settings
         self._generator = SceneGenerator(data.scenes, HELD_OUT_SEED)
 
-    def batches(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Source and target (B, 3, h, w) in [0, 1] and flow (B, 2, h, w)."""
-        numbers = range(self.settings.scenes)
-        for part in torch.tensor(numbers).split(self.settings.batch_size):
+    def batches(self, first: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Source and target (B, 3, h, w) in [0, 1] and flow (B, 2, h, w), of scenes from number ``first`` on; those
+        from 0 on choose the best checkpoint."""
+        for part in torch.arange(first, first + self.settings.scenes).split(self.settings.batch_size):
             scenes = self._generator.render(part)
             source, target = scenes.frames.unbind(1)
             yield self._centre(source), self._centre(target), self._centre(scenes.flow[:, 0])
