@@ -298,9 +298,10 @@ class Run:
         self.accelerator.wait_for_everyone()
         figures: dict[str, float] = {}
         if self.accelerator.is_main_process:
-            self.task.model.eval()
-            figures = self.task.validate(step, self.out)
-            self.task.model.train()
+            if not self.stop.requested:  # whoever sent the signal may not wait for more than the checkpoint
+                self.task.model.eval()
+                figures = self.task.validate(step, self.out)
+                self.task.model.train()
             scaler = self.accelerator.scaler
             save_checkpoint(
                 self.out,
