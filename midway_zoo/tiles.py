@@ -133,7 +133,8 @@ def _placed(tile: Tile, rough: Tensor, size: tuple[int, int], side: tuple[int, i
         slice(start * edge // length, max(start * edge // length + 1, (start + edge) * edge // length))
         for start, length, edge in zip(tile.source, size, side, strict=True)
     )
-    u, v = (float(part.median()) for part in rough[:2, rows, columns].float().cpu())
+    # A network that diverged gives NaN here; the flow shall show that, not the rounding below.
+    u, v = (float(part.median().nan_to_num()) for part in rough[:2, rows, columns].float().cpu())
     moved = (y + round(v * height / side[0]), x + round(u * width / side[1]))
     corner = [min(max(place, 0), length - edge) for place, length, edge in zip(moved, size, side, strict=True)]
     return Tile(tile.row, tile.source, (corner[0], corner[1]))

@@ -165,6 +165,16 @@ def test_coarse_follows_motion_that_leaves_the_tile(
     assert errors[1] < 0.05
 
 
+def test_a_diverged_head_gives_nan_not_another_error(
+    network: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(source: Frames, target: Frames, places: list[Tile], side: tuple[int, int], *, both: bool) -> list[Tensor]:
+        return [torch.full((len(places), 3, *side), float("nan"))] * (1 + both)
+
+    monkeypatch.setattr(tiles, "raw_tiles", lost)
+    assert mz.predict_flow(network, *images(50, 90), coarse=True).flow.isnan().all()
+
+
 def test_pairs_of_a_batch_keep_their_own_flow(network: mz.MidwayNetwork) -> None:
     """Tiles of several pairs share a batch; each pair alone gives the same."""
     source, target = images(40, 70, 6).chunk(2)

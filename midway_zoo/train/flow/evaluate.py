@@ -8,7 +8,7 @@ from typing import Any
 from midway_zoo.flow import FlowMetrics
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow.entries import FlowFiles
-from midway_zoo.train.data.flow.parts import FOLDERS, list_part
+from midway_zoo.train.data.flow.parts import FOLDERS, check_dataset, list_part
 from midway_zoo.train.flow.predictions import Entries, predictions
 
 _SPLITS = {"sintel": "subval", "flying_things": "test", "flying_chairs": "val"}
@@ -48,12 +48,12 @@ def evaluation_files(
     """
     key = dataset.replace("-", "_").lower()
     key = "kitti_2015" if key == "kitti" else key
+    check_dataset(key)
     split = split or _SPLITS.get(key, "train")
     rendered = key in ("sintel", "flying_things")
     names = [f"{key}_{name}_{split}" for name in passes] if rendered else [f"{key}_{split}"]
-    usual = key in FOLDERS and any((Path(root) / name).is_dir() for name in FOLDERS[key])
-    roots = {key: str(root)} if key in FOLDERS and not usual else None
-    return {name: list_part(name, root, roots) for name in names}
+    usual = any((Path(root) / name).is_dir() for name in FOLDERS[key])
+    return {name: list_part(name, root, None if usual else {key: str(root)}) for name in names}
 
 
 def evaluate_flow(

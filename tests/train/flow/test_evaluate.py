@@ -167,7 +167,7 @@ def test_what_cannot_be_evaluated_is_refused(tmp_path: Path, nano: mz.MidwayNetw
         evaluate_flow(nano, [], method="zero")
     with pytest.raises(ConfigError, match="form"):
         write_submission(nano, test, tmp_path / "out", form="hd1k")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="no flow data 'middlebury_train'"):
+    with pytest.raises(ConfigError, match="no data set 'middlebury'"):
         evaluation_files("middlebury", tmp_path)
     with pytest.raises(ConfigError, match="Did you mean"):
         evaluation_files("sintel", tmp_path, passes=["albedo"])

@@ -96,6 +96,12 @@ def check_part(name: str) -> None:
         )
 
 
+def check_dataset(name: str) -> None:
+    """Raise :class:`ConfigError` unless there is such a data set."""
+    if name not in FOLDERS:
+        raise ConfigError(f"there is no data set {name!r}.{nearest(name, FOLDERS)} There are: {', '.join(FOLDERS)}.")
+
+
 def find_dataset(dataset: str, root: str | Path | None, roots: Mapping[str, str] | None = None) -> Path:
     """Folder of a data set; see :func:`list_part`.
 
@@ -104,8 +110,7 @@ def find_dataset(dataset: str, root: str | Path | None, roots: Mapping[str, str]
         MissingFileError: if the folder does not exist.
     """
     for key in (dataset, *(roots or {})):
-        if key not in FOLDERS:
-            raise ConfigError(f"there is no data set {key!r}.{nearest(key, FOLDERS)} There are: {', '.join(FOLDERS)}.")
+        check_dataset(key)
     if roots and dataset in roots:
         own = Path(roots[dataset])
         if not own.is_dir():

@@ -197,6 +197,9 @@ def _tartanair_trajectory(folder: Folder, top: str) -> Iterator[Relative]:
 def spring(root: Path, split: Literal["train", "test"], directions: Sequence[Direction] = _DIRECTIONS) -> FlowFiles:
     """Spring (Mehl et al. 2023), left camera; 1920 x 1080 pixels, flow at 3840 x 2160 but in pixels of the images.
 
+    :func:`~midway_zoo.train.data.flow.reading.read_sample` takes one of the four vectors of a pixel; the benchmark's
+    server compares with all four, so figures on "train" are close to its own but not the same.
+
     Args:
         root: holds ``train`` and ``test``.
         split: "test" has no flow.
