@@ -82,6 +82,8 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
     config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    if config.precision == "False":  # what YAML makes of precision=no
+        config.precision = "no"
     check_run(config)
     return config
 

@@ -73,7 +73,14 @@ def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
-    """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself."""
+    """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself.
+
+    Raises:
+        ConfigError: if the processes do not see each other, the batch does not divide among them, or the device has
+            not the precision.
+    """
+    if config.precision == "fp16" and not torch.accelerator.is_available():
+        raise ConfigError("precision=fp16 needs a GPU, and there is none here; use precision=bf16 or precision=no.")
     accelerator = Accelerator(
         # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
         cpu=not torch.accelerator.is_available(),

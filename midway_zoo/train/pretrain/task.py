@@ -22,7 +22,7 @@ from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.pretrain.model import PretrainModel
 from midway_zoo.train.pretrain.pictures import draw_pictures
 from midway_zoo.train.schedules import cosine
-from midway_zoo.train.task import Hyperparameters, Task, trainable
+from midway_zoo.train.task import Hyperparameters, Task
 
 
 class PretrainTask(Task[PretrainConfig]):
@@ -78,8 +78,8 @@ class PretrainTask(Task[PretrainConfig]):
     def optimizer(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.model.named_parameters())
         beta1, beta2 = self.config.optim.betas
-        fused = trainable(self.model)[0].is_cuda
-        return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=fused)
+        # Accelerate moves the parameters afterwards; the fused kernels are there on CPU and CUDA alike.
+        return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 
     def observe(self, batch: Any) -> None:
         self.failures.update(batch.pop("failures"), pairs=len(batch["index"]))
