@@ -78,8 +78,10 @@ class Task(ABC, Generic[Config]):
         return None
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Figures that tell how good the model is by now; run on the main process, the others waiting, when a checkpoint
-        is written (but not when a signal asks for it)."""
+        """Figures that tell how good the model is by now.
+
+        Run on the main process, the others waiting, when a checkpoint is written; not if a signal asks for it.
+        """
         return {}
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:

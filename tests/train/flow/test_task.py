@@ -160,6 +160,9 @@ def any_precision() -> Iterator[None]:
 @pytest.mark.usefixtures("any_precision")
 def test_bf16_and_pictures(make_task: Make, tmp_path: Path) -> None:
     result = fit(make_task("precision=bf16", "max_steps=2", "picture_every=2"))
+    network = make_task().model.network
+    with torch.autocast("cpu", torch.bfloat16):
+        assert network.flow(*torch.rand(2, 1, 3, 32, 32)).dtype == torch.float32  # no pixel is rounded
     assert math.isfinite(result.last["loss"])
     assert (tmp_path / "run" / "pictures" / "flow_00000002.png").is_file()
 
