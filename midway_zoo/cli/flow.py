@@ -32,7 +32,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("source", metavar="A", type=Path, help="image, or without B a video or a folder of frames")
     command.add_argument("target", metavar="B", type=Path, nargs="?", help="image")
     command.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto")
-    command.add_argument("--tile", type=_tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
+    command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
     command.add_argument("--overlap", type=float, default=0.7, help="head: of tiles, default: %(default)s")
     command.add_argument("--coarse", action="store_true", help="head: place tiles by the flow of the whole image")
     command.add_argument("--draws", type=int, default=1, help="perturbations per token, default: %(default)s")
@@ -44,7 +44,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_flow)
 
 
-def _tile(text: str) -> int | tuple[int, int]:
+def tile(text: str) -> int | tuple[int, int]:
+    """An argument such as 320 or 320x384."""
     sides = size(text)
     if isinstance(sides, str):
         raise argparse.ArgumentTypeError(f"{text!r}: a side such as 320, or HEIGHTxWIDTH such as 320x384")

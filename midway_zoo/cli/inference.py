@@ -91,17 +91,22 @@ def load(options: argparse.Namespace) -> MidwayNetwork:
         )
     else:
         network = create_model(options.model, pretrained=True)
-    return network.to(_device(options.device))
+    return network.to(device(options.device))
 
 
-def _device(name: str | None) -> torch.device:
+def device(name: str | None) -> torch.device:
+    """The device of ``--device``.
+
+    Raises:
+        InputError: if there is no such device.
+    """
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=device)
+        found = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name}: {reason}. Use --device cpu.") from error
-    return device
+    return found
 
 
 def _features(options: argparse.Namespace) -> None:

@@ -23,6 +23,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "pretrain a network on videos",
         "midway-zoo train pretrain --recipe bdd100k_vits data.root=/data/bdd100k out=runs/a",
     )
+    _add_run_command(
+        tasks,
+        "flow",
+        "fine-tune a network for optical flow",
+        "midway-zoo train flow --recipe flow_small data.root=/data/flow out=runs/flow init_from=midway_vits.bdd100k",
+    )
     command = tasks.add_parser(
         "export",
         help="turn a run into a model that load_checkpoint and timm read",
@@ -31,6 +37,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("source", metavar="RUN", type=Path, help="run folder, or a checkpoints/step_* in it")
     command.add_argument("out", metavar="OUT", type=Path, help="folder; with --layout released a .pth file")
     command.add_argument("--layout", choices=("zoo", "released"), default="zoo", help="default: %(default)s")
+    command.add_argument("--best", action="store_true", help="the checkpoint that validated best, not the newest")
     command.add_argument("--force", action="store_true", help="replace an earlier export")
     command.set_defaults(run=_export)
 
@@ -80,7 +87,7 @@ def _add_run_command(
 
 
 def _run(options: argparse.Namespace) -> None:
-    _needs_extra()
+    needs_extra()
     from midway_zoo.train.commands import run_task
 
     run_task(
@@ -93,22 +100,23 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    _needs_extra()
+    needs_extra()
     from midway_zoo.train.export import export
 
-    for path in export(options.source, options.out, layout=options.layout, overwrite=options.force):
+    chosen = {"layout": options.layout, "best": options.best, "overwrite": options.force}
+    for path in export(options.source, options.out, **chosen):
         sys.stdout.write(f"{path}\n")
 
 
 def _index(options: argparse.Namespace) -> None:
-    _needs_extra()
+    needs_extra()
     from midway_zoo.train.commands import run_index
 
     run_index(options.root, options.output, workers=options.workers, force=options.force)
 
 
 def _prepare(options: argparse.Namespace) -> None:
-    _needs_extra()
+    needs_extra()
     from midway_zoo.train.commands import run_prepare
 
     run_prepare(
@@ -121,7 +129,8 @@ def _prepare(options: argparse.Namespace) -> None:
     )
 
 
-def _needs_extra() -> None:
+def needs_extra() -> None:
+    """Raise :class:`MissingExtraError` unless what training and evaluation import is installed."""
     for module, package in (("accelerate", "accelerate"), ("omegaconf", "omegaconf"), ("av", "av")):
         try:
             __import__(module)

@@ -60,7 +60,7 @@ class FlowHead(nn.Module):
         self.fuse = nn.ModuleList(Fusion(fusion, lateral=index < 3) for index in range(4))
         last = min(_LAST, fusion // 2)
         self.reduce = nn.Conv2d(fusion, fusion // 2, 3, padding=1)
-        self.output = nn.Sequential(nn.Conv2d(fusion // 2, last, 3, padding=1), nn.ReLU(), nn.Conv2d(last, 3, 1))
+        self.output = nn.Sequential(nn.Conv2d(fusion // 2, last, 3, padding=1), nn.ReLU(), Exact(last, 3, 1))
 
     def forward(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Raw flow.
@@ -84,6 +84,14 @@ class FlowHead(nn.Module):
             x = _enlarge(fuse(level, x), size)
         height, width = (side * self.patch_size for side in grid)
         return self.output(_enlarge(self.reduce(x), (height, width)))
+
+
+class Exact(nn.Conv2d):
+    """A convolution that autocast leaves alone: bfloat16 would round flow of 32 pixels to quarters of a pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.to(self.weight.dtype))
 
 
 class Fusion(nn.Module):

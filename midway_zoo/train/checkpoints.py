@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -17,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError
+from midway_zoo.files import write_json
 
 logger = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE, CONFIG = "model.safetensors", "optimizer.pt", "state.json", "config.yaml"
+BEST = "best.json"
 _NAME = re.compile(r"step_(\d{8})")
 
 
@@ -75,6 +78,38 @@ def latest_checkpoint(out: Path) -> Checkpoint | None:
     """The newest complete checkpoint of a run folder, or None."""
     found = find_checkpoints(out)
     return found[-1] if found else None
+
+
+def mark_best(out: Path, figure: str) -> Checkpoint | None:
+    """Find the checkpoint whose validation has the lowest ``figure`` (of equals the first), and name it in best.json.
+
+    Those that are there say which it is; as the best is never pruned, it is the best of the run so far.
+
+    Returns:
+        The checkpoint, or None if none was validated by that figure.
+    """
+    best: tuple[float, Checkpoint, dict[str, Any]] | None = None
+    for checkpoint in find_checkpoints(out):
+        figures = checkpoint.state().get("validation") or {}
+        value = figures.get(figure)
+        if value is not None and math.isfinite(value) and (best is None or value < best[0]):
+            best = value, checkpoint, figures
+    if best is None:
+        return None
+    written = {"step": best[1].step, "by": figure, "validation": best[2]}
+    write_json(out / BEST, written, overwrite=True)
+    return best[1]
+
+
+def best_checkpoint(out: Path) -> Checkpoint | None:
+    """The checkpoint that best.json names, or None if there is none, or not any more."""
+    try:
+        step = json.loads((out / BEST).read_text(encoding="utf-8"))["step"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{out / BEST} is not readable ({error}); remove it.") from error
+    return next((checkpoint for checkpoint in find_checkpoints(out) if checkpoint.step == step), None)
 
 
 def save_checkpoint(

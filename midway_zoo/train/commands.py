@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Task -> (module, configuration, class); imported when it is run.
 TASKS = {
     "pretrain": ("midway_zoo.train.pretrain", "config.PretrainConfig", "task.PretrainTask"),
+    "flow": ("midway_zoo.train.flow", "config.FlowConfig", "task.FlowTask"),
 }
 
 
@@ -60,7 +61,7 @@ def describe(result: RunResult, name: str, recipe: str | None, settings: Sequenc
     values = ", ".join(f"{key} {value:.4g}" for key, value in result.last.items())
     ended = f"{result.reason} after {result.step} steps ({values})." if values else f"{result.reason}."
     if result.finished:
-        return f"{ended}\nmidway-zoo train export {result.checkpoint} OUT  # to use it"
+        return f"{ended}\nmidway-zoo train export {result.best or result.checkpoint} OUT  # to use it"
     # `resume` as it was given would refuse the checkpoint that was just written if it was "never".
     again = [setting for setting in settings if not setting.startswith("resume=")]
     command = ["midway-zoo", "train", name, *(["--recipe", recipe] if recipe else []), *again]
@@ -86,6 +87,7 @@ def _dry_run(task: Task[Any], accelerator: Any) -> None:
             times.append(time.perf_counter())
 
         task.before_update = timed  # type: ignore[method-assign]
+        task.validate = lambda step, folder: {}  # type: ignore[method-assign]
         result = fit(task, accelerator=accelerator)
     if not accelerator.is_main_process:
         return

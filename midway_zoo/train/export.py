@@ -8,7 +8,7 @@ from torch import Tensor
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
 from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.checkpoints import CONFIG, STATE, Checkpoint
+from midway_zoo.train.checkpoints import BEST, CONFIG, STATE, Checkpoint, best_checkpoint
 from midway_zoo.train.initial import run_checkpoint
 from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
 from midway_zoo.weights.folder import WEIGHTS, save_network
@@ -16,8 +16,8 @@ from midway_zoo.weights.folder import WEIGHTS, save_network
 LAYOUTS = ("zoo", "released")
 
 
-def export(run: Path, out: Path, *, layout: str = "zoo", overwrite: bool = False) -> list[Path]:
-    """Export the newest checkpoint of a run.
+def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, overwrite: bool = False) -> list[Path]:
+    """Export the newest checkpoint of a run, or the best.
 
     Args:
         run: run folder, or one of its ``checkpoints/step_*``.
@@ -25,6 +25,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", overwrite: bool = False
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
             timm's ``local-dir:``. For "released" a ``.pth`` file in the authors' layout.
         layout: "zoo" or "released".
+        best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
         overwrite: replace an earlier export.
 
     Returns:
@@ -36,7 +37,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", overwrite: bool = False
     """
     if layout not in LAYOUTS:
         raise ConfigError(f"layout={layout!r} must be one of {', '.join(LAYOUTS)}.")
-    checkpoint = run_checkpoint(run)
+    checkpoint = _best(run) if best else run_checkpoint(run)
     if checkpoint is None:
         raise MissingFileError(f"{run} holds no checkpoint of a run (checkpoints/step_*).")
     if layout == "released":
@@ -55,6 +56,16 @@ def export(run: Path, out: Path, *, layout: str = "zoo", overwrite: bool = False
     part = "teacher" if network.target_encoder is not None else network.provenance.get("encoder", "teacher")
     save_encoder(teacher, network.config, folders[1], {**network.provenance, "part": "encoder", "encoder": part})
     return files
+
+
+def _best(run: Path) -> Path:
+    found = best_checkpoint(run)
+    if found is None:
+        raise MissingFileError(
+            f"{run / BEST} names no checkpoint that is there: no checkpoint of this run was validated. "
+            "Without --best the newest one is exported."
+        )
+    return found.path
 
 
 def network_of_checkpoint(checkpoint: Path, *, paired: bool | None) -> MidwayNetwork:

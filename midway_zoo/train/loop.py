@@ -2,9 +2,6 @@
 
 import logging
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -21,13 +18,15 @@ from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, Outp
 from midway_zoo.train.checkpoints import (
     CONFIG,
     Checkpoint,
+    best_checkpoint,
     find_checkpoints,
     latest_checkpoint,
+    mark_best,
     prune_checkpoints,
     save_checkpoint,
 )
 from midway_zoo.train.config import RunConfig, to_yaml
-from midway_zoo.train.journal import Delayed, Progress, StepLog
+from midway_zoo.train.journal import Delayed, Progress, StepLog, flat, provenance, publish_pictures
 from midway_zoo.train.optim import set_hyperparameters
 from midway_zoo.train.sharding import (
     WholeCopy,
@@ -39,7 +38,6 @@ from midway_zoo.train.sharding import (
 )
 from midway_zoo.train.stopping import StopRequest
 from midway_zoo.train.task import Task, split_batch
-from midway_zoo.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +58,8 @@ class RunResult:
     checkpoint: Path | None
     last: dict[str, float]
     """The values of the last step's line in log.jsonl."""
+    best: Path | None = None
+    """The checkpoint whose validation was best, where the task says what that is."""
 
 
 def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
@@ -211,7 +211,7 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / CONFIG).write_text(to_yaml(self.config), encoding="utf-8")
         if self.config.trackers:
-            self.accelerator.init_trackers("midway_zoo", config=_flat(asdict(self.config)))
+            self.accelerator.init_trackers("midway_zoo", config=flat(asdict(self.config)))
         self.log = StepLog(self.out / "log.jsonl", self.first_step) if main else None
         self.pending: list[Delayed] = []
         self.last_values: dict[str, float] = {}
@@ -336,10 +336,11 @@ class Run:
         model = gathered(self.task.model.state_dict(), keep=main)
         optimizer = gathered(self.optimizer.state_dict(), keep=main)
         if main:
-            with self._lend_whole(model):
-                self.task.model.eval()
-                figures = self.task.validate(step, self.out)
-                self.task.model.train()
+            if not self.stop.requested:  # whoever sent the signal may not wait for more than the checkpoint
+                with self._lend_whole(model):
+                    self.task.model.eval()
+                    figures = self.task.validate(step, self.out)
+                    self.task.model.train()
             scaler = self.accelerator.scaler
             save_checkpoint(
                 self.out,
@@ -358,7 +359,11 @@ class Run:
                 },
                 config=to_yaml(self.config),
             )
-            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every)
+            best = mark_best(self.out, self.task.best_by) if self.task.best_by else None
+            keep = frozenset({best.step} if best else ())
+            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every, keep=keep)
+            if figures:
+                logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
             if figures and self.config.trackers:
                 self.accelerator.log({f"validation/{key}": value for key, value in figures.items()}, step=step)
         self.saved_step = step
@@ -370,25 +375,12 @@ class Run:
         state = gathered(self.task.model.state_dict(), keep=main)
         if not main:
             return
-        from midway_zoo.files import write_png
-
-        folder = self.out / "pictures"
-        folder.mkdir(exist_ok=True)
         with self._lend_whole(state):
             self.task.model.eval()
             with torch.no_grad():
                 pictures = self.task.pictures(batch)
             self.task.model.train()
-        for name, picture in pictures.items():
-            write_png(folder / f"{name}_{step + 1:08d}.png", picture, overwrite=True)
-        for tracker in self.accelerator.trackers:
-            if tracker.name in ("tensorboard", "wandb"):
-                images = {name: picture.cpu().permute(1, 2, 0).numpy() for name, picture in pictures.items()}
-                if tracker.name == "tensorboard":
-                    for name, image in images.items():
-                        tracker.writer.add_image(name, image, step, dataformats="HWC")
-                else:
-                    tracker.log_images({name: [image] for name, image in images.items()}, step=step)
+        publish_pictures(pictures, step, self.out / "pictures", self.accelerator.trackers)
         self.last_reported = time.perf_counter()
 
     @staticmethod
@@ -398,30 +390,11 @@ class Run:
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
         checkpoint = latest_checkpoint(self.out)
         values = {name: value for name, value in last.items() if name != "stop"}
-        return RunResult(step, finished, reason, checkpoint.path if checkpoint else None, values)
+        best = best_checkpoint(self.out) if self.task.best_by else None
+        paths = [found.path if found else None for found in (checkpoint, best)]
+        return RunResult(step, finished, reason, paths[0], values, paths[1])
 
 
 def _seed(seed: int, step: int, rank: int) -> None:
     """Dropout and stochastic depth depend on the step and the process, so that a resumed run draws the same."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
-
-
-def provenance() -> dict[str, Any]:
-    """What made a checkpoint, without asking git."""
-    return {
-        "midway_zoo": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "command": shlex.join(sys.argv),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat

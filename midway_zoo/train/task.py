@@ -38,6 +38,8 @@ class Task(ABC, Generic[Config]):
     steps_per_epoch: float
     unit = "pairs"
     """What batch_size counts."""
+    best_by: str | None = None
+    """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -84,7 +86,10 @@ class Task(ABC, Generic[Config]):
         return None
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Figures that tell how good the model is by now; ran on the main process when a checkpoint is written."""
+        """Figures that tell how good the model is by now.
+
+        Run on the main process, the others waiting, when a checkpoint is written; not if a signal asks for it.
+        """
         return {}
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:

@@ -1,0 +1,145 @@
+"""The ``eval`` commands: how good a network is on published data sets."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from midway_zoo.cli.flow import tile
+from midway_zoo.cli.inference import device, load
+from midway_zoo.cli.train import needs_extra
+from midway_zoo.cli.zoo import add_encoder_options
+from midway_zoo.errors import InputError
+from midway_zoo.files import check_output, write_json
+from midway_zoo.models.network import MidwayNetwork
+
+DATASETS = {
+    "sintel": "sintel",
+    "kitti2012": "kitti_2012",
+    "kitti2015": "kitti_2015",
+    "things": "flying_things",
+    "chairs": "flying_chairs",
+    "hd1k": "hd1k",
+    "tartanair": "tartanair",
+    "spring": "spring",
+}
+_FORMS = {"sintel": "sintel", "kitti2012": "kitti", "kitti2015": "kitti"}
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register ``eval`` and its subcommands."""
+    group = commands.add_parser("eval", help="measure a network on published data sets")
+    tasks = group.add_subparsers(dest="task", metavar="COMMAND", required=True)
+    command = tasks.add_parser(
+        "flow",
+        help="end-point errors of optical flow",
+        description="Compare the flow of a network with the ground truth and print a table, errors in pixels; or, with "
+        "--submission, write the files that the servers of Sintel and KITTI take.",
+        epilog="Example: midway-zoo eval flow runs/flow --dataset sintel --root /data/flow",
+    )
+    command.add_argument(
+        "model", metavar="CKPT_OR_NAME", help="run or export of training, released .pth, or pretrained name"
+    )
+    _add_data_options(command)
+    _add_method_options(command)
+    command.add_argument("-o", "--output", type=Path, metavar="RESULTS.json", help="write the figures too")
+    command.add_argument(
+        "--submission", type=Path, metavar="DIR", help="predict the test split into DIR instead (Sintel, KITTI)"
+    )
+    command.add_argument("--force", action="store_true", help="replace existing output files")
+    add_encoder_options(command)
+    command.set_defaults(run=_flow)
+
+
+def _add_data_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--dataset", required=True, choices=tuple(DATASETS))
+    command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
+    command.add_argument("--split", help="default: what fine-tuning does not see, as subval of Sintel; else train")
+    command.add_argument(
+        "--pass", dest="passes", choices=("clean", "final"), help="of Sintel and FlyingThings; default: both"
+    )
+    command.add_argument("--limit", type=_positive, metavar="N", help="at most N pairs of each part, evenly spaced")
+    command.add_argument("--workers", type=int, default=0, help="processes that read files; default: %(default)s")
+
+
+def _add_method_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--method",
+        choices=("auto", "head", "perturbation", "zero"),
+        default="auto",
+        help="perturbation is zero-shot, zero says that nothing moves; default: the head where there is one",
+    )
+    command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
+    command.add_argument("--overlap", type=float, default=0.9, help="head: of tiles, default: %(default)s")
+    command.add_argument("--max-flow", type=float, metavar="PIXELS", help="leave out longer vectors")
+    command.add_argument("--batch-size", type=_positive, default=4, help="default: %(default)s")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1")
+    return int(text)
+
+
+def _flow(options: argparse.Namespace) -> None:
+    needs_extra()
+    from midway_zoo.train.flow.evaluate import evaluate_parts, evaluation_files, table
+    from midway_zoo.train.flow.validation import spread
+
+    split = options.split or ("test" if options.submission else None)
+    passes = (options.passes,) if options.passes else ("clean", "final")
+    dataset = DATASETS[options.dataset]
+    listed = evaluation_files(dataset, options.root, split=split, passes=passes)
+    parts = {name: spread(files, options.limit) for name, files in listed.items()}
+    if options.submission:
+        _submit(options, parts)
+        return
+    if options.output:
+        check_output(options.output, overwrite=options.force)
+    results = evaluate_parts(
+        _network(options), parts, methods=(options.method,), max_flow=options.max_flow, **_settings(options)
+    )
+    if options.output:
+        write_json(options.output, {"model": options.model, "results": results}, overwrite=options.force)
+    sys.stdout.write(f"{table(results)}\n")
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "tile": options.tile,
+        "overlap": options.overlap,
+        "batch_size": options.batch_size,
+        "num_workers": options.workers,
+    }
+
+
+def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
+    from midway_zoo.train.flow.submission import write_submission
+
+    if options.dataset not in _FORMS:
+        raise InputError(f"--submission is for {', '.join(_FORMS)}; {options.dataset} has no such server.")
+    if options.output or options.max_flow is not None:
+        raise InputError("--submission predicts what has no ground truth: leave out --output and --max-flow.")
+    network = _network(options)
+    for entries in parts.values():
+        paths = write_submission(
+            network,
+            entries,
+            options.submission,
+            form=_FORMS[options.dataset],  # type: ignore[arg-type]
+            method=options.method,
+            overwrite=options.force,
+            **_settings(options),
+        )
+        sys.stdout.write(f"{len(paths)} files in {options.submission}\n")
+
+
+def _network(options: argparse.Namespace) -> MidwayNetwork:
+    from midway_zoo.train.export import network_of_checkpoint
+    from midway_zoo.train.initial import run_checkpoint
+
+    run = run_checkpoint(Path(options.model))
+    if run is None:
+        return load(options)
+    return network_of_checkpoint(run, paired=options.paired).to(device(options.device))
