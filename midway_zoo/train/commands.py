@@ -43,7 +43,7 @@ def run_task(
         return
     result = fit(task, accelerator=accelerator)
     if accelerator.is_main_process:
-        sys.stdout.write(f"{describe(result, name, recipe, settings)}\n")
+        sys.stdout.write(f"{describe(result, name, recipe, settings, accelerator.num_processes)}\n")
 
 
 def task_of(name: str) -> tuple[type[RunConfig], Any]:
@@ -56,7 +56,7 @@ def task_of(name: str) -> tuple[type[RunConfig], Any]:
     return found[0], found[1]
 
 
-def describe(result: RunResult, name: str, recipe: str | None, settings: Sequence[str]) -> str:
+def describe(result: RunResult, name: str, recipe: str | None, settings: Sequence[str], processes: int = 1) -> str:
     """How a run ended, and what to do next, in a line or two."""
     values = ", ".join(f"{key} {value:.4g}" for key, value in result.last.items())
     ended = f"{result.reason} after {result.step} steps ({values})." if values else f"{result.reason}."
@@ -64,7 +64,10 @@ def describe(result: RunResult, name: str, recipe: str | None, settings: Sequenc
         return f"{ended}\nmidway-zoo train export {result.best or result.checkpoint} OUT  # to use it"
     # `resume` as it was given would refuse the checkpoint that was just written if it was "never".
     again = [setting for setting in settings if not setting.startswith("resume=")]
-    command = ["midway-zoo", "train", name, *(["--recipe", recipe] if recipe else []), *again]
+    program = ["midway-zoo", "train"]
+    if processes > 1:
+        program = ["accelerate", "launch", "--num_processes", str(processes), "-m", "midway_zoo.train"]
+    command = [*program, name, *(["--recipe", recipe] if recipe else []), *again]
     return f"stopped: {ended} Resume with:\n{shlex.join([*command, 'resume=must'])}"
 
 
@@ -80,15 +83,14 @@ def _dry_run(task: Task[Any], accelerator: Any) -> None:
         )
         started = time.perf_counter()
         times: list[float] = []
-        observe = task.before_update
+        before_update = task.before_update
 
         def timed(step: int) -> None:
-            observe(step)
+            before_update(step)
             times.append(time.perf_counter())
 
         task.before_update = timed  # type: ignore[method-assign]
-        task.validate = lambda step, folder: {}  # type: ignore[method-assign]
-        result = fit(task, accelerator=accelerator)
+        result = fit(task, accelerator=accelerator, save=False)
     if not accelerator.is_main_process:
         return
     seconds = times[1] - times[0]

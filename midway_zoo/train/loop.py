@@ -62,18 +62,19 @@ class RunResult:
     """The checkpoint whose validation was best, where the task says what that is."""
 
 
-def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
+def fit(task: Task[Any], *, accelerator: Accelerator | None = None, save: bool = True) -> RunResult:
     """Train until the schedule, ``max_steps``, ``max_seconds`` or a signal ends it.
 
     Args:
         task: what is trained; ``task.config`` says how long, where to, and from where.
         accelerator: made from the configuration if None.
+        save: False writes no checkpoint (and validates nothing), for a trial.
 
     Raises:
         TrainingDivergedError: if a loss is not finite.
         OutputExistsError, CheckpointError, ConfigError: if ``out`` and ``resume`` contradict each other.
     """
-    return Run(task, accelerator or make_accelerator(task.config)).fit()
+    return Run(task, accelerator or make_accelerator(task.config), save=save).fit()
 
 
 def make_accelerator(config: RunConfig) -> Accelerator:
@@ -113,7 +114,8 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 class Run:
     """One process of a run."""
 
-    def __init__(self, task: Task[Any], accelerator: Accelerator) -> None:
+    def __init__(self, task: Task[Any], accelerator: Accelerator, *, save: bool = True) -> None:
+        self.saves = save
         check_launch()  # again: the accelerator may be the caller's
         self.task, self.accelerator = task, accelerator
         self.config: RunConfig = task.config
@@ -328,7 +330,7 @@ class Run:
 
     def _save(self, step: int) -> None:
         self._report()  # raises if a value is not finite: what is saved is always good
-        if self.saved_step == step:
+        if self.saved_step == step or not self.saves:
             return
         self.accelerator.wait_for_everyone()
         figures: dict[str, float] = {}

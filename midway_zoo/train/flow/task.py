@@ -23,7 +23,7 @@ from midway_zoo.train.flow.pictures import draw_pictures
 from midway_zoo.train.flow.validation import validation_of
 from midway_zoo.train.optim import parameter_groups
 from midway_zoo.train.schedules import cosine
-from midway_zoo.train.task import Hyperparameters, Task, trainable
+from midway_zoo.train.task import Hyperparameters, Task
 
 
 class FlowTask(Task[FlowConfig]):
@@ -99,7 +99,7 @@ class FlowTask(Task[FlowConfig]):
     def optimizer(self) -> torch.optim.Optimizer:
         groups = parameter_groups(self.model.named_parameters())
         beta1, beta2 = self.config.optim.betas
-        return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=trainable(self.model)[0].is_cuda)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
         return self.validation(self.model.network) if self.validation else {}
