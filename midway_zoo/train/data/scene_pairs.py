@@ -37,9 +37,7 @@ class SceneViews(Dataset[Sample]):
         MissingFileError, InputError: if textures are to come from a folder that is not there, or holds no image.
     """
 
-    def __init__(
-        self, scenes: ScenesConfig, views: ViewsConfig, seed: int, device: str | torch.device = "cpu"
-    ) -> None:
+    def __init__(self, scenes: ScenesConfig, views: ViewsConfig, seed: int, device: str | torch.device = "cpu") -> None:
         if scenes.frames < 2:
             raise ConfigError(f"data.scenes.frames={scenes.frames}: a pair needs at least 2.")
         self._seed = seed
