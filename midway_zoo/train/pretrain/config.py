@@ -81,8 +81,8 @@ class PretrainDataConfig(PairsConfig):
 
     source: str = "videos"
     """videos: files under ``root``. scenes: rendered on the fly, on the training device if it is an accelerator and
-    by the ``num_workers`` if not; nothing of this section but ``scenes`` then matters, and ``schedule_steps`` has to
-    be given."""
+    by the ``num_workers`` if not; then ``schedule_steps`` has to be given, and nothing else
+    of this section matters but ``scenes`` (``root`` is null)."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """What scenes look like; with more than 2 frames a pair is any two of them."""
 
