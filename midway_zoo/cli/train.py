@@ -23,6 +23,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "pretrain a network on videos",
         "midway-zoo train pretrain --recipe bdd100k_vits data.root=/data/bdd100k out=runs/a",
     )
+    _add_run_command(
+        tasks,
+        "segmentation",
+        "train a linear segmentation head on a frozen network",
+        "midway-zoo train segmentation --recipe segmentation_scenes_nano init_from=runs/a out=runs/seg",
+    )
     command = tasks.add_parser(
         "export",
         help="turn a run into a model that load_checkpoint and timm read",

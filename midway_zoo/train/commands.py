@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 # Task -> (module, configuration, class); imported when it is run.
 TASKS = {
     "pretrain": ("midway_zoo.train.pretrain", "config.PretrainConfig", "task.PretrainTask"),
+    "segmentation": ("midway_zoo.train.segmentation", "config.SegmentationConfig", "task.SegmentationTask"),
 }
 
 

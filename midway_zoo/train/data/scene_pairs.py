@@ -22,7 +22,21 @@ from midway_zoo.train.data.views import ViewsConfig
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
 
 
-class SceneViews(Dataset[Sample]):
+class RenderedBatches(Dataset[Sample]):
+    """Data that are made in whole batches, on :attr:`device`."""
+
+    device: torch.device
+
+    def __getitems__(self, numbers: Sequence[int]) -> Sample:
+        """The batch of these samples, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> Sample:
+        batch = self.__getitems__([number])
+        return {key: value[0] if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+class SceneViews(RenderedBatches):
     """Views of scene ``k`` of a run: a pure function of configuration, seed and k; scenes never repeat.
 
     Args:
@@ -43,14 +57,7 @@ class SceneViews(Dataset[Sample]):
         self._seed = seed
         self._views = BatchedViews(views)
         self._generator = SceneGenerator(scenes, seed, device)
-
-    @property
-    def device(self) -> torch.device:
-        """Where views are."""
-        return self._generator.device
-
-    def __getitem__(self, number: int) -> Sample:
-        return {key: value[0] if key != "failures" else value for key, value in self.__getitems__([number]).items()}
+        self.device = self._generator.device
 
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
         """The batch of these pairs, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
@@ -72,7 +79,7 @@ class SceneViews(Dataset[Sample]):
         return clips[torch.arange(len(clips), device=clips.device)[:, None], chosen]
 
 
-def scene_batches(dataset: SceneViews, steps: StepBatches, *, num_workers: int) -> Iterable[Any]:
+def scene_batches(dataset: RenderedBatches, steps: StepBatches, *, num_workers: int) -> Iterable[Any]:
     """The batches of ``steps`` in order: on an accelerator rendered there, on the CPU by the loader's workers."""
     if dataset.device.type != "cpu":
         return map(dataset.__getitems__, steps)
