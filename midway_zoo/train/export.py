@@ -26,7 +26,8 @@ def export(run: Path, out: Path, *, layout: str = "zoo", overwrite: bool = False
         out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
             timm's ``local-dir:``; of a segmentation run also ``segmentation_head.safetensors`` (for
-            :func:`midway_zoo.train.segmentation.export.load_segmentation`). For "released" a ``.pth`` file in the authors' layout.
+            :func:`midway_zoo.train.segmentation.export.load_segmentation`). For "released" a ``.pth`` file in the
+            authors' layout.
         layout: "zoo" or "released".
         overwrite: replace an earlier export.
 

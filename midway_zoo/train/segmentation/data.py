@@ -128,7 +128,8 @@ class LabelledFiles(Dataset[Sample]):
     def __getitem__(self, number: int) -> Sample:
         """ "image" uint8 (3, S, S), "labels" uint8 (S, S), "photometric" float32 (11,) and "index"."""
         order = _order(self._seed, number // len(self.files), len(self.files))
-        picture, mask = read_pair(*self.files[order[number % len(order)]], self.classes)
+        image_file, mask_file = self.files[int(order[number % len(order)])]
+        picture, mask = read_pair(image_file, mask_file, self.classes)
         rng = np.random.default_rng([self._seed, _CROP, number])
         image, labels = random_crop(picture, mask, self.config, rng)
         photometric = draw_parameters(self.config.photometric, [ViewKind.LOCAL], rng)[0]

@@ -36,7 +36,7 @@ class SegmentationModel(nn.Module):
         parts = len(self.levels) if self.levels else len(self.blocks)
         self.head = nn.Conv2d(parts * network.config.embed_dim, classes, 1)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
+        nn.init.constant_(self.head.get_parameter("bias"), 0)
 
     def train(self, mode: bool = True) -> "SegmentationModel":
         """The head has no mode, and the network stays in evaluation mode."""
@@ -86,9 +86,7 @@ def _levels(network: MidwayNetwork, features: FeaturesConfig) -> tuple[int, ...]
     if features.source == "encoder":
         return ()
     if network.dynamics is None or not network.config.backward:
-        raise ConfigError(
-            "features.source=backward: this network has no backward layers; take features.source=encoder."
-        )
+        raise ConfigError("features.source=backward: the network has no backward layers; take features.source=encoder.")
     known = network.config.levels
     levels = known if features.levels is None else tuple(features.levels)
     if not levels or len(set(levels)) < len(levels) or not set(levels) <= set(known):

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from midway_zoo.models.config import architecture_config, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import collate
 from midway_zoo.train.data.photometric import augment
 from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.data.scene_pairs import scene_batches, scenes_fingerprint
@@ -58,7 +58,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         config = self.config
         steps = StepBatches(first_step, config.batch_size, rank, world, last_step=last_step)
         if self.files is not None:
-            return make_loader(self.files, steps, _stack, num_workers=config.num_workers)
+            return make_loader(self.files, steps, default_collate, num_workers=config.num_workers)
         scenes = LabelledScenes(config.data, config.seed, self.model.head.weight.device)
         return scene_batches(scenes, steps, num_workers=config.num_workers)
 
@@ -81,19 +81,19 @@ class SegmentationTask(Task[SegmentationConfig]):
         return {} if metrics is None else metrics.compute()
 
     def describe(self) -> dict[str, Any]:
-        names = ["background", *class_names(self.config.data.scenes)] if self.files is None else None
+        names = self._names()
         return {
             "network": self.model.network.config.to_dict(),
             "steps_per_epoch": self.steps_per_epoch,
             "segmentation": head_facts(self.config.features, self.config.num_classes, names),
         }
 
+    def _names(self) -> list[str] | None:
+        scenes = self.config.data.scenes
+        return None if self.files else class_names(scenes.num_classes, procedural=scenes.procedural)
+
 
 def _network(config: SegmentationConfig) -> MidwayNetwork:
     if config.init_from is not None:
         return network_from(config.init_from, paired=False)
     return MidwayNetwork(override(architecture_config(config.network.name), config.network.overrides))
-
-
-def _stack(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    return collate(samples)

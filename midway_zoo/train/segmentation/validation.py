@@ -30,8 +30,9 @@ def validate(model: SegmentationModel, config: SegmentationConfig) -> Segmentati
         return metrics
     if config.data.val_root is None:
         return None
-    for files in tqdm(find_files(config.data.val_root), desc="validation", leave=False, disable=None):
-        picture, mask = read_pair(*files, config.num_classes)
+    files = find_files(config.data.val_root)
+    for image_file, mask_file in tqdm(files, desc="validation", leave=False, disable=None):
+        picture, mask = read_pair(image_file, mask_file, config.num_classes)
         labels = torch.from_numpy(np.array(mask)).to(device)
         logits = sliding_logits(model, normalise(_scaled(picture, config.data.crop, device)), config.data.crop)
         full = F.interpolate(logits, labels.shape, mode="bilinear", align_corners=False)
