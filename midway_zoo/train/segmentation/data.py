@@ -163,7 +163,7 @@ def random_crop(
         top, left = (int(rng.integers(length - side + 1)) for length in labels.shape)
         window = slice(top, top + side), slice(left, left + side)
         counts = np.bincount(labels[window].ravel(), minlength=IGNORE + 1)[:IGNORE]
-        if np.count_nonzero(counts) > 1 and counts.max() <= config.max_class_share * counts.sum():
+        if 0 < counts.max() <= config.max_class_share * counts.sum():
             break
     step = -1 if rng.random() < config.flip_p else 1
     return np.ascontiguousarray(image[window][:, ::step]), np.ascontiguousarray(labels[window][:, ::step])
