@@ -71,11 +71,11 @@ class FlowMetrics:
             )
         prediction, target = prediction.float().flatten(2), target.to(prediction.device).float().flatten(2)
         valid = target.isfinite().all(dim=1)
-        length = torch.linalg.vector_norm(target.where(valid[:, None], 0), dim=1)
+        length = _length(target.where(valid[:, None], 0))
         if self.max_flow is not None:
             valid &= length < self.max_flow
         broken = valid & ~prediction.isfinite().all(dim=1)
-        error = torch.linalg.vector_norm((prediction - target).where((valid & ~broken)[:, None], 0), dim=1)
+        error = _length((prediction - target).where((valid & ~broken)[:, None], 0))
         measures = {"epe": (error, valid)}
         measures |= {name: ((error > bound).float(), valid) for name, bound in _OUTLIERS.items()}
         measures["fl_all"] = (((error > 3) & (error > 0.05 * length)).float(), valid)
@@ -136,3 +136,8 @@ def _mask(occlusion: Tensor, batch: int, pixels: int, device: torch.device) -> T
     if occlusion.ndim not in (3, 4) or flat.shape != (batch, pixels):
         raise InputError(f"occlusion {tuple(occlusion.shape)}: (B, 1, H, W) or (B, H, W) of the flow is expected.")
     return flat != 0
+
+
+def _length(vectors: Tensor) -> Tensor:
+    """Lengths (B, H, W) of vectors (B, 2, H, W): on a CPU many times faster than a norm over two channels."""
+    return torch.hypot(vectors[:, 0], vectors[:, 1])

@@ -204,7 +204,13 @@ class Dynamics(nn.Module):
         return out.motion_latents[level], out.source_backward[level]
 
     def forward(
-        self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, return_gates: bool = False
+        self,
+        source: Sequence[Tensor],
+        target: Sequence[Tensor],
+        grid: tuple[int, int],
+        *,
+        return_gates: bool = False,
+        predictions_only: bool = False,
     ) -> DynamicsOutput:
         """All levels for the direction source -> target.
 
@@ -214,8 +220,10 @@ class Dynamics(nn.Module):
             target: the same of the target frame.
             grid: (rows, columns) of the patch tokens; L = 1 + rows * columns.
             return_gates: also return the gates of the forward dynamics.
+            predictions_only: leave out what no prediction depends on: ``midway_target_tokens``, which are then empty,
+                and ``target_backward`` of the last level.
         """
-        return self._run(source, target, grid, return_gates=return_gates)
+        return self._run(source, target, grid, return_gates=return_gates, predictions_only=predictions_only)
 
     def _run(
         self,
@@ -226,6 +234,7 @@ class Dynamics(nn.Module):
         last: int | None = None,
         until: Literal["motion", "source", "prediction"] = "prediction",
         return_gates: bool = False,
+        predictions_only: bool = False,
     ) -> DynamicsOutput:
         """Top-down through the levels, stopping in ``last`` once what ``until`` names is there."""
         levels, refinement = self.config.levels, self.config.refinement
@@ -234,6 +243,7 @@ class Dynamics(nn.Module):
         out = DynamicsOutput(targets={level: target[level] for level in levels}, gates={} if return_gates else None)
         tables = self.position_tables(grid)
         motion = fresh = self.motion_tokens.expand(source[3].shape[0], -1, -1)
+        motion_only = predictions_only or until != "prediction"
         midway = above = source[3]
         target_above = target[3]
         for level in levels:
@@ -243,19 +253,20 @@ class Dynamics(nn.Module):
                 midway if refinement else above,
                 target_above,
                 tables,
-                motion_only=until != "prediction",
+                motion_only=motion_only,
             )
             out.motion_latents[level] = motion
-            if until == "prediction":
+            if not motion_only:
                 out.midway_target_tokens[level] = target_tokens
             if level == last and until == "motion":
                 break
             above = out.source_backward[level] = self._backward(self.source_backward, level, source, above)
             if level == last and until == "source":
                 break
-            target_above = out.target_backward[level] = self._backward(
-                self.target_backward, level, target, target_above
-            )
+            if level != last or not predictions_only:
+                target_above = out.target_backward[level] = self._backward(
+                    self.target_backward, level, target, target_above
+                )
             if until != "prediction" and not refinement:  # nothing below reads the prediction
                 continue
             midway, gates = self.predict(level, motion, above)

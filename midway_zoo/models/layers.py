@@ -3,31 +3,58 @@
 from functools import partial
 
 import torch
-from timm.layers import Mlp
+from timm.layers import Mlp as TimmMlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.checkpoint import checkpoint
 
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
+
+
+class Mlp(TimmMlp):
+    """timm's MLP; in training the hidden activations are kept once, before the GELU, which is run again for gradients.
+
+    They are the widest tensors of a block, so that this saves a quarter of its memory for about 1 % of its time.
+    The checkpoint ends where the last layer's input is known: no matrix product is repeated.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A compiled step recomputes what is cheap by itself.
+        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+            return super().forward(x)
+        return checkpoint(self._activate_and_project, self.fc1(x), use_reentrant=False, preserve_rng_state=False)
+
+    def _activate_and_project(self, hidden: Tensor) -> Tensor:
+        return self.fc2(self.act(hidden))
+
+
+def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:
+    """The first ``count`` output tokens of a pre-norm block, (B, count, C), from all its input tokens x (B, K, C).
+
+    The other tokens are keys and values only: they need no query, projection or MLP.
+    """
+    attn, normed = block.attn, block.norm1(x)
+    width, bias = x.shape[-1], attn.qkv.bias
+    weight_q, weight_kv = attn.qkv.weight.tensor_split((width,))
+    bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((width,))
+    q = F.linear(normed[:, :count], weight_q, bias_q).unflatten(-1, (1, attn.num_heads, -1))
+    kv = F.linear(normed, weight_kv, bias_kv).unflatten(-1, (2, attn.num_heads, -1))
+    q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
+    mixed = attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+    x = x[:, :count] + block.drop_path1(block.ls1(mixed))
+    return x + block.drop_path2(block.ls2(block.mlp(block.norm2(x))))
 
 
 class MidwayBlock(Block):
     """A block of the midway path: pre-norm attention and MLP (ratio 4, GELU)."""
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
 
     def forward(self, x: Tensor, first: int | None = None) -> Tensor:
         """x (B, K, C) -> (B, K, C); with ``first``, only that many leading tokens are computed and returned."""
-        if first is None:
-            return super().forward(x)
-        attn, normed = self.attn, self.norm1(x)
-        weight_q, weight_kv = attn.qkv.weight.tensor_split((x.shape[-1],))
-        q = F.linear(normed[:, :first], weight_q).unflatten(-1, (1, attn.num_heads, -1))
-        kv = F.linear(normed, weight_kv).unflatten(-1, (2, attn.num_heads, -1))
-        q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
-        x = x[:, :first] + attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-        return x + self.mlp(self.norm2(x))
+        return super().forward(x) if first is None else leading_tokens(self, x, first)
 
 
 class CrossAttention(nn.Module):
@@ -56,7 +83,7 @@ class BackwardLayer(Block):
     """
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
         self.cross_attn = CrossAttention(dim, heads)
         self.norm3 = LayerNorm(dim)
         self.norm_memory = LayerNorm(dim)
@@ -84,7 +111,7 @@ class GatedBlock(Block):
     """A block of the forward dynamics: h = gate * x + Attn(LN1 x); out = h + MLP(LN2 h)."""
 
     def __init__(self, dim: int, heads: int) -> None:
-        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm)
+        super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         kept = x if gate is None else gate * x

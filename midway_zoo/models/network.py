@@ -14,6 +14,7 @@ import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with tim
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.models.layers import leading_tokens
 from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 
 if TYPE_CHECKING:
@@ -128,6 +129,24 @@ class MidwayNetwork(
         )
         return [torch.cat([prefix, patches], dim=1) for patches, prefix in levels]
 
+    def encode_cls(self, images: Tensor, *, target: bool = False) -> Tensor:
+        """The encoder's normed class tokens, (B, D), without the work of its last block that only patches need.
+
+        Args:
+            images, target: see :meth:`encode`.
+        """
+        self.grid_of(images)
+        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
+        patches, prefix = encoder.forward_intermediates(
+            images,
+            indices=[self.config.depth - 2],
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )[0]
+        return encoder.norm(leading_tokens(encoder.blocks[-1], torch.cat([prefix, patches], dim=1), 1))[:, 0]
+
     def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """:meth:`encode` for source and target; in one pass when one encoder serves both."""
         if self.target_encoder is not None:
@@ -135,7 +154,9 @@ class MidwayNetwork(
         halves = [level.chunk(2) for level in self.encode(torch.cat([source, target]))]
         return [half[0] for half in halves], [half[1] for half in halves]
 
-    def forward(self, source: Tensor, target: Tensor, *, return_gates: bool = False) -> DynamicsOutput:
+    def forward(
+        self, source: Tensor, target: Tensor, *, return_gates: bool = False, predictions_only: bool = False
+    ) -> DynamicsOutput:
         """Full dynamics for the direction source -> target, as in pretraining.
 
         This is the low-level door: images come normalised, nothing is resized, gradients flow on
@@ -146,6 +167,7 @@ class MidwayNetwork(
                 multiples of the patch.
             target: the same shape; both frames of a pair use the same crop.
             return_gates: also return the gates of the forward dynamics.
+            predictions_only: see :meth:`Dynamics.forward`; pretraining's losses need no more.
 
         Raises:
             InputError: if the shapes differ or do not fit the patch.
@@ -156,7 +178,13 @@ class MidwayNetwork(
             raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
         with torch.no_grad():
             target_levels = self.encode(target, target=True)
-        return dynamics(self.encode(source), target_levels, self.grid_of(source), return_gates=return_gates)
+        return dynamics(
+            self.encode(source),
+            target_levels,
+            self.grid_of(source),
+            return_gates=return_gates,
+            predictions_only=predictions_only,
+        )
 
     def add_flow_head(
         self, widths: Sequence[int] | Literal[True] = True, *, size: tuple[int, int] | None = None

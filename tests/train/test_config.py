@@ -81,6 +81,10 @@ def test_bad_combinations(settings: list[str], message: str) -> None:
         check_pretrain(load_config(PretrainConfig, "nano", [*GIVEN, *settings]))
 
 
+def test_no_is_no() -> None:
+    assert load_config(PretrainConfig, "bdd100k_vits", [*GIVEN, "precision=no"]).precision == "no"
+
+
 def test_what_is_missing_is_named() -> None:
     with pytest.raises(ConfigError, match=r"data\.root, out"):
         load_config(PretrainConfig, "nano")

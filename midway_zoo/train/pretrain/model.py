@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import reduce
 from torch import Tensor, nn
 
+from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
 from midway_zoo.train.optim import ema_update, paired_parameters
 from midway_zoo.train.pretrain.config import PretrainConfig
@@ -48,7 +49,7 @@ class PretrainModel(nn.Module):
         self.register_buffer("center_count", torch.zeros(()), persistent=False)
 
     def _use_drop_path(self, rate: float) -> None:
-        student = build_encoder(self.network.config, drop_path_rate=rate)
+        student = build_encoder(self.network.config, drop_path_rate=rate, mlp_layer=Mlp)
         student.load_state_dict(self.network.encoder.state_dict())
         self.network.encoder = student
 
@@ -83,8 +84,8 @@ class PretrainModel(nn.Module):
 
         Returns:
             Scalars: "loss" and its parts ("invariance", "dynamics", "dynamics_LEVEL"); without gradient, for health:
-            "teacher_entropy" in nats, "cls_std" and "token_std" (standard deviation of the teacher's normed class
-            tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
+            "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the teacher's
+            normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
         """
         results: dict[str, Tensor] = {}
         total: Tensor | None = None
@@ -102,14 +103,16 @@ class PretrainModel(nn.Module):
     @torch.no_grad()
     def teacher_logits(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """(4, B, 3, G, G) -> logits (4, B, K) and class tokens (4 * B, D)."""
-        cls = self.network.target_encoder.forward_features(views.flatten(0, 1))[:, 0]
-        return self.teacher_head(cls).unflatten(0, views.shape[:2]), cls
+        cls = self.network.encode_cls(views.flatten(0, 1), target=True)
+        head = cast(DINOHead, self.teacher_head)
+        return head(cls).unflatten(0, views.shape[:2]), cls
 
     def student_logits(self, views: Mapping[str, Tensor]) -> Tensor:
         """Global and local views -> (V, B, K)."""
         groups = [views[key] for key in ("globals", "locals") if key in views and len(views[key])]
-        cls = [self.network.encoder.forward_features(group.flatten(0, 1))[:, 0] for group in groups]
-        return self.head(torch.cat(cls)).unflatten(0, (-1, groups[0].shape[1]))
+        cls = [self.network.encode_cls(group.flatten(0, 1)) for group in groups]
+        head = cast(DINOHead, self.head)
+        return head(torch.cat(cls)).unflatten(0, (-1, groups[0].shape[1]))
 
     def _invariance(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         teacher, cls = self.teacher_logits(views["globals"])
@@ -123,12 +126,17 @@ class PretrainModel(nn.Module):
         if self.training:
             self.center_sum += teacher.flatten(0, 1).float().mean(0, keepdim=True)
             self.center_count += 1
-        return {"invariance": loss, "teacher_entropy": entropy, "cls_std": cls.float().std(0).mean()}
+        return {
+            "invariance": loss,
+            "teacher_entropy": entropy,
+            "center_norm": self.center.norm(),
+            "cls_std": cls.float().std(0).mean(),
+        }
 
     def _dynamics(self, frames: Tensor) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
         """Both directions of each pair in one batch, [a -> b; b -> a]."""
         source, target = frames.flatten(0, 1), frames.flip(0).flatten(0, 1)
-        output = self.network(source, target, return_gates=True)
+        output = self.network(source, target, return_gates=True, predictions_only=True)
         health = {"token_std": output.targets[max(output.targets)].detach().float().flatten(0, 1).std(0).mean()}
         for level, gates in (output.gates or {}).items():
             if gates:
