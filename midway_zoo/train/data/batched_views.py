@@ -16,6 +16,7 @@ from midway_zoo.train.data.photometric import UNIFORMS, photometric_parameters
 from midway_zoo.train.data.views import ViewSampler, ViewsConfig
 
 _TRIES = 10
+_CHUNK = 16  # images cut at a time on a CPU: twice as fast as what leaves its cache
 _CUBIC = -0.5  # the parameter of the bicubic kernel of antialiased resizing, in PIL as in PyTorch
 
 Floats = npt.NDArray[np.float64]
@@ -71,6 +72,13 @@ def cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     Returns:
         uint8 (N, K, C, size, size), rounded.
     """
+    if images.device.type != "cpu" or len(images) <= _CHUNK:
+        return _cut(images, boxes, flips, size)
+    parts = zip(images.split(_CHUNK), boxes.split(_CHUNK), flips.split(_CHUNK), strict=True)
+    return torch.cat([_cut(*part, size) for part in parts])
+
+
+def _cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     count, channels, height, width = images.shape
     top, left, tall, wide = boxes.to(torch.float32).unbind(-1)
     rows = _resize_matrices(top, tall, size, height)
