@@ -13,7 +13,8 @@ from midway_zoo.files import METADATA_KEY
 from midway_zoo.train.checkpoints import Checkpoint
 
 HEAD = "segmentation_head.safetensors"
-"""Tensors "weight" (K, parts * D, 1, 1) and "bias" (K,); metadata "features" (``FeaturesConfig``), "classes" and
+"""Tensors "head.weight" (K, parts * D, 1, 1) and "head.bias" (K,) of the convolution, "mean" and "std" (parts * D,) of
+what it reads; metadata "features" (``FeaturesConfig``), "classes" and
 "names"."""
 
 
@@ -23,7 +24,7 @@ def segmentation_head(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, An
     described = read.state().get("segmentation")
     if described is None:
         return None
-    tensors = {key.removeprefix("head."): value for key, value in read.model().items() if key.startswith("head.")}
+    tensors = {key: value for key, value in read.model().items() if not key.startswith("network.")}
     return tensors, described
 
 
@@ -47,7 +48,9 @@ def load_segmentation(folder: str | Path) -> Any:
             described = json.loads(file.metadata()[METADATA_KEY])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         model = SegmentationModel(network, FeaturesConfig(**described["features"]), described["classes"])
-        model.head.load_state_dict(state)
+        missing, unknown = model.load_state_dict(state, strict=False)
+        if unknown or any(not key.startswith("network.") for key in missing):
+            raise CheckpointError(f"{path} is no head of this network: it holds {', '.join(state)}.")
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no head of this network: {error}") from error
     return model.eval()

@@ -1,6 +1,6 @@
 """A linear head on the tokens of a frozen network."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from midway_zoo.train.segmentation.metrics import IGNORE
 
 
 class SegmentationModel(nn.Module):
-    """Frozen features, a 1x1 convolution, bilinear upsampling.
+    """Frozen features, standardised, a 1x1 convolution, bilinear upsampling.
 
-    Each part of the features is layer-normalised without parameters, so that one learning rate fits encoder tokens
-    and backward features alike (iBOT's recipe has a batch normalisation there, which depends on how a batch is split
-    among processes).
+    Every channel is shifted and scaled by its mean and standard deviation over some training images, found once
+    (:meth:`standardise`), so that one learning rate fits encoder tokens and backward features alike, and what all
+    tokens share does not hide where they differ. iBOT's recipe has a batch normalisation there, which would depend on
+    how a batch is split among processes.
 
     Args:
         network: kept in evaluation mode, without gradients.
@@ -28,13 +29,18 @@ class SegmentationModel(nn.Module):
         ConfigError: for features that the network does not have.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, network: MidwayNetwork, features: FeaturesConfig, classes: int) -> None:
         super().__init__()
         self.network = network.eval().requires_grad_(False)
         self.blocks = _blocks(network, features)
         self.levels = _levels(network, features)
-        parts = len(self.levels) if self.levels else len(self.blocks)
-        self.head = nn.Conv2d(parts * network.config.embed_dim, classes, 1)
+        width = (len(self.levels) or len(self.blocks)) * network.config.embed_dim
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("std", torch.ones(width))
+        self.head = nn.Conv2d(width, classes, 1)
         nn.init.trunc_normal_(self.head.weight, std=0.01)
         nn.init.constant_(self.head.get_parameter("bias"), 0)
 
@@ -52,8 +58,22 @@ class SegmentationModel(nn.Module):
         if self.levels:
             backward = self.network.require_dynamics().backward_features(tokens)
             tokens = [backward[level] for level in self.levels]
-        normed = [F.layer_norm(part[:, 1:].float(), part.shape[-1:]) for part in tokens]
-        return torch.cat(normed, dim=-1).transpose(1, 2).unflatten(2, grid)
+        joined = torch.cat([part[:, 1:].float() for part in tokens], dim=-1)
+        return ((joined - self.mean) / self.std).transpose(1, 2).unflatten(2, grid)
+
+    @torch.no_grad()
+    def standardise(self, batches: Iterable[Tensor]) -> None:
+        """Make :meth:`features` of these normalised images (B, 3, H, W) zero on average, with standard deviation 1."""
+        self.mean.zero_()
+        self.std.fill_(1)
+        count, sums, squares = 0, self.mean.double(), self.mean.double()
+        for images in batches:
+            values = self.features(images).double()
+            count += values.numel() // values.shape[1]
+            sums, squares = sums + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
+        mean = sums / count
+        self.mean.copy_(mean)
+        self.std.copy_((squares / count - mean.square()).clamp(min=1e-12).sqrt())
 
     def logits(self, images: Tensor) -> Tensor:
         """(B, K, H, W) of normalised images (B, 3, H, W), sides multiples of the patch."""

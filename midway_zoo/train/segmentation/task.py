@@ -25,6 +25,9 @@ from midway_zoo.train.segmentation.model import SegmentationModel
 from midway_zoo.train.segmentation.validation import validate
 from midway_zoo.train.task import Hyperparameters, Task
 
+STANDARDISED, STANDARDISED_AT_ONCE = 64, 16
+"""Training images by which features are standardised."""
+
 
 class SegmentationTask(Task[SegmentationConfig]):
     """A 1x1 convolution on frozen features, as the paper's linear read-out (section 4.1).
@@ -57,10 +60,26 @@ class SegmentationTask(Task[SegmentationConfig]):
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         config = self.config
         steps = StepBatches(first_step, config.batch_size, rank, world, last_step=last_step)
+        if first_step == 0:
+            self._standardise()
         if self.files is not None:
             return make_loader(self.files, steps, default_collate, num_workers=config.num_workers)
-        scenes = LabelledScenes(config.data, config.seed, self.model.head.weight.device)
-        return scene_batches(scenes, steps, num_workers=config.num_workers)
+        return scene_batches(self._scenes(), steps, num_workers=config.num_workers)
+
+    def _scenes(self) -> LabelledScenes:
+        return LabelledScenes(self.config.data, self.config.seed, self.model.mean.device)
+
+    def _standardise(self) -> None:
+        """By the first training images, the same ones in every process whatever its share of a batch."""
+        device = self.model.mean.device
+        files, scenes = self.files, self._scenes()
+
+        def images(first: int) -> Tensor:
+            numbers = range(first, first + STANDARDISED_AT_ONCE)
+            batch = default_collate([files[n] for n in numbers]) if files is not None else scenes.__getitems__(numbers)
+            return augment(batch["image"].to(device), batch["photometric"].to(device))
+
+        self.model.standardise(images(first) for first in range(0, STANDARDISED, STANDARDISED_AT_ONCE))
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
         return {"images": augment(batch["image"], batch["photometric"]), "labels": batch["labels"].long()}

@@ -53,7 +53,7 @@ def test_resumed_run_is_the_same_and_only_the_head_moves(task, tmp_path) -> None
     assert_same_weights(tmp_path / "run", tmp_path / "again")
     assert figures(tmp_path / "run") == figures(tmp_path / "again")
     moved = {name for name, value in again.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert moved == {"head.weight", "head.bias"}
+    assert moved == {"head.weight", "head.bias", "mean", "std"}
 
 
 def test_files_are_learned_and_validated_by_windows(task, tmp_path) -> None:
@@ -64,6 +64,15 @@ def test_files_are_learned_and_validated_by_windows(task, tmp_path) -> None:
     found = figures(tmp_path / "run")
     assert found["mIoU"] > 0.7
     assert found["aAcc"] > 0.8
+
+
+def test_features_are_standardised(task) -> None:
+    model = task().model
+    images = torch.rand(6, 3, 32, 32)
+    model.standardise(images.split(2))
+    features = model.features(images)
+    torch.testing.assert_close(features.mean((0, 2, 3)), torch.zeros(72), atol=1e-3, rtol=0)
+    torch.testing.assert_close(features.std((0, 2, 3), correction=0), torch.ones(72), atol=1e-2, rtol=0)
 
 
 def test_windows_cover_everything(task) -> None:
