@@ -29,6 +29,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "fine-tune a network for optical flow",
         "midway-zoo train flow --recipe flow_small data.root=/data/flow out=runs/flow init_from=midway_vits.bdd100k",
     )
+    _add_run_command(
+        tasks,
+        "segmentation",
+        "train a linear segmentation head on a frozen network",
+        "midway-zoo train segmentation --recipe segmentation_scenes_nano init_from=runs/a out=runs/seg",
+    )
     command = tasks.add_parser(
         "export",
         help="turn a run into a model that load_checkpoint and timm read",

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 TASKS = {
     "pretrain": ("midway_zoo.train.pretrain", "config.PretrainConfig", "task.PretrainTask"),
     "flow": ("midway_zoo.train.flow", "config.FlowConfig", "task.FlowTask"),
+    "segmentation": ("midway_zoo.train.segmentation", "config.SegmentationConfig", "task.SegmentationTask"),
 }
 
 

@@ -6,10 +6,12 @@ from typing import Any
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
+from midway_zoo.files import write_safetensors
 from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.checkpoints import BEST, CONFIG, STATE, Checkpoint, best_checkpoint
 from midway_zoo.train.initial import run_checkpoint
+from midway_zoo.train.segmentation.export import HEAD, segmentation_head
 from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
 from midway_zoo.weights.folder import WEIGHTS, save_network
 
@@ -23,7 +25,9 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
         run: run folder, or one of its ``checkpoints/step_*``.
         out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
-            timm's ``local-dir:``. For "released" a ``.pth`` file in the authors' layout.
+            timm's ``local-dir:``; of a segmentation run also ``segmentation_head.safetensors`` (for
+            :func:`midway_zoo.train.segmentation.export.load_segmentation`). For "released" a ``.pth`` file in the
+            authors' layout.
         layout: "zoo" or "released".
         best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
         overwrite: replace an earlier export.
@@ -47,6 +51,9 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     network = network_of_checkpoint(checkpoint, paired=None)
     folders = (out, out / ENCODER_FOLDER)
     files = [folder / name for folder in folders for name in (WEIGHTS, "config.json")]
+    head = segmentation_head(checkpoint)
+    if head is not None:
+        files.append(out / HEAD)
     for file in files:
         if file.exists() and not overwrite:
             raise OutputExistsError(f"{file} exists; choose another folder, or --force to replace it.")
@@ -55,6 +62,8 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     teacher = network.target_encoder or network.encoder
     part = "teacher" if network.target_encoder is not None else network.provenance.get("encoder", "teacher")
     save_encoder(teacher, network.config, folders[1], {**network.provenance, "part": "encoder", "encoder": part})
+    if head is not None:
+        write_safetensors(out / HEAD, *head, overwrite=True)
     return files
 
 

@@ -20,3 +20,12 @@ def cosine(step: int, total: int, start: float, end: float, *, warmup: int = 0, 
     if step >= total:
         return end
     return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def poly(step: int, total: int, start: float, *, power: float = 1.0, warmup: int = 0) -> float:
+    """``start`` falling to 0 as (1 - step / total) ** power, and rising linearly over the first ``warmup`` steps.
+
+    Both factors apply during the warm-up, as in mmsegmentation.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * start * max(0.0, 1 - step / total) ** power

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from midway_zoo.train.optim import clip_each, ema_update, parameter_groups, set_hyperparameters
-from midway_zoo.train.schedules import cosine
+from midway_zoo.train.schedules import cosine, poly
 
 
 def test_cosine_with_warmup_is_dinos() -> None:
@@ -67,3 +67,12 @@ def test_ema() -> None:
     average, value = torch.ones(3), torch.zeros(3)
     ema_update([average], [value], 0.9)
     torch.testing.assert_close(average, torch.full((3,), 0.9))
+
+
+def test_poly() -> None:
+    values = [poly(step, 10, 2.0, warmup=4) for step in range(11)]
+    assert values[0] == pytest.approx(2 / 4)
+    assert values[3] == pytest.approx(2 * 0.7)
+    assert values[5] == pytest.approx(1.0)
+    assert values[10] == 0
+    assert poly(5, 10, 2.0, power=2.0) == pytest.approx(0.5)

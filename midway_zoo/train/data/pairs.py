@@ -26,8 +26,8 @@ MAX_ATTEMPTS = 20
 class PairsConfig:
     """Where training pairs come from."""
 
-    root: str = "???"
-    """Folder, list of videos (.txt) or one video; see the documentation of the data."""
+    root: str | None = "???"
+    """Folder, list of videos (.txt) or one video; see the documentation of the data. null where none is read."""
     index: str | None = None
     """Index file; by default it is kept with the data, which takes a root that can be written to."""
     min_seconds: float = 0.5

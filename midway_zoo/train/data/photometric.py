@@ -29,6 +29,9 @@ from midway_zoo.train.data.image_ops import (
     solarise,
 )
 
+UNIFORMS = 13
+"""Random numbers behind the parameters of one view."""
+
 _CHUNK = 256  # views augmented at a time on an accelerator: bounds the memory of the temporaries
 
 
@@ -109,8 +112,14 @@ def draw_parameters(
     config: PhotometricConfig, kinds: Sequence[ViewKind], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
     """Parameters of one :class:`ViewKind` per view, independent of each other: (N, 11) as :class:`Column` says."""
+    return photometric_parameters(config, kinds, rng.random((UNIFORMS, len(kinds))))
+
+
+def photometric_parameters(
+    config: PhotometricConfig, kinds: Sequence[ViewKind], uniform: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float32]:
+    """:func:`draw_parameters` from numbers in [0, 1) that are drawn already, (UNIFORMS, N): for whole batches."""
     kind = np.asarray(kinds, dtype=np.intp)
-    uniform = rng.random((13, len(kind)))
     parameters = np.empty((len(kind), len(Column)), np.float32)
     jittered = uniform[0] < config.jitter_p
     for column, strength in enumerate((config.brightness, config.contrast, config.saturation)):

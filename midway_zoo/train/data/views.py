@@ -86,7 +86,7 @@ class ViewSampler:
         _check_geometry(config)
         self.config = config
         one, two = ViewKind.TYPE_1, ViewKind.TYPE_2
-        self._kinds = [one, two, one, two, one, two] + [ViewKind.LOCAL] * (2 * config.local_crops)
+        self.kinds = [one, two, one, two, one, two] + [ViewKind.LOCAL] * (2 * config.local_crops)
 
     def __call__(self, source: Tensor, target: Tensor, rng: np.random.Generator) -> dict[str, Tensor]:
         """The views of one pair, a pure function of the frames and the generator's state.
@@ -125,7 +125,7 @@ class ViewSampler:
             box = random_box(initial.height, initial.width, config.local_area, config.aspect, rng).inside(initial)
             frame = frames[i // config.local_crops]
             _cut((frame,), box, rng.random() < config.flip_p, local_views[i : i + 1])
-        parameters = torch.from_numpy(draw_parameters(config, self._kinds, rng))
+        parameters = torch.from_numpy(draw_parameters(config, self.kinds, rng))
         return {"dynamics": dynamics, "globals": global_views, "locals": local_views, "photometric": parameters}
 
 

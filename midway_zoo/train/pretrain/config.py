@@ -7,6 +7,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
 from midway_zoo.train.config import RunConfig, check_run
 from midway_zoo.train.data.pairs import PairsConfig
+from midway_zoo.train.data.scenes.config import ScenesConfig
 from midway_zoo.train.data.views import ViewsConfig
 
 
@@ -75,6 +76,18 @@ class OptimConfig:
 
 
 @dataclass
+class PretrainDataConfig(PairsConfig):
+    """Where pairs come from: videos, or nowhere."""
+
+    source: str = "videos"
+    """videos: files under ``root``. scenes: rendered on the fly, on the training device if it is an accelerator and
+    by the ``num_workers`` if not; then ``schedule_steps`` has to be given, and nothing else
+    of this section matters but ``scenes`` (``root`` is null)."""
+    scenes: ScenesConfig = field(default_factory=ScenesConfig)
+    """What scenes look like; with more than 2 frames a pair is any two of them."""
+
+
+@dataclass
 class PretrainConfig(RunConfig):
     """Everything of a pretraining run."""
 
@@ -83,7 +96,7 @@ class PretrainConfig(RunConfig):
     head: HeadConfig = field(default_factory=HeadConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
-    data: PairsConfig = field(default_factory=PairsConfig)
+    data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
 
     def midway_config(self) -> MidwayConfig:
@@ -107,10 +120,15 @@ def check_pretrain(config: PretrainConfig) -> None:
         "objective.dynamics_reduction": (objective.dynamics_reduction, ("sum", "mean")),
         "optim.ema_horizon": (config.optim.ema_horizon, ("released", "run")),
         "task": (config.task, ("pretrain",)),
+        "data.source": (config.data.source, ("videos", "scenes")),
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:
             raise ConfigError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
+    if config.data.source == "videos" and not config.data.root:
+        raise ConfigError("no value for data.root; pass data.root=VIDEOS, or data.source=scenes to render them.")
+    if config.data.source == "scenes" and config.schedule_steps is None:
+        raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
     network = config.midway_config()
     if objective.dino_weight == 0 and not network.dynamics:
         raise ConfigError("objective.dino_weight=0 and network.overrides.dynamics=false leave nothing to train.")

@@ -1,8 +1,6 @@
 """Midway pretraining as a task of the generic loop."""
 
-import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,14 +9,11 @@ from torch import Tensor, nn
 
 from midway_zoo.models.layers import Gate
 from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
 from midway_zoo.train.data.sampling import StepBatches
-from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.optim import clip_each, parameter_groups
 from midway_zoo.train.pretrain.batch import normalised_views
 from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.train.pretrain.data import pair_source
 from midway_zoo.train.pretrain.head import DINOHead
 from midway_zoo.train.pretrain.health import Health
 from midway_zoo.train.pretrain.initial import initialise
@@ -37,10 +32,8 @@ class PretrainTask(Task[PretrainConfig]):
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__(config)
         check_pretrain(config)
-        index = load_or_build_index(config.data.root, _index_file(config))
-        self.fingerprint = index.fingerprint
-        self.stream = pair_stream(index, config.data, config.seed)
-        pairs = config.epochs * self.stream.pairs_per_epoch
+        self.source = pair_source(config)
+        pairs = config.epochs * (self.source.pairs_per_epoch or 0)
         self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
         self.steps_per_epoch = self.total_steps / config.epochs
         self.failures = FailureCounter(config.data.max_failure_share)
@@ -56,14 +49,11 @@ class PretrainTask(Task[PretrainConfig]):
         return min(self.total_steps, round(self.config.optim.warmup_epochs * self.steps_per_epoch))
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"network.name": self.config.network.name, "data": self.fingerprint}
+        return super().identity() | {"network.name": self.config.network.name, "data": self.source.fingerprint}
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
-        config = self.config
-        views = ViewSampler(config.views)
-        dataset = PairDataset(self.stream, views, short_side=config.data.decode_short_side)
-        steps = StepBatches(first_step, config.batch_size, rank, world, last_step=last_step)
-        return make_loader(dataset, steps, collate, num_workers=config.num_workers)
+        steps = StepBatches(first_step, self.config.batch_size, rank, world, last_step=last_step)
+        return self.source.batches(steps, self.model.center.device)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
         return normalised_views(batch)
@@ -121,15 +111,3 @@ class PretrainTask(Task[PretrainConfig]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.failures.load_state_dict(state["failures"])
-
-
-def _index_file(config: PretrainConfig) -> Path | None:
-    """The index that is named, or the one with the data; in the run folder if the data's cannot be written to."""
-    if config.data.index is not None:
-        return Path(config.data.index)
-    beside = index_path(config.data.root)
-    if beside.is_file() or os.access(beside.parent, os.W_OK):
-        return None
-    folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / INDEX_NAME

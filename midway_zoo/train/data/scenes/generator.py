@@ -56,15 +56,24 @@ class SceneGenerator:
             InputError: if there is none, or one is no such number.
         """
         numbers = _indices(indices)
-        config = self.config
-        pixels = config.frames * config.height * config.width
-        step = max(1, _CHUNK.get(self.device.type, _CHUNK_ELSEWHERE) // pixels)
+        step = self._scenes_at_once()
         result = self._empty(len(numbers))
         for start in range(0, len(numbers), step):
             part = self._render(numbers[start : start + step])
             for field in fields(SceneBatch):  # copied while still in the cache, which joining them later is not
                 getattr(result, field.name)[start : start + step] = getattr(part, field.name)
         return result
+
+    @torch.no_grad()
+    def frames(self, indices: Sequence[int] | Tensor) -> Tensor:
+        """``render(indices).frames`` alone, which is cheaper: (B, T, 3, H, W) float32 in [0, 1].
+
+        Raises:
+            InputError: as :meth:`render`.
+        """
+        numbers, step = _indices(indices), self._scenes_at_once()
+        parts = (numbers[start : start + step] for start in range(0, len(numbers), step))
+        return torch.cat([self._draw(part)[0].clamp_(0, 1) for part in parts])
 
     @torch.no_grad()
     def sample(self, indices: Sequence[int] | Tensor, frame: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -98,6 +107,10 @@ class SceneGenerator:
         coverage = Outlines(layout, self.device).cover(frames, x, y, antialias=self.config.antialias)
         return paint(layout, self._texture, coverage, frames, x, y)[:, 0], coverage.owner[:, 0].long()
 
+    def _scenes_at_once(self) -> int:
+        pixels = self.config.frames * self.config.height * self.config.width
+        return max(1, _CHUNK.get(self.device.type, _CHUNK_ELSEWHERE) // pixels)
+
     def _empty(self, count: int) -> SceneBatch:
         config, device = self.config, self.device
         clip, steps, size = (count, config.frames), (count, config.frames - 1), (config.height, config.width)
@@ -109,12 +122,12 @@ class SceneGenerator:
             instances=torch.empty(*clip, *size, dtype=torch.int64, device=device),
         )
 
-    def _render(self, indices: npt.NDArray[np.int64]) -> SceneBatch:
-        config, device = self.config, self.device
+    def _draw(self, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Layout, Outlines, Tensor]:
+        """Frames, and what they were made of: layout, outlines, and the layer that each pixel's centre shows."""
+        config = self.config
         layout = draw_layout(config, self._texture, self.seed, indices)
-        outlines = Outlines(layout, device)
-        x = (torch.arange(config.width, device=device) - (config.width - 1) / 2).reshape(1, 1, 1, -1)
-        y = (torch.arange(config.height, device=device) - (config.height - 1) / 2).reshape(1, 1, -1, 1)
+        outlines = Outlines(layout, self.device)
+        x, y = self._centred()
         everything = slice(0, config.frames)
         coverage = outlines.cover(everything, x, y, antialias=config.antialias)
         frames = paint(layout, self._texture, coverage, everything, x, y)
@@ -122,11 +135,21 @@ class SceneGenerator:
             light_up(frames, layout.light)
         if config.noise:
             add_noise(frames, layout.noise_keys, config.noise)
-        flow, occlusion = self._motion(layout, outlines, coverage.owner[:, :-1], x, y)
-        table = np.repeat(layout.labels[:, None, :, None], config.frames, axis=1)
-        (labels,) = Lookup(coverage.owner, outlines.layers)(table, torch.int64)
-        instances = coverage.owner.long()
+        return frames, layout, outlines, coverage.owner
+
+    def _render(self, indices: npt.NDArray[np.int64]) -> SceneBatch:
+        frames, layout, outlines, owner = self._draw(indices)
+        flow, occlusion = self._motion(layout, outlines, owner[:, :-1], *self._centred())
+        table = np.repeat(layout.labels[:, None, :, None], self.config.frames, axis=1)
+        (labels,) = Lookup(owner, outlines.layers)(table, torch.int64)
+        instances = owner.long()
         return SceneBatch(frames.clamp_(0, 1), flow, occlusion, labels.reshape(instances.shape), instances)
+
+    def _centred(self) -> tuple[Tensor, Tensor]:
+        """x (1, 1, 1, W) and y (1, 1, H, 1) of the pixels, from the picture's centre."""
+        sides = (self.config.width, self.config.height)
+        x, y = (torch.arange(side, device=self.device) - (side - 1) / 2 for side in sides)
+        return x.reshape(1, 1, 1, -1), y.reshape(1, 1, -1, 1)
 
     def _motion(self, layout: Layout, outlines: Outlines, owner: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         # Where points move by, not to: float32 then rounds the flow and not the place.

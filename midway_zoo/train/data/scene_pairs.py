@@ -1,0 +1,95 @@
+"""Pretraining pairs that need no files: rendered scenes and their views, in whole batches."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from midway_zoo.errors import ConfigError
+from midway_zoo.train.data.batched_views import BatchedViews
+from midway_zoo.train.data.loading import make_loader
+from midway_zoo.train.data.pairs import Sample
+from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
+from midway_zoo.train.data.scenes.draws import Draws
+from midway_zoo.train.data.views import ViewsConfig
+
+_VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
+
+
+class RenderedBatches(Dataset[Sample]):
+    """Data that are made in whole batches, on :attr:`device`."""
+
+    device: torch.device
+
+    def __getitems__(self, numbers: Sequence[int]) -> Sample:
+        """The batch of these samples, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
+        raise NotImplementedError
+
+    def __getitem__(self, number: int) -> Sample:
+        batch = self.__getitems__([number])
+        return {key: value[0] if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+class SceneViews(RenderedBatches):
+    """Views of scene ``k`` of a run: a pure function of configuration, seed and k; scenes never repeat.
+
+    Args:
+        scenes: with 2 frames, or more: then the pair is any two of them, one after the other in time, each distance
+            equally likely (and all of them are rendered).
+        views: which views are cut.
+        seed: of the run.
+        device: where they are rendered, and stay.
+
+    Raises:
+        ConfigError: for scenes of a single frame, or views that cannot be drawn.
+        MissingFileError, InputError: if textures are to come from a folder that is not there, or holds no image.
+    """
+
+    def __init__(self, scenes: ScenesConfig, views: ViewsConfig, seed: int, device: str | torch.device = "cpu") -> None:
+        if scenes.frames < 2:
+            raise ConfigError(f"data.scenes.frames={scenes.frames}: a pair needs at least 2.")
+        self._seed = seed
+        self._views = BatchedViews(views)
+        self._generator = SceneGenerator(scenes, seed, device)
+        self.device = self._generator.device
+
+    def __getitems__(self, numbers: Sequence[int]) -> Sample:
+        """The batch of these pairs, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
+        index = torch.tensor(list(numbers))
+        draws = Draws(self._seed ^ (_VIEWS << 32), index.numpy())
+        frames = self._pair(self._generator.frames(numbers), draws)
+        return {**self._views(frames, draws), "index": index, "failures": []}
+
+    def _pair(self, clips: Tensor, draws: Draws) -> Tensor:
+        """(B, T, 3, H, W) -> (B, 2, 3, H, W)."""
+        last = clips.shape[1] - 1
+        if last == 1:
+            return clips
+        uniform = draws.uniform(2)
+        distance = 1 + (uniform[:, 0] * last).astype(int)
+        source = (uniform[:, 1] * (last - distance + 1)).astype(int)
+        frames = torch.from_numpy(source[:, None]), torch.from_numpy((source + distance)[:, None])
+        chosen = torch.cat(frames, dim=1).to(clips.device)
+        return clips[torch.arange(len(clips), device=clips.device)[:, None], chosen]
+
+
+def scene_batches(dataset: RenderedBatches, steps: StepBatches, *, num_workers: int) -> Iterable[Any]:
+    """The batches of ``steps`` in order: on an accelerator rendered there, on the CPU by the loader's workers."""
+    if dataset.device.type != "cpu":
+        return map(dataset.__getitems__, steps)
+    return make_loader(dataset, steps, _as_it_is, num_workers=num_workers)
+
+
+def scenes_fingerprint(scenes: ScenesConfig) -> str:
+    """What tells two configurations of scenes apart: a resumed run must not change them."""
+    return hashlib.sha256(json.dumps(asdict(scenes), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch

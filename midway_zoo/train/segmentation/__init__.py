@@ -1,0 +1,1 @@
+"""Semantic segmentation by a linear head on a frozen network."""

@@ -1,0 +1,61 @@
+"""The head of a segmentation run as a file of its own, beside the network it belongs to."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from midway_zoo.errors import CheckpointError, MissingFileError
+from midway_zoo.files import METADATA_KEY
+from midway_zoo.train.checkpoints import Checkpoint
+
+HEAD = "segmentation_head.safetensors"
+"""Tensors "head.weight" (K, parts * D, 1, 1) and "head.bias" (K,) of the convolution, "mean" and "std" (parts * D,) of
+what it reads; metadata "features" (``FeaturesConfig``), "classes" and
+"names"."""
+
+
+def segmentation_head(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and metadata of the head in a run's checkpoint; None if the run had none."""
+    read = Checkpoint(checkpoint, int(checkpoint.name.rpartition("_")[2]))
+    described = read.state().get("segmentation")
+    if described is None:
+        return None
+    tensors = {key: value for key, value in read.model().items() if not key.startswith("network.")}
+    return tensors, described
+
+
+def load_segmentation(folder: str | Path) -> Any:
+    """The :class:`~midway_zoo.train.segmentation.model.SegmentationModel` of an export, in evaluation mode.
+
+    Raises:
+        MissingFileError: if the folder holds no network, or no head.
+        CheckpointError: if one is damaged.
+    """
+    from midway_zoo.registry import load_checkpoint
+    from midway_zoo.train.segmentation.config import FeaturesConfig
+    from midway_zoo.train.segmentation.model import SegmentationModel
+
+    path = Path(folder) / HEAD
+    if not path.is_file():
+        raise MissingFileError(f"there is no {path}: export a run of `midway-zoo train segmentation`.")
+    network = load_checkpoint(folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads(file.metadata()[METADATA_KEY])
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model = SegmentationModel(network, FeaturesConfig(**described["features"]), described["classes"])
+        missing, unknown = model.load_state_dict(state, strict=False)
+        if unknown or any(not key.startswith("network.") for key in missing):
+            raise CheckpointError(f"{path} is no head of this network: it holds {', '.join(state)}.")
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no head of this network: {error}") from error
+    return model.eval()
+
+
+def head_facts(features: Any, classes: int, names: list[str] | None) -> dict[str, Any]:
+    """What a checkpoint says about its head."""
+    return {"features": asdict(features), "classes": classes, "names": names}
