@@ -41,6 +41,9 @@ class RunConfig:
     """no, bf16 or fp16 autocast."""
     compile: bool = False
     """Compile the training step with torch.compile."""
+    shard: bool = False
+    """Shard parameters, gradients and optimizer state over the processes (FSDP2) instead of replicating them (DDP).
+    Checkpoints are the same, and a run may change this when it is resumed."""
     save_every: int = 1000
     """Steps between checkpoints."""
     keep_last: int = 3

@@ -3,7 +3,11 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from tqdm import tqdm
+
+from midway_zoo.files import write_png
+from midway_zoo.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -99,3 +106,39 @@ class Progress:
         rate = f"{line[f'{self.unit}_per_s']:.1f} {self.unit}/s, data {line['data_wait']:.0%}"
         self._bar.set_postfix_str(", ".join([*(f"{key} {value}" for key, value in shown.items()), rate]), refresh=False)
         self._bar.update()
+
+
+def publish_pictures(pictures: Mapping[str, Tensor], step: int, folder: Path, trackers: Sequence[Any]) -> None:
+    """Write pictures, uint8 (3, H, W), as PNG and to the trackers of Accelerate that show pictures."""
+    folder.mkdir(exist_ok=True)
+    for name, picture in pictures.items():
+        write_png(folder / f"{name}_{step + 1:08d}.png", picture, overwrite=True)
+    images = {name: picture.cpu().permute(1, 2, 0).numpy() for name, picture in pictures.items()}
+    for tracker in trackers:
+        if tracker.name == "tensorboard":
+            for name, image in images.items():
+                tracker.writer.add_image(name, image, step, dataformats="HWC")
+        elif hasattr(tracker, "log_images"):
+            tracker.log_images({name: [image] for name, image in images.items()}, step=step)
+
+
+def provenance() -> dict[str, Any]:
+    """What made a checkpoint, without asking git."""
+    return {
+        "midway_zoo": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "command": shlex.join(sys.argv),
+        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys and values that every tracker takes."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat(value, f"{prefix}{key}.")
+        else:
+            found[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return found

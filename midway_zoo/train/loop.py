@@ -2,12 +2,9 @@
 
 import logging
 import os
-import platform
-import shlex
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +26,18 @@ from midway_zoo.train.checkpoints import (
     save_checkpoint,
 )
 from midway_zoo.train.config import RunConfig, to_yaml
-from midway_zoo.train.journal import Delayed, Progress, StepLog
+from midway_zoo.train.journal import Delayed, Progress, StepLog, flat, provenance, publish_pictures
 from midway_zoo.train.optim import set_hyperparameters
+from midway_zoo.train.sharding import (
+    WholeCopy,
+    check_launch,
+    gathered,
+    load_optimizer,
+    shard_model,
+    unsynchronised,
+)
 from midway_zoo.train.stopping import StopRequest
 from midway_zoo.train.task import Task, split_batch
-from midway_zoo.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -77,8 +81,9 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
     Raises:
         ConfigError: if the processes do not see each other, the batch does not divide among them, or the device has
-            not the precision.
+            not the precision, or Accelerate was told to shard the model by itself.
     """
+    check_launch()
     if config.precision == "fp16" and not torch.accelerator.is_available():
         raise ConfigError("precision=fp16 needs a GPU, and there is none here; use precision=bf16 or precision=no.")
     accelerator = Accelerator(
@@ -109,6 +114,7 @@ class Run:
     """One process of a run."""
 
     def __init__(self, task: Task[Any], accelerator: Accelerator) -> None:
+        check_launch()  # again: the accelerator may be the caller's
         self.task, self.accelerator = task, accelerator
         self.config: RunConfig = task.config
         self.out = Path(self.config.out)
@@ -143,16 +149,38 @@ class Run:
             task.model.load_state_dict(checkpoint.model())
             task.load_state_dict(state["task"])
         task.model.train()
-        if self.config.compile:
+        if self.config.compile and not self.config.shard:
             task.model.compile()
-        optimizer = task.optimizer()
-        self.model, self.optimizer = accelerator.prepare(task.model, optimizer)
+        self.whole: WholeCopy | None = None
+        if self.config.shard:
+            self._shard()
+        else:
+            self.model, self.optimizer = accelerator.prepare(task.model, task.optimizer())
         if checkpoint:
             saved = checkpoint.optimizer()
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_optimizer(self.optimizer, saved["optimizer"])
             if accelerator.scaler is not None and saved.get("scaler"):
                 accelerator.scaler.load_state_dict(saved["scaler"])
             logger.info("resumed from %s", checkpoint.path)
+
+    def _shard(self) -> None:
+        task, accelerator = self.task, self.accelerator
+        if accelerator.num_processes > 1 and accelerator.is_main_process:
+            self.whole = WholeCopy(task.model)
+        units = list(task.shards())
+        for unit in units if self.config.compile else ():  # not the whole: gathering divides it into these anyway
+            unit.compile()
+        shard_model(task.model, units, accelerator)
+        self.model = task.model
+        # After the sharding, which replaces the parameters.
+        self.optimizer = accelerator.prepare(task.optimizer())
+
+    def _lend_whole(self, state: dict[str, Tensor]) -> AbstractContextManager[None]:
+        """The task's model can be run by the main process alone in here; ``state`` is the gathered one."""
+        return self.whole.stands_in(self.task, state, self.accelerator.device) if self.whole else nullcontext()
+
+    def _without_sync(self) -> AbstractContextManager[None]:
+        return unsynchronised(self.model) if self.config.shard else self.accelerator.no_sync(self.model)
 
     def _check_same_run(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         for key, ours in self._identity().items():
@@ -183,7 +211,7 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / CONFIG).write_text(to_yaml(self.config), encoding="utf-8")
         if self.config.trackers:
-            self.accelerator.init_trackers("midway_zoo", config=_flat(asdict(self.config)))
+            self.accelerator.init_trackers("midway_zoo", config=flat(asdict(self.config)))
         self.log = StepLog(self.out / "log.jsonl", self.first_step) if main else None
         self.pending: list[Delayed] = []
         self.last_values: dict[str, float] = {}
@@ -231,7 +259,7 @@ class Run:
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(parts):
             inputs = task.to_inputs(part, step)
-            waiting = accelerator.no_sync(self.model) if index + 1 < len(parts) else nullcontext()
+            waiting = self._without_sync() if index + 1 < len(parts) else nullcontext()
             with waiting:
                 with accelerator.autocast():
                     losses = self.model(inputs)
@@ -304,18 +332,22 @@ class Run:
             return
         self.accelerator.wait_for_everyone()
         figures: dict[str, float] = {}
-        if self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        model = gathered(self.task.model.state_dict(), keep=main)
+        optimizer = gathered(self.optimizer.state_dict(), keep=main)
+        if main:
             if not self.stop.requested:  # whoever sent the signal may not wait for more than the checkpoint
-                self.task.model.eval()
-                figures = self.task.validate(step, self.out)
-                self.task.model.train()
+                with self._lend_whole(model):
+                    self.task.model.eval()
+                    figures = self.task.validate(step, self.out)
+                    self.task.model.train()
             scaler = self.accelerator.scaler
             save_checkpoint(
                 self.out,
                 step,
-                model=self.task.model.state_dict(),
+                model=model,
                 optimizer={
-                    "optimizer": self.optimizer.state_dict(),
+                    "optimizer": optimizer,
                     "scaler": scaler.state_dict() if scaler is not None else None,
                 },
                 state={
@@ -339,26 +371,16 @@ class Run:
         self.last_reported = time.perf_counter()
 
     def _pictures(self, batch: Any, step: int) -> None:
-        if not self.accelerator.is_main_process:
+        main = self.accelerator.is_main_process
+        state = gathered(self.task.model.state_dict(), keep=main)
+        if not main:
             return
-        from midway_zoo.files import write_png
-
-        folder = self.out / "pictures"
-        folder.mkdir(exist_ok=True)
-        self.task.model.eval()
-        with torch.no_grad():
-            pictures = self.task.pictures(batch)
-        self.task.model.train()
-        for name, picture in pictures.items():
-            write_png(folder / f"{name}_{step + 1:08d}.png", picture, overwrite=True)
-        for tracker in self.accelerator.trackers:
-            if tracker.name in ("tensorboard", "wandb"):
-                images = {name: picture.cpu().permute(1, 2, 0).numpy() for name, picture in pictures.items()}
-                if tracker.name == "tensorboard":
-                    for name, image in images.items():
-                        tracker.writer.add_image(name, image, step, dataformats="HWC")
-                else:
-                    tracker.log_images({name: [image] for name, image in images.items()}, step=step)
+        with self._lend_whole(state):
+            self.task.model.eval()
+            with torch.no_grad():
+                pictures = self.task.pictures(batch)
+            self.task.model.train()
+        publish_pictures(pictures, step, self.out / "pictures", self.accelerator.trackers)
         self.last_reported = time.perf_counter()
 
     @staticmethod
@@ -376,24 +398,3 @@ class Run:
 def _seed(seed: int, step: int, rank: int) -> None:
     """Dropout and stochastic depth depend on the step and the process, so that a resumed run draws the same."""
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
-
-
-def provenance() -> dict[str, Any]:
-    """What made a checkpoint, without asking git."""
-    return {
-        "midway_zoo": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "command": shlex.join(sys.argv),
-        "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-    }
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
-    return flat

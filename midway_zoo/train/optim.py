@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from midway_zoo.train.sharding import local_shards, whole_norms
+
 
 def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
     """AdamW groups: biases and 1-D tensors have no weight decay. Frozen parameters are left out."""
@@ -31,18 +33,18 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     if not gradients:
         return
-    norms = torch._foreach_norm(gradients)
+    norms = whole_norms(gradients)
     torch._foreach_add_(norms, 1e-6)
     torch._foreach_reciprocal_(norms)
     torch._foreach_mul_(norms, max_norm)
     torch._foreach_clamp_max_(norms, 1.0)
-    torch._foreach_mul_(gradients, norms)
+    torch._foreach_mul_(local_shards(gradients), norms)
 
 
 @torch.no_grad()
 def ema_update(averages: Sequence[Tensor], values: Sequence[Tensor], momentum: float) -> None:
     """averages = momentum * averages + (1 - momentum) * values, in place."""
-    torch._foreach_lerp_(list(averages), list(values), 1 - momentum)
+    torch._foreach_lerp_(local_shards(averages), local_shards(values), 1 - momentum)
 
 
 def paired_parameters(modules: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:

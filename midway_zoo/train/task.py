@@ -60,6 +60,14 @@ class Task(ABC, Generic[Config]):
     def optimizer(self) -> torch.optim.Optimizer:
         """A fresh optimizer over the model's trainable parameters."""
 
+    def shards(self) -> Iterable[nn.Module]:
+        """Submodules of the model, inner ones first, whose weights are gathered only while they run (``shard=true``).
+
+        Only their ``forward`` may read their weights. While :meth:`validate` and :meth:`pictures` run, ``self.model``
+        is a whole copy: reach weights through it.
+        """
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """Configuration keys and values that must not change when a run is resumed; JSON types."""
         return {"schedule_steps": self.total_steps}

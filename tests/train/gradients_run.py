@@ -8,12 +8,13 @@ from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import Run, make_accelerator
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
+from midway_zoo.train.sharding import gathered
 
 
 class Recording(PretrainTask):
     def before_update(self, step: int) -> None:
         self.gradients = {
-            name: parameter.grad.clone()
+            name: gathered(parameter.grad.clone(), keep=True)
             for name, parameter in self.model.named_parameters()
             if parameter.grad is not None
         }

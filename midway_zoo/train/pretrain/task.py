@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 
+from midway_zoo.models.layers import Gate
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
 from midway_zoo.train.data.loading import make_loader
@@ -17,6 +19,7 @@ from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.optim import clip_each, parameter_groups
 from midway_zoo.train.pretrain.batch import normalised_views
 from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.train.pretrain.head import DINOHead
 from midway_zoo.train.pretrain.health import Health
 from midway_zoo.train.pretrain.initial import initialise
 from midway_zoo.train.pretrain.model import PretrainModel
@@ -80,6 +83,13 @@ class PretrainTask(Task[PretrainConfig]):
         beta1, beta2 = self.config.optim.betas
         # Accelerate moves the parameters afterwards; the fused kernels are there on CPU and CUDA alike.
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
+
+    def shards(self) -> Iterable[nn.Module]:
+        network = self.model.network
+        encoders = [encoder for encoder in (network.encoder, network.target_encoder) if encoder is not None]
+        by_parts = {encoder.blocks[-1] for encoder in encoders}  # encode_cls does not call their forward
+        units = (module for module in self.model.modules() if isinstance(module, Block | Gate | DINOHead))
+        return [unit for unit in units if unit not in by_parts]
 
     def observe(self, batch: Any) -> None:
         self.failures.update(batch.pop("failures"), pairs=len(batch["index"]))
