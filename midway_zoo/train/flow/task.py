@@ -1,5 +1,6 @@
 """Flow fine-tuning as a task of the generic loop."""
 
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from accelerate.utils import reduce
 from torch import Tensor
 
 from midway_zoo.batching import normaliser
+from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
@@ -24,6 +26,8 @@ from midway_zoo.train.flow.validation import validation_of
 from midway_zoo.train.optim import parameter_groups
 from midway_zoo.train.schedules import cosine
 from midway_zoo.train.task import Hyperparameters, Task
+
+logger = logging.getLogger(__name__)
 
 
 class FlowTask(Task[FlowConfig]):
@@ -102,7 +106,13 @@ class FlowTask(Task[FlowConfig]):
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        return self.validation(self.model.network) if self.validation else {}
+        if self.validation is None:
+            return {}
+        try:
+            return self.validation(self.model.network)
+        except (InputError, MissingFileError) as error:  # what was trained so far must be saved all the same
+            logger.error("step %d could not be validated, so it cannot be the best: %s", step, error)
+            return {}
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:
         frames = self._frames({name: batch[name][:1] for name in ("source", "target")})

@@ -20,9 +20,10 @@ SETTINGS = [
     "data.augment={scale_p: 0, stretch_p: 0, horizontal_flip_p: 0, vertical_flip_p: 0, brightness: 0, contrast: 0, "
     "saturation: 0, hue: 0}",
     "data.crop=[32, 32]",
-    "data.scenes={height: 32, width: 32, objects: [1, 2], size: [0.2, 0.35], motion: 4, rotation: 0, zoom: 0, "
+    "data.scenes={height: 32, width: 32, objects: [1, 1], size: [0.2, 0.35], motion: 3, rotation: 0, zoom: 0, "
     "camera: 2}",
-    *("schedule_steps=400", "optim.lr=1.5e-3", "num_workers=0", "trackers=[]", "save_every=1000000"),
+    *("schedule_steps=700", "batch_size=8", "optim.lr=1.5e-3", "optim.weight_decay=0"),
+    *("num_workers=0", "trackers=[]", "save_every=1000000"),
     *("picture_every=null", "validation.scenes=0"),
 ]
 
@@ -41,7 +42,8 @@ class Repeated(Dataset[Sample]):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_nano_learns_64_pairs_by_heart(tmp_path: Path) -> None:
-    """From random weights to a third of a pixel where knowing nothing is off by more than one."""
+    """From random weights to less than 0.3 pixels where knowing nothing is off by more than one: four minutes of a
+    core. The camera's motion is learned first, then that of the objects."""
     task = FlowTask(load_config(FlowConfig, "flow_scenes_nano", [*SETTINGS, f"out={tmp_path / 'run'}"]))
     few = task.dataset.__getitems__(list(range(PAIRS)))  # type: ignore[attr-defined]
     task.dataset = Repeated(few)
@@ -49,7 +51,7 @@ def test_nano_learns_64_pairs_by_heart(tmp_path: Path) -> None:
     assert still > 1
     fit(task)
     log = read_log(tmp_path / "run" / "log.jsonl")
-    first, last = (np.mean([line["epe"] for line in part]) for part in (log[:4], log[-4:]))
+    first, last = (np.mean([line["epe"] for line in part]) for part in (log[:8], log[-8:]))
     assert first > 0.8 * still
     batch = collate(few)
     task.observe(batch)

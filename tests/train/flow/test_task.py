@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 import midway_zoo as mz
-from midway_zoo.errors import ConfigError
+from midway_zoo.errors import ConfigError, MissingFileError
 from midway_zoo.train.checkpoints import best_checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import load_config, recipe_names
 from midway_zoo.train.flow.config import FlowConfig, check_flow
@@ -216,6 +216,20 @@ def test_trains_on_files_and_validates_on_subval(make_task: Make, tmp_path: Path
     assert "not validated on spring_train" in caplog.text
     assert limited.validation is not None
     assert len(limited.validation.parts["sintel_clean_subval"]) == 1  # type: ignore[attr-defined]
+
+
+def test_a_validation_that_fails_loses_no_checkpoint(make_task: Make, tmp_path: Path, caplog: Any) -> None:
+    task = make_task("max_steps=1")
+
+    def gone(network: mz.MidwayNetwork) -> dict[str, float]:
+        raise MissingFileError("there is no frame_0001.png")
+
+    task.validation = gone
+    result = fit(task)
+    assert result.checkpoint is not None
+    assert result.best is None
+    assert "could not be validated" in caplog.text
+    assert "frame_0001.png" in caplog.text
 
 
 def test_settings_that_cannot_be(make_task: Make) -> None:
