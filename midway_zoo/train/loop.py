@@ -6,12 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, reduce, send_to_device
+from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, reduce, send_to_device
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
@@ -94,7 +95,11 @@ def make_accelerator(config: RunConfig) -> Accelerator:
         log_with=list(config.trackers) or None,
         project_dir=config.out,
         # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)],
+        kwargs_handlers=[
+            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+            # The first process validates and saves while the others wait.
+            InitProcessGroupKwargs(timeout=timedelta(hours=2)),
+        ],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if launched != accelerator.num_processes:
