@@ -1,7 +1,7 @@
 """Side by side in one run: an optimizer step of the trainer and the same step written out plainly.
 
     python examples/benchmark_pretraining_step.py                      # ViT-S, 2 pairs, 2 cores, float32
-    python examples/benchmark_pretraining_step.py --precision bf16     # the trainer in its default precision
+    python examples/benchmark_pretraining_step.py --precision bf16     # the trainer in its recipes' precision
     python examples/benchmark_pretraining_step.py --device cuda --batch 20 --largest
     python examples/benchmark_pretraining_step.py --device cuda --batch 20 --largest --name midway_vitb
 
@@ -10,6 +10,7 @@ too. Steps are timed in turn. On a GPU the trainer runs compiled in bfloat16 and
 scaling, as such code does; on a CPU both run in float32, unless --precision says otherwise for the trainer. Memory on
 a CPU is the peak of a process that runs only the one: all of it (interpreter, libraries and model included), and
 "step", what it rises above the memory that was in use once the model was built. On a GPU it is what torch allocated.
+The processor's seconds ("CPU s") depend less on what else a machine does than the clock's.
 FLOP are counted in the trainer's forward and backward, matrix products only.
 """
 
@@ -137,17 +138,19 @@ def flops_per_step(config: PretrainConfig, views: dict[str, Tensor]) -> float:
     return counter.get_total_flops()
 
 
-def interleaved(steps: dict[str, Step], views: dict[str, Tensor], rounds: int, warmup: int) -> dict[str, list[float]]:
-    """Seconds of each step in each round."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
+def interleaved(
+    steps: dict[str, Step], views: dict[str, Tensor], rounds: int, warmup: int
+) -> dict[str, list[tuple[float, float]]]:
+    """Wall-clock and processor seconds of each step in each round."""
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
     for index in range(-warmup, rounds):
         for name, step in steps.items():
             synchronise(views)
-            start = time.perf_counter()
+            start = time.perf_counter(), time.process_time()
             step(views)
             synchronise(views)
             if index >= 0:
-                times[name].append(time.perf_counter() - start)
+                times[name].append((time.perf_counter() - start[0], time.process_time() - start[1]))
     return times
 
 
@@ -158,9 +161,10 @@ def synchronise(views: dict[str, Tensor]) -> None:
 
 def builders(options: argparse.Namespace, batch: int) -> dict[str, Callable[[], Step]]:
     cuda = options.device == "cuda"
-    precision = options.precision or ("bf16" if cuda else "no")
-    ours = settings(options, batch, precision=precision, compile=cuda or options.compile)
     plain = settings(options, batch, precision="fp16" if cuda else "no")
+    ours = settings(
+        options, batch, precision=options.precision or ("bf16" if cuda else "no"), compile=cuda or options.compile
+    )
     return {"reference": lambda: reference(plain, options.device), "trainer": lambda: TrainerStep(ours)}
 
 
@@ -228,7 +232,7 @@ def report(options: argparse.Namespace, batches: dict[str, int]) -> None:
         memory[name] = cuda_memory(build, views[name]) if options.device == "cuda" else cpu_memory(options, name)
     if len(set(batches.values())) == 1:
         made = {name: builders(options, batch)[name]() for name, batch in batches.items()}
-        times = interleaved(made, views["trainer"], options.rounds, options.warmup)
+        times = interleaved(made, next(iter(views.values())), options.rounds, options.warmup)
     else:  # at its largest batch each needs the whole device
         for name, batch in batches.items():
             made = {name: builders(options, batch)[name]()}
@@ -237,16 +241,19 @@ def report(options: argparse.Namespace, batches: dict[str, int]) -> None:
             gc.collect()
             torch.cuda.empty_cache()
     peak = peak_flops(options)
-    columns = {"pairs": 6, "s/step": 8, "pairs/s": 9, "speed-up": 9, "GB": 8, "of": 7, "step GB": 9, "of ": 7, "MFU": 6}
-    print(" " * 10 + "".join(f"{column:>{width}}" for column, width in columns.items()))
-    rate = {name: batches[name] / statistics.median(seconds) for name, seconds in times.items()}
+    columns = {"pairs": 6, "s/step": 8, "pairs/s": 9, "speed-up": 9, "CPU s": 7, "speed-up ": 10}
+    columns |= {"GB": 8, "of": 7, "step GB": 9, "of ": 7, "MFU": 6}
+    print(" " * 13 + "".join(f"{column:>{width}}" for column, width in columns.items()))
+    rate = {name: batches[name] / statistics.median(wall for wall, _ in both) for name, both in times.items()}
+    work = {name: statistics.median(cpu for _, cpu in both) / batches[name] for name, both in times.items()}
     for name, batch in batches.items():
         whole, step = (
             f"{gb:>8.2f}{gb / base:>7.0%}" for gb, base in zip(memory[name], memory["reference"], strict=True)
         )
         mfu = f"{flops_per_pair(options) * rate[name] / peak:.0%}" if peak else "-"
         speed = f"{batch / rate[name]:>8.3f}{rate[name]:>9.2f}{rate[name] / rate['reference']:>9.2f}"
-        print(f"{name:<10}{batch:>6}{speed}{whole} {step}{mfu:>6}")
+        speed += f"{work[name] * batch:>7.2f}{work['reference'] / work[name]:>10.2f}"
+        print(f"{name:<13}{batch:>6}{speed}{whole} {step}{mfu:>6}")
 
 
 _FLOPS: dict[str, float] = {}
@@ -280,7 +287,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--largest", action="store_true", help="also the largest batch that fits the GPU")
     parser.add_argument("--peak-tflops", type=float, help="of the device, for the model FLOP utilisation")
-    parser.add_argument("--only", choices=("trainer", "reference"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
@@ -291,14 +298,14 @@ def main() -> None:
         run_only(options)
         return
     device = torch.cuda.get_device_name() if options.device == "cuda" else f"{options.threads} CPU threads"
-    print(f"torch {torch.__version__}, {device}, {options.name}, medians of {options.rounds} interleaved rounds")
-    report(options, {"reference": options.batch, "trainer": options.batch})
+    print(f"torch {torch.__version__}, {device}, {options.name}, medians of {options.rounds} rounds", flush=True)
+    report(options, dict.fromkeys(builders(options, options.batch), options.batch))
     exact = settings(options, 2, **{"network.drop_path": 0})
     loss, gradient = differences(exact, random_views(exact, 2, options.device))
     print(f"in float32 trainer and reference differ by {loss:.1e} (loss) and at most {gradient:.1e} (gradients)")
     print(f"{flops_per_pair(options) / 1e9:.0f} GFLOP a pair")
     if options.largest:
-        report(options, {name: largest_batch(options, name) for name in ("reference", "trainer")})
+        report(options, {name: largest_batch(options, name) for name in builders(options, options.batch)})
 
 
 if __name__ == "__main__":
