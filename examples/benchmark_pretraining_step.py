@@ -31,7 +31,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.loop import make_accelerator
+from midway_zoo.train.launch import make_accelerator
 from midway_zoo.train.optim import parameter_groups, set_hyperparameters
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.model import PretrainModel

@@ -32,7 +32,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns 0 if it went well, 1 if it failed (one line on stderr); exits with 2 on misuse."""
-    options = build_parser().parse_args(argv)
+    parser = build_parser()
+    options, further = parser.parse_known_args(argv)
+    # argparse takes positional arguments in one piece; settings may stand on both sides of an option.
+    if further and not (hasattr(options, "settings") and all("=" in item and item[0] != "-" for item in further)):
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
+    if further:
+        options.settings += further
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s")
     try:
         options.run(options)

@@ -7,7 +7,7 @@ from typing import Any
 
 from midway_zoo.cli.flow import tile
 from midway_zoo.cli.inference import device, load
-from midway_zoo.cli.train import needs_extra
+from midway_zoo.cli.train import needs_extra, positive
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
 from midway_zoo.files import check_output, write_json
@@ -58,8 +58,8 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--pass", dest="passes", choices=("clean", "final"), help="of Sintel and FlyingThings; default: both"
     )
-    command.add_argument("--limit", type=_positive, metavar="N", help="at most N pairs of each part, evenly spaced")
-    command.add_argument("--workers", type=int, default=0, help="processes that read files; default: %(default)s")
+    command.add_argument("--limit", type=positive, metavar="N", help="at most N pairs of each part, evenly spaced")
+    command.add_argument("--workers", type=_workers, default=0, help="processes that read files; default: %(default)s")
 
 
 def _add_method_options(command: argparse.ArgumentParser) -> None:
@@ -72,14 +72,12 @@ def _add_method_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
     command.add_argument("--overlap", type=float, default=0.9, help="head: of tiles, default: %(default)s")
     command.add_argument("--max-flow", type=float, metavar="PIXELS", help="leave out longer vectors")
-    command.add_argument("--batch-size", type=_positive, default=4, help="default: %(default)s")
+    command.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1")
-    return int(text)
+def _workers(text: str) -> int:
+    return 0 if text == "0" else positive(text)
 
 
 def _flow(options: argparse.Namespace) -> None:

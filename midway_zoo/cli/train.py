@@ -56,7 +56,7 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
     )
     command.add_argument("root", metavar="ROOT", type=Path)
     command.add_argument("-o", "--output", type=Path, help="index file; default: kept with the data")
-    command.add_argument("--workers", type=int, help="processes; default: one a core")
+    command.add_argument("--workers", type=positive, help="processes; default: one a core")
     command.add_argument("--force", action="store_true", help="probe again what the index knows")
     command.set_defaults(run=_index)
 
@@ -70,7 +70,7 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
     command.add_argument("--height", type=int, default=360, help="shorter side in pixels; default: %(default)s")
     command.add_argument("--gop", type=int, default=15, help="frames from key frame to key frame; default: %(default)s")
     command.add_argument("--format", choices=("video", "frames"), default="video", help="default: %(default)s")
-    command.add_argument("--workers", type=int, help="processes; default: one a core")
+    command.add_argument("--workers", type=positive, help="processes; default: one a core")
     command.set_defaults(run=_prepare)
 
 
@@ -90,6 +90,13 @@ def _add_run_command(
     )
     command.add_argument("settings", metavar="KEY=VALUE", nargs="*", help="such as data.root=/videos out=runs/a seed=1")
     command.set_defaults(run=_run)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1, as an argument."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number of at least 1")
+    return int(text)
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -112,6 +112,15 @@ def best_checkpoint(out: Path) -> Checkpoint | None:
     return next((checkpoint for checkpoint in find_checkpoints(out) if checkpoint.step == step), None)
 
 
+def open_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint folder, whatever it is called by now."""
+    try:
+        step = int(json.loads((path / STATE).read_text(encoding="utf-8"))["step"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path / STATE} is not readable ({error}); is it a checkpoint of a run?") from error
+    return Checkpoint(path, step)
+
+
 def save_checkpoint(
     out: Path,
     step: int,

@@ -12,8 +12,10 @@ from typing import Any, Literal
 
 import torch
 
+from midway_zoo.errors import ConfigError
 from midway_zoo.train.config import RunConfig, describe_config, load_config
-from midway_zoo.train.loop import RunResult, fit, make_accelerator
+from midway_zoo.train.launch import make_accelerator
+from midway_zoo.train.loop import RunResult, fit
 from midway_zoo.train.task import Task
 
 logger = logging.getLogger(__name__)
@@ -76,8 +78,10 @@ def _dry_run(task: Task[Any], accelerator: Any) -> None:
     """Two steps, nothing written."""
     import tempfile
 
+    total = task.total_steps
+    if total < 2:
+        raise ConfigError("the schedule has one step, and a dry run needs two; raise epochs or schedule_steps.")
     with tempfile.TemporaryDirectory() as folder:
-        total = task.total_steps
         # An `out` of its own: a dry run neither resumes nor leaves anything.
         task.config = replace(
             task.config, out=folder, max_steps=2, max_seconds=None, trackers=[], save_every=10**9, resume="auto"
@@ -88,6 +92,8 @@ def _dry_run(task: Task[Any], accelerator: Any) -> None:
 
         def timed(step: int) -> None:
             before_update(step)
+            if accelerator.device.type == "cuda":
+                torch.cuda.synchronize()
             times.append(time.perf_counter())
 
         task.before_update = timed  # type: ignore[method-assign]

@@ -1,6 +1,7 @@
 """Configuration: strict dataclasses, YAML recipes that ship with the package, ``key.sub=value`` overrides."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -81,10 +82,14 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
         MissingFileError: if there is no such recipe.
     """
     merged = _merged(schema, recipe, overrides)
-    missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+    try:
+        missing = sorted(str(key) for key in OmegaConf.missing_keys(merged))
+        whole = None if missing else OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     if missing:
         raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
-    config: Config = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    config: Config = whole  # type: ignore[assignment]
     if config.precision == "False":  # what YAML makes of precision=no
         config.precision = "no"
     check_run(config)
@@ -106,7 +111,7 @@ def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Seque
         key, equals, _ = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} is not KEY=VALUE. Overrides look like data.root=/videos.")
-        layers.append((override, OmegaConf.from_dotlist([override])))
+        layers.append((override, _parsed(override, OmegaConf.from_dotlist, [override])))
     merged = OmegaConf.structured(schema)
     for origin, layer in layers:
         for key in _leaves(layer):
@@ -132,8 +137,18 @@ def check_run(config: RunConfig) -> None:
     for key in ("max_steps", "schedule_steps", "keep_every", "picture_every", "max_seconds"):
         if getattr(config, key) is not None and getattr(config, key) <= 0:
             raise ConfigError(f"{key}={getattr(config, key)} must be positive, or null.")
+    if not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed} must lie between 0 and {2**32 - 1}.")
+    if not math.isfinite(config.epochs):
+        raise ConfigError(f"epochs={config.epochs} must be finite; max_seconds= ends a run by the clock.")
     if config.num_workers < 0 or config.epochs <= 0:
         raise ConfigError(f"num_workers={config.num_workers} and epochs={config.epochs} must not be negative or zero.")
+
+
+def check_optimizer(betas: Sequence[float]) -> None:
+    """Raise :class:`ConfigError` for betas that AdamW does not take."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ConfigError(f"optim.betas={list(betas)} must be two numbers of at least 0 and below 1.")
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -162,7 +177,10 @@ def read_recipe(recipe: str | Path) -> tuple[str, str]:
     if path.suffix in (".yaml", ".yml"):
         if not path.is_file():
             raise MissingFileError(f"there is no recipe file {path}. Bundled: {', '.join(recipe_names())}.")
-        return str(path), path.read_text(encoding="utf-8")
+        try:
+            return str(path), path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not a readable text file ({error}).") from error
     bundled = _recipes() / f"{recipe}.yaml"
     if not bundled.is_file():
         names = recipe_names()
@@ -174,13 +192,17 @@ def read_recipe(recipe: str | Path) -> tuple[str, str]:
 
 
 def _parse(text: str, origin: str) -> DictConfig:
-    try:
-        parsed = OmegaConf.create(text)
-    except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
-        raise ConfigError(f"{origin} is not readable YAML: {' '.join(str(error).split())}") from error
+    parsed = _parsed(origin, OmegaConf.create, text)
     if not isinstance(parsed, DictConfig):
         raise ConfigError(f"{origin} must hold keys and values.")
     return parsed
+
+
+def _parsed(origin: str, parse: Callable[[Any], Any], text: Any) -> Any:
+    try:
+        return parse(text)
+    except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
+        raise ConfigError(f"{origin}: not readable YAML: {' '.join(str(error).split())}") from error
 
 
 def _leaves(config: Any, prefix: str = "") -> Iterator[str]:

@@ -9,7 +9,7 @@ from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, Ou
 from midway_zoo.files import write_safetensors
 from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.checkpoints import BEST, CONFIG, STATE, Checkpoint, best_checkpoint
+from midway_zoo.train.checkpoints import BEST, CONFIG, STATE, best_checkpoint, open_checkpoint
 from midway_zoo.train.initial import run_checkpoint
 from midway_zoo.train.segmentation.export import HEAD, segmentation_head
 from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
@@ -84,8 +84,8 @@ def network_of_checkpoint(checkpoint: Path, *, paired: bool | None) -> MidwayNet
         checkpoint: a folder ``step_*``.
         paired: None as trained; False the teacher alone; True both (an encoder trained alone serves as both).
     """
-    step = int(checkpoint.name.rpartition("_")[2])
-    read = Checkpoint(checkpoint, step)
+    read = open_checkpoint(checkpoint)
+    step = read.step
     state, facts = read.model(), read.state()
     described = facts.get("network")
     if not isinstance(described, dict):

@@ -1,18 +1,19 @@
 """The training loop, for any task: Accelerate does devices, processes, precision and trackers."""
 
 import logging
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs, reduce, send_to_device
+from accelerate.utils import (
+    reduce,
+    send_to_device,
+)
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
@@ -28,12 +29,14 @@ from midway_zoo.train.checkpoints import (
 )
 from midway_zoo.train.config import RunConfig, to_yaml
 from midway_zoo.train.journal import Delayed, Progress, StepLog, flat, provenance, publish_pictures
+from midway_zoo.train.launch import make_accelerator
 from midway_zoo.train.optim import set_hyperparameters
 from midway_zoo.train.sharding import (
     WholeCopy,
     check_launch,
     gathered,
     load_optimizer,
+    local_shards,
     shard_model,
     unsynchronised,
 )
@@ -78,44 +81,6 @@ def fit(task: Task[Any], *, accelerator: Accelerator | None = None, save: bool =
     return Run(task, accelerator or make_accelerator(task.config), save=save).fit()
 
 
-def make_accelerator(config: RunConfig) -> Accelerator:
-    """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself.
-
-    Raises:
-        ConfigError: if the processes do not see each other, the batch does not divide among them, or the device has
-            not the precision, or Accelerate was told to shard the model by itself.
-    """
-    check_launch()
-    if config.precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("precision=fp16 needs a GPU, and there is none here; use precision=bf16 or precision=no.")
-    accelerator = Accelerator(
-        # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
-        cpu=not torch.accelerator.is_available(),
-        mixed_precision=config.precision,
-        log_with=list(config.trackers) or None,
-        project_dir=config.out,
-        # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            # The first process validates and saves while the others wait.
-            InitProcessGroupKwargs(timeout=timedelta(hours=2)),
-        ],
-    )
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if launched != accelerator.num_processes:
-        raise ConfigError(
-            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}: they would "
-            "overwrite each other's run. Launch with `accelerate launch` or torchrun, and check `accelerate env`."
-        )
-    if config.batch_size % (accelerator.num_processes * config.accumulate):
-        raise ConfigError(
-            f"batch_size={config.batch_size} does not divide into {accelerator.num_processes} process(es) with "
-            f"accumulate={config.accumulate} micro-batches each; choose a multiple of "
-            f"{accelerator.num_processes * config.accumulate}."
-        )
-    return accelerator
-
-
 class Run:
     """One process of a run."""
 
@@ -153,7 +118,13 @@ class Run:
         state = checkpoint.state() if checkpoint else {}
         if checkpoint:
             self._check_same_run(checkpoint, state)
-            task.model.load_state_dict(checkpoint.model())
+            try:
+                task.model.load_state_dict(checkpoint.model())
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"{checkpoint.path} does not fit the configured model ({' '.join(str(error).split())[:300]}). "
+                    f"Resume with its own {CONFIG}."
+                ) from error
             task.load_state_dict(state["task"])
         task.model.train()
         if self.config.compile and not self.config.shard:
@@ -190,18 +161,16 @@ class Run:
         return unsynchronised(self.model) if self.config.shard else self.accelerator.no_sync(self.model)
 
     def _check_same_run(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        for key, ours in self._identity().items():
-            theirs = state["identity"].get(key)
-            if theirs != ours:
-                if key == "data":
-                    raise ConfigError(
-                        f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "
-                        f"file, or start another run with a new out= and init_from={checkpoint.path}."
-                    )
+        for key, theirs, ours in differences(state["identity"], self._identity()):
+            if key == "data":
                 raise ConfigError(
-                    f"{checkpoint.path} was trained with {key}={theirs}, not {ours}: the run would not be the same. "
-                    f"Resume with {key}={theirs}, or start another with a new out= and init_from={checkpoint.path}."
+                    f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "
+                    f"file, or start another run with a new out= and init_from={checkpoint.path}."
                 )
+            raise ConfigError(
+                f"{checkpoint.path} was trained with {key}={theirs}, not {ours}: the run would not be the same. "
+                f"Resume with {key}={theirs}, or start another with a new out= and init_from={checkpoint.path}."
+            )
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when a run is resumed."""
@@ -237,7 +206,7 @@ class Run:
         batches = self._batches()
         for step in range(self.first_step, self.last_step):
             waited = time.perf_counter()
-            batch = next(batches)
+            batch = next_batch(batches)
             waited = time.perf_counter() - waited
             self.task.observe(batch)
             batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
@@ -279,7 +248,8 @@ class Run:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task.after_update(step)
-        stop = torch.tensor(float(self._wants_to_stop()), device=accelerator.device)
+        # Filled on the device: a copy from the host would wait for it.
+        stop = torch.full((), float(self._wants_to_stop()), device=accelerator.device)
         values = reduce(torch.stack([*sums.values(), stop]), "mean")
         extra = {"lr": hyper.lr, "weight_decay": hyper.weight_decay, "waited": waited}
         extra |= {} if hyper.momentum is None else {"momentum": hyper.momentum}
@@ -329,15 +299,27 @@ class Run:
         last = latest_checkpoint(self.out)
         good = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
         raise TrainingDivergedError(
-            f"the loss of step {step} is not finite ({parts}); {good}. Resume from it with a lower optim.base_lr, "
+            f"the loss of step {step} is not finite ({parts}); {good}. Resume from it with a lower learning rate, "
             "or with precision=bf16 or no if it was fp16."
         )
+
+    def _check_weights(self, step: int) -> None:
+        """A gradient can be infinite where the loss is not."""
+        tensors = [*self.task.model.parameters(), *self.task.model.buffers()]
+        tensors = [tensor for tensor in local_shards(tensors) if tensor.is_floating_point() and tensor.numel()]
+        bad = torch.stack([~tensor.isfinite().all() for tensor in tensors]).any().float()
+        if cast(Tensor, reduce(bad, "sum")).item():
+            last = latest_checkpoint(self.out)
+            raise TrainingDivergedError(
+                f"the weights after step {step - 1} are not finite, though its loss was; the last good checkpoint is "
+                f"{last.path if last else 'none'}. Resume from it with a lower learning rate."
+            )
 
     def _save(self, step: int) -> None:
         self._report()  # raises if a value is not finite: what is saved is always good
         if self.saved_step == step or not self.saves:
             return
-        self.accelerator.wait_for_everyone()
+        self._check_weights(step)
         figures: dict[str, float] = {}
         main = self.accelerator.is_main_process
         model = gathered(self.task.model.state_dict(), keep=main)
@@ -400,6 +382,26 @@ class Run:
         best = best_checkpoint(self.out) if self.task.best_by else None
         paths = [found.path if found else None for found in (checkpoint, best)]
         return RunResult(step, finished, reason, paths[0], values, paths[1])
+
+
+def next_batch(batches: Iterator[Any]) -> Any:
+    """The next batch; an error of a worker is raised as what it was, without the worker's traceback in its message."""
+    try:
+        return next(batches)
+    except MidwayZooError as error:
+        told, mark, message = str(error).rpartition(f"{type(error).__name__}: ")
+        if mark and "Original Traceback" in told:
+            raise type(error)(message.strip()) from error
+        raise
+
+
+def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, their value, our value) wherever two nested mappings differ; keys of one alone are left out."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for name in (name for name in theirs if name in ours):
+            yield from differences(theirs[name], ours[name], f"{key}.{name}" if key else name)
+    elif theirs != ours:
+        yield key, theirs, ours
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

@@ -5,7 +5,8 @@ import signal
 import sys
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.loop import Run, make_accelerator
+from midway_zoo.train.launch import make_accelerator
+from midway_zoo.train.loop import Run
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
 

@@ -110,7 +110,7 @@ def test_dry_run_and_print_config_write_nothing(pretrain, tmp_path, capsys) -> N
     text = capsys.readouterr().out
     assert "name: midway_vitb" in text
     assert "root: ???" in text
-    assert pretrain("--dry-run") == 0
+    assert pretrain("--dry-run", "seed=1") == 0
     text = capsys.readouterr().out
     assert "pairs/s" in text
     assert "8 steps would take about" in text
@@ -118,7 +118,25 @@ def test_dry_run_and_print_config_write_nothing(pretrain, tmp_path, capsys) -> N
     assert not (tmp_path / "run").exists()
 
 
+def test_a_checkpoint_may_be_moved(pretrain, tmp_path) -> None:
+    assert pretrain("max_steps=1") == 0
+    latest_checkpoint(tmp_path / "run").path.rename(tmp_path / "mine")
+    assert main(["train", "export", str(tmp_path / "mine"), str(tmp_path / "out")]) == 0
+    assert pretrain(f"init_from={tmp_path / 'mine'}", f"out={tmp_path / 'next'}", "max_steps=1") == 0
+
+
+def test_heads_of_a_run_without_them_start_fresh(pretrain, tmp_path, caplog) -> None:
+    assert pretrain("max_steps=1", "objective.dino_weight=0") == 0
+    assert pretrain(f"init_from={tmp_path / 'run'}", f"out={tmp_path / 'next'}", "max_steps=1") == 0
+    assert "they start fresh" in caplog.text
+
+
 def test_errors_are_one_line(pretrain, tmp_path, capsys) -> None:
+    for setting, told in (("trackers=[foo]", "tensorboard"), ("trackers=[wandb]", "pip install wandb")):
+        assert pretrain(setting) == 1
+        assert told in capsys.readouterr().err
+    assert pretrain("--dry-run", "schedule_steps=1") == 1
+    assert "needs two" in capsys.readouterr().err
     assert pretrain("optim.base_rl=1") == 1
     assert "optim.base_lr" in capsys.readouterr().err
     assert pretrain("data.root=nowhere") == 1

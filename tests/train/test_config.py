@@ -57,6 +57,11 @@ def test_every_model_names_its_recipe() -> None:
         ("batch_size=0", "at least 1"),
         ("max_steps=0", "positive"),
         ("num_workers=-1", "num_workers"),
+        ("seed=-1", "between 0"),
+        ("seed=20261123120000", "between 0"),
+        ("epochs=.inf", "finite"),
+        ("data.root=[a", "not readable YAML"),
+        ("max_steps=${foo}", "cannot be resolved"),
     ],
 )
 def test_bad_settings(setting: str, message: str) -> None:
@@ -74,6 +79,9 @@ def test_bad_settings(setting: str, message: str) -> None:
         (["objective.dynamics_weights=[1]"], "one weight per level"),
         (["objective.dino_weight=0", "network.overrides.dynamics=false"], "nothing to train"),
         (["optim.ema_horizon=long"], "released, run"),
+        (["optim.betas=[1.0, 0.9]"], "below 1"),
+        (["optim.clip=0"], "null does not clip"),
+        (["network.overrides.patch_size=0"], "positive integer"),
     ],
 )
 def test_bad_combinations(settings: list[str], message: str) -> None:

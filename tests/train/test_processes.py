@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 
 from midway_zoo.errors import ConfigError
-from midway_zoo.train.loop import make_accelerator
+from midway_zoo.train.launch import make_accelerator
 from tests.train.gradients_run import record
-from tests.train.test_resume import command
+from tests.train.test_resume import ONE_THREAD, command
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_two_processes_with_half_the_batch_each(settings, tmp_path, alone) -> No
     file = tmp_path / "two.safetensors"
     module = "tests.train.gradients_run"
     two = command(module, str(file), *settings, "max_steps=2", f"out={tmp_path / 'two'}", processes=2)
-    subprocess.run(two, check=True, capture_output=True)
+    subprocess.run(two, check=True, capture_output=True, env=ONE_THREAD)
     assert_agree(file, alone)
 
 

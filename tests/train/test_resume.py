@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -46,10 +47,15 @@ def command(module: str, *arguments: str, processes: int = 1) -> list[str]:
     return [sys.executable, *launch, "-m", module, *arguments]
 
 
+# Processes that share two cores: more threads than cores would wait for each other.
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def kill_before(step: int, settings: list[str], processes: int = 1) -> None:
     """A run whose first process is killed with SIGKILL in the middle of a step."""
     killed = command("tests.train.killed_run", str(step), *settings, processes=processes)
-    process = subprocess.Popen(killed, start_new_session=True, stderr=subprocess.DEVNULL)
+    environment = ONE_THREAD if processes > 1 else os.environ
+    process = subprocess.Popen(killed, start_new_session=True, stderr=subprocess.DEVNULL, env=environment)
     try:
         assert process.wait(timeout=250) != 0
     finally:
@@ -84,26 +90,33 @@ def test_killed_and_resumed_with_workers_is_the_same_run(settings, make_task, tm
 
 
 def test_two_processes_killed_and_resumed(settings, tmp_path) -> None:
-    outs = [tmp_path / "killed", tmp_path / "uninterrupted"]
-    shared = [*settings, "network.drop_path=0.2", "save_every=2"]
-    kill_before(3, [*shared, f"out={outs[0]}"], processes=2)
-    assert len(lines(outs[0])) == 3
-    for out in outs:
-        pretrain = ("pretrain", "--recipe", "nano", *shared, f"out={out}")
-        subprocess.run(command("midway_zoo.train", *pretrain, processes=2), check=True, capture_output=True)
-    assert len(lines(outs[0])) == 8
-    assert lines(outs[0]) == lines(outs[1])
-    assert_same_weights(*outs)
+    out = tmp_path / "run"
+    shared = [*settings, "network.drop_path=0.2", "save_every=3"]
+    kill_before(6, shared, processes=2)
+    shutil.rmtree(out / "checkpoints" / "step_00000006")  # what was done of steps 3 to 5 has to be done again
+    killed = lines(out)
+    assert len(killed) == 6
+    pretrain = ("pretrain", "--recipe", "nano", *shared, "resume=must", "max_steps=7")
+    subprocess.run(command("midway_zoo.train", *pretrain, processes=2), check=True, capture_output=True, env=ONE_THREAD)
+    assert len(lines(out)) == 7
+    assert lines(out)[:6] == killed
 
 
-def test_a_signal_saves_and_exits_well(settings, tmp_path) -> None:
+def test_a_signal_to_the_whole_group_saves(settings, tmp_path) -> None:
+    """As launchers and schedulers send it: to the data workers too."""
     out = tmp_path / "run"
     arguments = command("midway_zoo.train", "pretrain", "--recipe", "nano", *settings, "schedule_steps=100000")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        [*arguments, "num_workers=1"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        text=True,
+    )
     while len(read_log(out / "log.jsonl")) < 2 and process.poll() is None:
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    text = process.communicate()[0]
+    os.killpg(process.pid, signal.SIGTERM)
+    text = process.communicate(timeout=120)[0]
     assert process.returncode == 0
     assert "SIGTERM" in text
     assert "resume=must" in text
@@ -138,6 +151,10 @@ def test_resume_choices(make_task, tmp_path) -> None:
         fit(make_task("seed=1"))
     with pytest.raises(ConfigError, match="batch_size=4, not 8"):
         fit(make_task("batch_size=8"))
+    with pytest.raises(ConfigError, match=r"network\.gating=True, not False"):
+        fit(make_task("network.overrides.gating=false"))
+    with pytest.raises(ConfigError, match=r"data\.repeats=4, not 2"):
+        fit(make_task("data.repeats=2"))
 
 
 def test_damaged_checkpoint_names_the_remedy(make_task, tmp_path) -> None:
@@ -165,7 +182,7 @@ def test_optimizer_state_is_read_without_running_anything(make_task, tmp_path) -
 
 def test_diverged_run_stops_and_saves_nothing(make_task, tmp_path) -> None:
     fit(make_task("max_steps=2"))
-    task = make_task("save_every=1")
+    task = make_task()
     after = task.after_update
 
     def poison(step: int) -> None:
@@ -175,6 +192,44 @@ def test_diverged_run_stops_and_saves_nothing(make_task, tmp_path) -> None:
                 next(task.model.network.dynamics.midway.parameters()).fill_(float("nan"))
 
     task.after_update = poison
-    with pytest.raises(TrainingDivergedError, match=r"step 5 is not finite \(loss nan.*step_00000005"):
+    with pytest.raises(TrainingDivergedError, match=r"step 5 is not finite \(loss nan.*step_00000002"):
         fit(task)
-    assert latest_checkpoint(tmp_path / "run").step == 5
+    assert latest_checkpoint(tmp_path / "run").step == 2
+
+
+def test_weights_that_are_not_finite_are_never_saved(make_task, tmp_path) -> None:
+    task = make_task("save_every=1")
+    before = task.before_update
+
+    def poison(step: int) -> None:
+        if step == 2:
+            task.model.network.encoder.cls_token.grad.fill_(float("inf"))
+        before(step)
+
+    task.before_update = poison
+    with pytest.raises(TrainingDivergedError, match=r"weights after step 2 are not finite.*step_00000002"):
+        fit(task)
+    assert latest_checkpoint(tmp_path / "run").step == 2
+
+
+def test_an_error_of_a_worker_is_told_in_a_line() -> None:
+    from midway_zoo.errors import DataError
+    from midway_zoo.train.loop import next_batch
+
+    def batches():
+        yield 1
+        raise DataError("Caught DataError in worker 0.\nOriginal Traceback (most recent call last):\nDataError: gone.")
+
+    stream = batches()
+    assert next_batch(stream) == 1
+    with pytest.raises(DataError, match=r"^gone\.$"):
+        next_batch(stream)
+
+
+def test_initial_weights_are_not_asked_for_again(make_task, tmp_path) -> None:
+    fit(make_task("max_steps=1"))
+    (tmp_path / "run").rename(tmp_path / "first")
+    source, out = f"init_from={tmp_path / 'first'}", f"out={tmp_path / 'second'}"
+    fit(make_task(source, out, "max_steps=1"))
+    shutil.rmtree(tmp_path / "first")
+    assert fit(make_task(source, out, "max_steps=2")).step == 2

@@ -17,7 +17,7 @@ from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
 from tests.train.conftest import TINY
 from tests.train.gradients_run import record
-from tests.train.test_resume import command
+from tests.train.test_resume import ONE_THREAD, command
 
 # Small tensors of odd sizes: several have fewer rows than there are processes, and none at all in some.
 SETTINGS = [*TINY, "batch_size=8", "optim.clip=0.01", "head.norm_last_layer=false", "network.grad_checkpointing=true"]
@@ -32,7 +32,7 @@ def runs(videos, tmp_path_factory) -> Path:
     shutil.copytree(folder / "alone", folder / "resumed")
     record(f"{folder}/alone_4.safetensors", [*settings, "max_steps=4", f"out={folder}/alone"])
     sharded = command("tests.train.sharded_run", str(folder), *settings, processes=2)
-    process = subprocess.run(sharded, check=False, capture_output=True, text=True)
+    process = subprocess.run(sharded, check=False, capture_output=True, text=True, env=ONE_THREAD)
     assert process.returncode == 0, process.stderr[-4000:]
     fit(PretrainTask(load_config(PretrainConfig, "nano", [*settings, "max_steps=4", f"out={folder}/new"])))
     return folder

@@ -1,10 +1,13 @@
 """The data loader of every task: workers that live as long as the run, pinned memory, batches made ahead."""
 
+import signal
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+
+from midway_zoo.train.stopping import StopRequest
 
 
 def make_loader(
@@ -37,3 +40,8 @@ def make_loader(
 def _one_thread(worker: int) -> None:
     """Workers are what runs in parallel; threads inside them would only compete."""
     torch.set_num_threads(1)
+    # Launchers and schedulers signal the whole process group. The run answers by a last step, for which it needs its
+    # workers; they end with the loader, or with their parent.
+    for name in StopRequest.SIGNALS:
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

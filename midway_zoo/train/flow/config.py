@@ -5,7 +5,7 @@ from typing import Any
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
-from midway_zoo.train.config import RunConfig, check_run
+from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.flow.mixture import FlowDataConfig, check_flow_data
 from midway_zoo.train.data.flow.parts import check_part
 
@@ -93,15 +93,14 @@ def check_flow(config: FlowConfig) -> None:
         if key in config.network.overrides:
             raise ConfigError(f"network.overrides.{key} is not for flow fine-tuning: {remedy}.")
     if config.initial == "random" and config.init_from is not None:
-        raise ConfigError(f"initial=random takes nothing from init_from={config.init_from}; leave one of them out.")
+        raise ConfigError(f"initial=random takes nothing from init_from={config.init_from}; pass init_from=null.")
     if config.initial != "random" and config.init_from is None:
         raise ConfigError(
             f"initial={config.initial} needs init_from=NAME|PATH, such as init_from=midway_vits.bdd100k; "
             "initial=random starts from nothing."
         )
     optim = config.optim
-    if len(optim.betas) != 2:
-        raise ConfigError(f"optim.betas={optim.betas} must be two numbers.")
+    check_optimizer(optim.betas)
     if optim.lr <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
         raise ConfigError(
             f"optim.lr={optim.lr} must be positive, optim.weight_decay={optim.weight_decay} and "

@@ -13,6 +13,7 @@ from torch import Tensor
 from midway_zoo.batching import normaliser
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
 from midway_zoo.train.data.loading import make_loader
@@ -49,7 +50,7 @@ class FlowTask(Task[FlowConfig]):
         self.failures = FailureCounter(config.data.max_failure_share)
         torch.manual_seed(config.seed)
         network = MidwayNetwork(config.midway_config())
-        if config.init_from is not None:
+        if config.init_from is not None and latest_checkpoint(Path(config.out)) is None:
             initialise(network, config.init_from, config.initial)
         self.model = FlowModel(network, frozen=config.frozen)
 

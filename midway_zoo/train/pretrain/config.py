@@ -5,7 +5,7 @@ from typing import Any
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
-from midway_zoo.train.config import RunConfig, check_run
+from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.pairs import PairsConfig
 from midway_zoo.train.data.scenes.config import ScenesConfig
 from midway_zoo.train.data.views import ViewsConfig
@@ -106,6 +106,8 @@ class PretrainConfig(RunConfig):
 
     def _grid(self) -> tuple[int, int]:
         patch = self.network.overrides.get("patch_size", architecture_config(self.network.name).patch_size)
+        if not isinstance(patch, int) or patch < 1:
+            raise ConfigError(f"network.overrides.patch_size={patch} must be a positive integer.")
         for key in ("dynamics_size", "global_size", "local_size"):
             if getattr(self.views, key) % patch:
                 raise ConfigError(f"views.{key}={getattr(self.views, key)} must be a multiple of the patch, {patch}.")
@@ -138,5 +140,6 @@ def check_pretrain(config: PretrainConfig) -> None:
         )
     if objective.dino_weight < 0 or min(objective.student_temperature, objective.teacher_temperature) <= 0:
         raise ConfigError("objective: weights must not be negative and temperatures must be positive.")
-    if len(config.optim.betas) != 2:
-        raise ConfigError(f"optim.betas={config.optim.betas} must be two numbers.")
+    check_optimizer(config.optim.betas)
+    if config.optim.clip is not None and config.optim.clip <= 0:
+        raise ConfigError(f"optim.clip={config.optim.clip} must be positive; null does not clip.")

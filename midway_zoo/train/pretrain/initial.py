@@ -40,7 +40,8 @@ def _heads(path: Path) -> dict[str, Tensor]:
     if run is not None:
         from safetensors.torch import load_file
 
-        return {key: value for key, value in load_file(run / MODEL).items() if not key.startswith("network.")}
+        heads = {key: value for key, value in load_file(run / MODEL).items() if not key.startswith("network.")}
+        return heads if "head.mlp.0.weight" in heads else {}  # of another task, or of the dynamics alone
     if path.suffix != ".pth" or not path.is_file():
         return {}
     heads = {f"head.{key}": value for key, value in read_head(path, side="student").items()}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig
-from midway_zoo.train.checkpoints import Checkpoint
+from midway_zoo.train.checkpoints import open_checkpoint
 from midway_zoo.train.export import checkpoint_config
 from midway_zoo.train.released_layout import write_released
 
@@ -22,7 +22,7 @@ def export_released(checkpoint: Path, out: Path, *, overwrite: bool = False) -> 
     """
     if out.suffix != ".pth":
         raise ConfigError(f"the released layout is one file; {out} should end in .pth.")
-    read = Checkpoint(checkpoint, int(checkpoint.name.rpartition("_")[2]))
+    read = open_checkpoint(checkpoint)
     facts, state = read.state(), read.model()
     settings = checkpoint_config(checkpoint)
     if facts["identity"]["task"] != "pretrain" or "head.mlp.0.weight" not in state:

@@ -1,6 +1,10 @@
 """Midway pretraining as a task of the generic loop."""
 
+import json
+import logging
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -8,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from midway_zoo.models.layers import Gate
+from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.optim import clip_each, parameter_groups
@@ -21,6 +26,9 @@ from midway_zoo.train.pretrain.model import PretrainModel
 from midway_zoo.train.pretrain.pictures import draw_pictures
 from midway_zoo.train.schedules import cosine
 from midway_zoo.train.task import Hyperparameters, Task
+
+logger = logging.getLogger(__name__)
+_FEW_STEPS = 100
 
 
 class PretrainTask(Task[PretrainConfig]):
@@ -39,8 +47,14 @@ class PretrainTask(Task[PretrainConfig]):
         self.failures = FailureCounter(config.data.max_failure_share)
         torch.manual_seed(config.seed)
         self.model = PretrainModel(config)
-        if config.init_from is not None:
+        if config.init_from is not None and latest_checkpoint(Path(config.out)) is None:
             initialise(self.model, config.init_from)
+        if self.total_steps < _FEW_STEPS:
+            logger.warning(
+                "the schedule has %d step(s) only: an epoch is %s pairs here, a step %d. Raise epochs, set "
+                "schedule_steps, or data.starts=all where there are few, long videos.",
+                *(self.total_steps, self.source.pairs_per_epoch or "no", config.batch_size),
+            )
         self.health_check = Health(config.head.out, self.warmup_steps)
 
     @property
@@ -49,7 +63,18 @@ class PretrainTask(Task[PretrainConfig]):
         return min(self.total_steps, round(self.config.optim.warmup_epochs * self.steps_per_epoch))
 
     def identity(self) -> dict[str, Any]:
-        return super().identity() | {"network.name": self.config.network.name, "data": self.source.fingerprint}
+        config, facts = self.config, {"network.name": self.config.network.name, "data": self.source.fingerprint}
+        shapes: dict[str, Any] = {
+            "network": self.model.network.config.to_dict(),
+            "head": asdict(config.head),
+            "objective.dino_weight": config.objective.dino_weight,
+            "optim.betas": config.optim.betas,
+            "views": asdict(config.views),
+        }
+        if config.data.source == "videos":
+            keys = ("min_seconds", "max_seconds", "repeats", "starts", "frames_fps", "decode_short_side")
+            shapes |= {f"data.{key}": getattr(config.data, key) for key in keys}
+        return super().identity() | facts | json.loads(json.dumps(shapes))  # JSON has no tuples
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         steps = StepBatches(first_step, self.config.batch_size, rank, world, last_step=last_step)

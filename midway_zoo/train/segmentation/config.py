@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from midway_zoo.errors import ConfigError
-from midway_zoo.train.config import RunConfig, check_run
+from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.photometric import PhotometricConfig, check_photometric
 from midway_zoo.train.data.scenes.config import ScenesConfig
 from midway_zoo.train.segmentation.metrics import IGNORE
@@ -118,5 +118,6 @@ def check_segmentation(config: SegmentationConfig) -> None:
         raise ConfigError("data.scale must be (smallest, largest) above 0; shares and probabilities at most 1.")
     if data.crop < 1 or data.val_scenes < 1:
         raise ConfigError(f"data.crop={data.crop} and data.val_scenes={data.val_scenes} must be at least 1.")
-    if len(config.optim.betas) != 2 or config.optim.warmup_steps < 0:
-        raise ConfigError("optim.betas must be two numbers, optim.warmup_steps at least 0.")
+    check_optimizer(config.optim.betas)
+    if config.optim.warmup_steps < 0:
+        raise ConfigError(f"optim.warmup_steps={config.optim.warmup_steps} must not be negative.")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, MissingFileError
 from midway_zoo.files import METADATA_KEY
-from midway_zoo.train.checkpoints import Checkpoint
+from midway_zoo.train.checkpoints import open_checkpoint
 
 HEAD = "segmentation_head.safetensors"
 """Tensors "head.weight" (K, parts * D, 1, 1) and "head.bias" (K,) of the convolution, "mean" and "std" (parts * D,) of
@@ -20,7 +20,7 @@ what it reads; metadata "features" (``FeaturesConfig``), "classes" and
 
 def segmentation_head(checkpoint: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Tensors and metadata of the head in a run's checkpoint; None if the run had none."""
-    read = Checkpoint(checkpoint, int(checkpoint.name.rpartition("_")[2]))
+    read = open_checkpoint(checkpoint)
     described = read.state().get("segmentation")
     if described is None:
         return None

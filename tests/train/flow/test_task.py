@@ -22,7 +22,7 @@ from midway_zoo.train.flow.validation import HELD_OUT_SEED
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from tests.train.data.flow import miniatures
-from tests.train.test_resume import assert_same_weights, command, lines
+from tests.train.test_resume import ONE_THREAD, assert_same_weights, command, lines
 
 Make = Callable[..., FlowTask]
 
@@ -98,14 +98,17 @@ def test_every_trained_parameter_gets_a_gradient(make_task: Make, switch: str) -
 
 def test_what_is_taken_from_init_from(make_task: Make, tmp_path: Path) -> None:
     fit(make_task("max_steps=2"))
-    source = weights(tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "first")
+    source = weights(tmp_path / "first")
     fresh = make_task().model.state_dict()
     for mode, rooms in (("full", ("encoder", "dynamics", "flow_head")), ("encoder", ("encoder",))):
-        found = make_task(f"init_from={tmp_path / 'run'}", f"initial={mode}").model.state_dict()
+        found = make_task(
+            f"init_from={tmp_path / 'first'}", f"initial={mode}", f"out={tmp_path / 'next'}"
+        ).model.state_dict()
         for name, value in found.items():
             expected = source if name.split(".")[1] in rooms else fresh
             assert torch.equal(value, expected[name]), (mode, name)
-    widths = make_task(f"init_from={tmp_path / 'run'}", "initial=full", "network.flow_head=[4,4,4,6,8]")
+    widths = make_task(f"init_from={tmp_path / 'first'}", "initial=full", "network.flow_head=[4,4,4,6,8]")
     assert widths.model.network.config.flow_head == (4, 4, 4, 6, 8)
     encoder_alone = mz.create_model("midway_nano", dynamics=False)
     encoder_alone.save_pretrained(tmp_path / "alone")
@@ -189,7 +192,9 @@ def test_sparse_pixels_weigh_the_same_in_micro_batches(make_task: Make) -> None:
 def test_two_processes_do_what_one_does(settings: list[str], make_task: Make, tmp_path: Path) -> None:
     fit(make_task("max_steps=3", f"out={tmp_path / 'alone'}"))
     arguments = ["flow", "--recipe", "flow_scenes_nano", *settings, "max_steps=3"]
-    subprocess.run(command("midway_zoo.train", *arguments, processes=2), check=True, capture_output=True)
+    subprocess.run(
+        command("midway_zoo.train", *arguments, processes=2), check=True, capture_output=True, env=ONE_THREAD
+    )
     for one, other in zip(lines(tmp_path / "alone"), lines(tmp_path / "run"), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], rel=1e-4)
         assert one["epe"] == pytest.approx(other["epe"], rel=1e-4)

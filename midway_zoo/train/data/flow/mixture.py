@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -123,6 +124,14 @@ class FlowStream:
         self.parts = parts
         self._seed = seed
         self._ends = np.cumsum([len(files) * repeats for files, repeats in parts])
+        self._order = lru_cache(maxsize=2)(self._draw_order)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A cache of a method cannot be sent to workers that are not forked.
+        return {key: value for key, value in vars(self).items() if key != "_order"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     @property
