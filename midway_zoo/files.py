@@ -45,12 +45,17 @@ def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes private files; a result is an ordinary one
+        make_ordinary(temporary, 0o666)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def make_ordinary(path: Path, mode: int) -> None:
+    """Give a file or folder that tempfile made, for its owner alone, the permissions of an ordinary one."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def write_json(path: Path, value: Any, *, overwrite: bool = False) -> None:

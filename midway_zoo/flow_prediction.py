@@ -242,7 +242,8 @@ def _neighbours(
 def _at_size(found: Found, size: tuple[int, int], given: tuple[int, int]) -> dict[str, Tensor]:
     """Fields of a result in pixels of the given images, from flow in pixels of frames of ``size``."""
     fields = {}
-    for (flow, sure), names in zip(found, (("flow", "confidence"), ("backward", "backward_confidence")), strict=False):
+    directions = (("flow", "confidence"), ("backward", "backward_confidence"))[: len(found)]
+    for (flow, sure), names in zip(found, directions, strict=True):
         factor = flow.new_tensor([given[1] / size[1], given[0] / size[0]]).view(2, 1, 1)
         fields[names[0]] = _resample(flow, given) * factor
         fields[names[1]] = _resample(sure, given)

@@ -112,9 +112,9 @@ def raw_flow(
     small = [Frames(frames.network, _shrink(frames.images, side)) for frames in (source, target)]
     whole = [Tile(row, (0, 0), (0, 0)) for row in range(len(source.images))]
     found = []
-    for rough, (one, other) in zip(
-        raw_tiles(small[0], small[1], whole, side, both=both), ((source, target), (target, source)), strict=False
-    ):
+    directions = ((source, target), (target, source)) if both else ((source, target),)
+    roughs = raw_tiles(small[0], small[1], whole, side, both=both)
+    for rough, (one, other) in zip(roughs, directions, strict=True):
         tiles = [_placed(tile, rough[tile.row], one.size, side) for tile in _tiles(one, side, overlap)]
         found += _blended(one, other, tiles, side, batch_size, both=False)
     return found

@@ -93,7 +93,7 @@ def _side_by_side(options: argparse.Namespace, flows: Iterator[FlowPrediction]) 
     """Source frame and flow, (3, H, 2 W) uint8; colours are of one scale, which only ever grows."""
     longest = 1e-6
     frames, _ = read_frames(options.source, options.stride, options.fps)
-    for prediction, (frame, _) in zip(flows, frames, strict=False):
+    for prediction, (frame, _) in zip(flows, frames, strict=False):  # the last frame is a target only
         flow = prediction.flow[0].cpu()
         longest = max(longest, float(torch.linalg.vector_norm(flow, dim=0).max()))
         picture = flow_to_image(flow, max_flow=options.max_flow or longest)

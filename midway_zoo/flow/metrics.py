@@ -103,7 +103,7 @@ class FlowMetrics:
         if not self._state[0, 1]:
             raise InputError("no valid pixel was seen: update() was not called, or every target is invalid.")
         pooled, per_image = {}, {}
-        rows = dict(zip(_NAMES, self._state.tolist(), strict=False))
+        rows = dict(zip(_NAMES, self._state[:-1].tolist(), strict=True))
         for name, (total, count, means, images) in rows.items():
             if name in ("epe_occ", "epe_noc") and not rows["epe_occ"][1] + rows["epe_noc"][1]:
                 continue

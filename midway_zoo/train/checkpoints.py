@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError
-from midway_zoo.files import write_json
+from midway_zoo.files import make_ordinary, write_json
 
 logger = logging.getLogger(__name__)
 MODEL, OPTIMIZER, STATE, CONFIG = "model.safetensors", "optimizer.pt", "state.json", "config.yaml"
@@ -142,7 +142,7 @@ def save_checkpoint(
         (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
             _sync(path)
-        temporary.chmod(0o777 & ~_umask())
+        make_ordinary(temporary, 0o777)
         if final.exists():  # the same step, written by a run that was resumed from before it
             shutil.rmtree(final)
         temporary.rename(final)
@@ -173,9 +173,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -86,7 +86,7 @@ def load_into(network: MidwayNetwork, source: MidwayNetwork, name: str, *, rooms
     given = fit_tables(source.state_dict(), source.config, network.config)
     wanted = {key: value for key, value in network.state_dict().items() if not rooms or key.partition(".")[0] in rooms}
     check_shapes(wanted, given, name)
-    network.load_state_dict({key: given[key] for key in wanted}, strict=not rooms)
+    network.load_state_dict(network.state_dict() | {key: given[key] for key in wanted})
 
 
 def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:

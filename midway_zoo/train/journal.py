@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from midway_zoo.files import write_png
+from midway_zoo.files import atomic, write_png
 from midway_zoo.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,8 @@ class StepLog:
 
     def __init__(self, path: Path, first_step: int) -> None:
         kept = [line for line in read_log(path) if line["step"] < first_step]
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
+        with atomic(path, overwrite=True) as temporary:
+            temporary.write_text("".join(f"{json.dumps(line)}\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, line: Mapping[str, Any]) -> None:

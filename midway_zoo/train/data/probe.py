@@ -1,5 +1,6 @@
 """What a video is, from its packets and one decoded frame."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def _video(path: Path) -> dict[str, Any]:
         "width": width,
         "rotation": 90 * turns,
         "tick": tick,
-        "keyframes": packed(after - before for before, after in zip([0, *keys], keys, strict=False)),
+        "keyframes": packed(after - before for before, after in pairwise([0, *keys])),
     }
 
 

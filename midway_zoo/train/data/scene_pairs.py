@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -22,14 +23,14 @@ from midway_zoo.train.data.views import ViewsConfig
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
 
 
-class RenderedBatches(Dataset[Sample]):
+class RenderedBatches(Dataset[Sample], ABC):
     """Data that are made in whole batches, on :attr:`device`."""
 
     device: torch.device
 
+    @abstractmethod
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
         """The batch of these samples, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
-        raise NotImplementedError
 
     def __getitem__(self, number: int) -> Sample:
         batch = self.__getitems__([number])

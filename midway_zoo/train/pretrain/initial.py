@@ -31,7 +31,7 @@ def initialise(model: PretrainModel, source: str) -> None:
         return
     state = {key: value for key, value in model.state_dict().items() if not key.startswith("network.")}
     check_shapes(state, heads, source)
-    model.load_state_dict({key: heads[key] for key in state}, strict=False)
+    model.load_state_dict(model.state_dict() | {key: heads[key] for key in state})
 
 
 def _heads(path: Path) -> dict[str, Tensor]:

@@ -65,6 +65,6 @@ def combine_levels(losses: Mapping[int, Tensor], weights: Sequence[float], reduc
     """One dynamics loss of all levels; ``weights`` are those of levels 2, 1, 0 (or as many as there are)."""
     if len(weights) < len(losses):
         raise ConfigError(f"dynamics_weights={list(weights)} must have one weight for each of {len(losses)} levels.")
-    terms = [weight * loss for weight, loss in zip(weights, losses.values(), strict=False)]
+    terms = [weight * loss for weight, loss in zip(weights[: len(losses)], losses.values(), strict=True)]
     total = torch.stack(terms).sum()
     return total / len(terms) if reduction == "mean" else total

@@ -48,9 +48,9 @@ def load_segmentation(folder: str | Path) -> Any:
             described = json.loads(file.metadata()[METADATA_KEY])
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         model = SegmentationModel(network, FeaturesConfig(**described["features"]), described["classes"])
-        missing, unknown = model.load_state_dict(state, strict=False)
-        if unknown or any(not key.startswith("network.") for key in missing):
+        if {key for key in model.state_dict() if not key.startswith("network.")} != state.keys():
             raise CheckpointError(f"{path} is no head of this network: it holds {', '.join(state)}.")
+        model.load_state_dict(model.state_dict() | state)
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} is no head of this network: {error}") from error
     return model.eval()

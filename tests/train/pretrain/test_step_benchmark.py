@@ -17,8 +17,6 @@ SMALL |= {"views.dynamics_size": 32, "views.global_size": 32, "views.local_size"
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    if not EXAMPLES.is_dir():
-        pytest.skip("the examples are not installed with the package")
     monkeypatch.syspath_prepend(str(EXAMPLES))
     import benchmark_pretraining_step
 
