@@ -50,7 +50,9 @@ def find(name: str) -> dict[str, Any]:
     entry = entries().get(name)
     if entry is None:
         shown = nearest(name, entries())
-        raise WeightsUnavailableError(f"{name} has no pretrained weights; give a checkpoint, or pass pretrained=False for random ones.{shown}")
+        raise WeightsUnavailableError(
+            f"{name} has no pretrained weights; give a checkpoint, or pass pretrained=False for random ones.{shown}"
+        )
     return entry
 
 
