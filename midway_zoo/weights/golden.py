@@ -18,9 +18,10 @@ from midway_zoo.weights.manifest import boxed_file
 TOLERANCE = 1e-3
 """Largest difference from a golden output that is accepted, relative to that output's largest absolute value.
 
-Float32 sums in another order (other threads, other BLAS, fused attention or not, batches split otherwise) move these
-outputs by 1e-6 to 1e-5 of their scale; anything that is wrong (a tensor in another's place, half a pixel in the
-resizing, channels swapped) moves them by 1e-2 and more. The tolerance lies between, with room on both sides.
+Sums in another order move float32 outputs by little: measured on a midway_nano, two threads instead of one, attention
+not fused and convolutions without oneDNN changed none by more than 2e-6 of its scale. What is wrong shows more: one
+matrix a hundredth too large 2e-3 to 2e-2, position tables transposed 3e-2, BGR instead of RGB 2. The tolerance lies
+between, with room for other processors.
 """
 
 _SIZES = {"square": (64, 64), "wide": (72, 104)}
@@ -61,9 +62,9 @@ def golden_outputs(network: MidwayNetwork) -> dict[str, Tensor]:
         found[f"{size}.cls"] = features.cls
         found[f"{size}.motion"] = infer_motion_latent(network, source, target, size="full").tokens
         at = (width / 2, height / 2)
-        found[f"{size}.heatmap"] = perturbation_heatmap(network, source, target, at, size="full", draws=2).heatmap
+        found[f"{size}.heatmap"] = perturbation_heatmap(network, source, target, at, size="full", draws=1).heatmap
         if network.config.flow_head is not None:
-            prediction = predict_flow(network, source, target)
+            prediction = predict_flow(network, source, target, overlap=0.4)
             found[f"{size}.flow"] = _tensor(prediction.flow)[:, :, ::_PIXELS, ::_PIXELS]
             found[f"{size}.confidence"] = _tensor(prediction.confidence)[..., ::_PIXELS, ::_PIXELS]
     return {name: value.detach().clone().contiguous() for name, value in found.items()}
