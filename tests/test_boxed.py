@@ -89,8 +89,8 @@ def test_keywords(boxed: mz.MidwayNetwork, caplog: pytest.LogCaptureFixture) -> 
     assert boxed.flow_head is not None
     assert_same_state(mz.create_model(NAME, pretrained=True, flow_head=True).state_dict(), boxed.state_dict())
     assert caplog.text == ""
-    assert mz.create_model(NAME, pretrained=True, flow_size=(32, 64)).config.flow_size == (32, 64)
-    assert mz.create_model(NAME, pretrained=True, gate_bias=3.0).config.gate_bias == 3.0
+    config = mz.create_model(NAME, pretrained=True, flow_size=(32, 64), gate_bias=3.0).config
+    assert config == override(boxed.config, {"flow_size": (32, 64), "gate_bias": 3.0})
     alone = mz.create_model(NAME, pretrained=True, dynamics=False, verify=False)
     assert_same_state(alone.encoder.state_dict(), boxed.encoder.state_dict())
     assert alone.dynamics is None
@@ -190,8 +190,13 @@ def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert entry["sha256"] in text
     assert "agree with the golden ones" in text
     assert "4 models, valid" in said("manifest", "check")
-    assert said("cache", "--cache-dir", str(tmp_path)) == ""
-    assert said("cache", "--clear", "all", "--cache-dir", str(tmp_path)) == "0.0 MB freed\n"
+    nowhere = str(tmp_path / "file" / "cache")  # below a file: it cannot be made
+    assert said("cache", "--cache-dir", nowhere) == ""
+    assert said("cache", "--clear", "all", "--cache-dir", nowhere) == "0.0 MB freed\n"
+    assert "midway-zoo download" in said("verify", "midway_vits", "--cache-dir", nowhere, status=1)
+    output = ["-o", str(tmp_path / "out.safetensors")]
+    assert "holds one encoder" in said("features", NAME, "x.png", *output, "--paired", status=1)
+    assert "unknown configuration key" in said("features", NAME, "x.png", *output, "--config", "num_hads=1", status=1)
     assert path.stat() == before
 
 
@@ -293,7 +298,7 @@ def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> No
 
 
 def test_what_cannot_be_boxed(maker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = mz.MidwayNetwork(override(ARCHITECTURES["midway_nano"], {"grid": (4, 4)}))
+    other = mz.MidwayNetwork(override(ARCHITECTURES["midway_nano"], {"grid": (4, 4), "dynamics": False}))
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ConfigError, match="not that of midway_nano"):
         maker.box(tmp_path / "other", NAME, tmp_path / "out")
