@@ -64,7 +64,9 @@ def create_model(
     """A full Midway network by name. (``timm.create_model(name)`` gives the encoder alone.)
 
     With ``pretrained=True`` only the tensors that the network needs are fetched from the Hub, verified, and kept in
-    ``huggingface_hub.cached_assets_path("midway-zoo", ...)``; what is cached loads without network.
+    ``huggingface_hub.cached_assets_path("midway-zoo", ...)``; what is cached loads without network. The weights of
+    "midway_nano.scenes" are part of the package: they need neither network nor cache, and their SHA-256 is compared
+    with the manifest's.
 
     Args:
         name: one of :func:`list_models`, an architecture without a tag meaning its first tag; or
@@ -75,7 +77,8 @@ def create_model(
         cache_dir: instead of the Hub's cache.
         revision: branch, tag or commit, instead of the manifest's.
         token: of the Hub; it is never sent to another host.
-        verify: compare the SHA-256 of cached parts that changed since they were last compared; False never does.
+        verify: compare the SHA-256 of cached parts that changed since they were last compared, and of weights in the
+            package; False never does.
         **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True`` (with pretrained
             weights: student for source and teacher for target frames) or ``flow_head=True`` (with pretrained
             weights that have none: a fresh head to fine-tune, and a warning in the log).

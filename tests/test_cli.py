@@ -64,7 +64,7 @@ def test_info(capsys) -> None:
     assert "reported by the authors" in text
     assert main(["info", "midway_nano", "--json"]) == 0
     described = json.loads(capsys.readouterr().out)
-    assert described["weights"] is None
+    assert described["weights"]["name"] == "midway_nano.scenes"
     assert described["config"]["embed_dim"] == 96
 
 

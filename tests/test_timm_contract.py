@@ -29,6 +29,7 @@ def test_registered_with_tags() -> None:
         "midway_vitb.bdd100k",
         "midway_vits.bdd100k",
         "midway_vits.wt_venice",
+        "midway_nano.scenes",
     }
     assert timm.models.get_pretrained_cfg("midway_vits").tag == "bdd100k"
     assert timm.models.get_pretrained_cfg("midway_vits.wt_venice").tag == "wt_venice"

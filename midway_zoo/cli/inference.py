@@ -90,7 +90,8 @@ def load(options: argparse.Namespace) -> MidwayNetwork:
             path, encoder=options.encoder, paired=options.paired, config=dict(options.config) or None
         )
     else:
-        network = create_model(options.model, pretrained=True)
+        fields = {"paired": options.paired, **dict(options.config)}
+        network = create_model(options.model, pretrained=True, encoder=options.encoder, **fields)
     return network.to(device(options.device))
 
 

@@ -11,12 +11,18 @@ from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.files import sha256_of, write_json
 from midway_zoo.registry import list_models, load_checkpoint, split_name
 from midway_zoo.weights import manifest
+from midway_zoo.weights.box import check_box, check_request, load_boxed
+from midway_zoo.weights.golden import TOLERANCE, check_golden
 from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
+from midway_zoo.weights.manifest import boxed_file
 from midway_zoo.weights.pretrained import parts_for
 from midway_zoo.weights.remote import RemoteFile
 from midway_zoo.weights.sharing import push_folder
 
-_MANIFEST = "check: validate the schema. pin: ask the Hub for commits, sizes and digests, write them, show a diff."
+_MANIFEST = (
+    "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
+    "size and digest from its file), write them, show a diff."
+)
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -34,7 +40,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "verify",
         help="check weights",
-        description="Check every tensor of a file, or of the cached parts of a name, against checksums.",
+        description="Check every tensor of a file, or of the cached parts of a name, against checksums; of weights "
+        "that are part of the package also that they give their golden outputs.",
     )
     command.add_argument("target", metavar="NAME|PATH")
     _add_cache_dir(command)
@@ -69,8 +76,13 @@ def _add_cache_dir(command: argparse.ArgumentParser) -> None:
 
 def _download(options: argparse.Namespace) -> None:
     name = _pretrained_name(options.name)
+    entry = manifest.find(name)
+    if entry["format"] == manifest.BOXED:
+        check_request(name, encoder=options.encoder, revision=options.revision)
+        sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_box(name, entry)}\n")
+        return
     parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
-    paths = fetch(name, manifest.find(name), parts, cache_dir=options.cache_dir, revision=options.revision)
+    paths = fetch(name, entry, parts, cache_dir=options.cache_dir, revision=options.revision)
     sys.stdout.writelines(f"{path}\n" for path in paths.values())
 
 
@@ -86,6 +98,15 @@ def _verify(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{path}: good{digest}\n")
         return
     name = _pretrained_name(options.target)
+    entry = manifest.entries().get(name)
+    if entry is not None and entry["format"] == manifest.BOXED:
+        worst = check_golden(name, entry, load_boxed(name, entry))
+        sys.stdout.write(
+            f"{name} {boxed_file(entry)}: good  sha256 {entry['sha256']}\n"
+            f"{name} outputs agree with the golden ones (largest difference {worst:.1e} of an output's scale, "
+            f"{TOLERANCE:.0e} allowed)\n"
+        )
+        return
     cached = [item for item in list_cache(options.cache_dir) if item.name == name]
     if not cached:
         raise CheckpointError(f"nothing of {name} is cached; `midway-zoo download {name}` fetches it.")
@@ -130,6 +151,12 @@ def _manifest(options: argparse.Namespace) -> None:
 
 
 def _pin(name: str, entry: dict[str, Any], *, with_parts: bool) -> None:
+    if entry["format"] == manifest.BOXED:
+        path = boxed_file(entry)
+        if not path.is_file():
+            raise CheckpointError(f"{name}: {path} is not there; examples/miniature/box.py writes it.")
+        entry.update(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+        return
     remote = RemoteFile(entry["repo_id"], entry["file"])
     moved = entry["sha256"] not in (None, remote.sha256)
     entry.update(revision=remote.commit, size_bytes=remote.size, sha256=remote.sha256)

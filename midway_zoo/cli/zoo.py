@@ -7,10 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.registry import list_models, split_name
 from midway_zoo.weights import manifest
 from midway_zoo.weights.assemble import empty_network
+from midway_zoo.weights.box import check_box
 from midway_zoo.weights.convert import convert
 
 
@@ -29,9 +30,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "convert",
         help="convert a released .pth to safetensors",
-        description="Convert a released .pth to safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
+        description="Convert a released .pth, a .safetensors file of this package, or a name whose weights are part of "
+        "the package, to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
     )
-    command.add_argument("input", metavar="IN.pth", type=Path)
+    command.add_argument("input", metavar="IN.pth|NAME", type=Path)
     command.add_argument("output", metavar="OUT_DIR", type=Path)
     command.add_argument("--force", action="store_true", help="replace an earlier conversion")
     add_encoder_options(command)
@@ -69,12 +71,13 @@ def _list(options: argparse.Namespace) -> None:
 
 def _info(options: argparse.Namespace) -> None:
     architecture, tagged = split_name(options.name)
-    config = ARCHITECTURES[architecture]
+    weights = manifest.find(tagged) | {"name": tagged} if tagged else None
+    config = override(ARCHITECTURES[architecture], (weights or {}).get("config") or {})
     described: dict[str, Any] = {
         "name": options.name,
         "parameters": _count_parameters(config),
         "config": config.to_dict(),
-        "weights": manifest.find(tagged) | {"name": tagged} if tagged else None,
+        "weights": weights,
     }
     if options.json:
         sys.stdout.write(json.dumps(described, indent=2) + "\n")
@@ -89,6 +92,7 @@ def _count_parameters(config: MidwayConfig) -> dict[str, int]:
         "encoder": sum(parameter.numel() for parameter in network.encoder.parameters()),
         "dynamics": sum(parameter.numel() for parameter in dynamics),
         "trainable_dynamics": sum(parameter.numel() for parameter in dynamics if parameter.requires_grad),
+        "flow_head": sum(parameter.numel() for parameter in network.flow_head.parameters()) if network.flow_head else 0,
     }
 
 
@@ -103,16 +107,24 @@ def _describe(described: dict[str, Any]) -> str:
         f"  dynamics     motion latents {config['motion_tokens']} x {config['motion_dim']}, {millions['dynamics']} "
         f"({millions['trainable_dynamics']} trainable)",
     ]
+    if config["flow_head"]:
+        tile = "x".join(map(str, config["flow_size"]))
+        lines.append(
+            f"  flow head    widths {', '.join(map(str, config['flow_head']))}, tiles {tile}, {millions['flow_head']}"
+        )
     if weights is None:
         lines.append("  weights      none; create_model gives random ones")
     else:
+        epochs = f", {weights['epochs']} epochs" if weights.get("epochs") else ""
+        boxed = weights["format"] == manifest.BOXED
         lines += [
-            f"  weights      {weights['name']}: {weights['training_data']}, {weights['epochs']} epochs",
+            f"  weights      {weights['name']}: {weights['training_data']}{epochs}",
             f"  licence      {weights['license']}",
-            f"  source       {weights['repo_id']}: {weights['file']}",
+            f"  source       {'part of this package' if boxed else weights['repo_id']}: {weights['file']}",
         ]
-        if weights.get("recipe"):
-            lines.append(f"  recipe       midway-zoo train pretrain --recipe {weights['recipe']}")
+        for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
+            if weights.get(key):
+                lines.append(f"  recipe       midway-zoo train {task} --recipe {weights[key]}")
         lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
         sources = sorted({metric["source"] for metric in weights["metrics"]})
         lines += [f"  ({source})" for source in sources]
@@ -120,8 +132,12 @@ def _describe(described: dict[str, Any]) -> str:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    path, name = options.input, str(options.input)
+    if not path.exists() and name in list_models() and (tagged := split_name(name)[1]):
+        entry = manifest.find(tagged)
+        path = check_box(tagged, entry) if entry["format"] == manifest.BOXED else path
     written = convert(
-        options.input,
+        path,
         options.output,
         encoder=options.encoder,
         paired=options.paired,

@@ -9,6 +9,7 @@ Paper: "Midway Network: Learning Representations for Recognition and Motion from
 Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from midway_zoo.errors import CheckpointError
 from midway_zoo.models.config import ARCHITECTURES
-from midway_zoo.weights.manifest import load_manifest
+from midway_zoo.weights.manifest import BOXED, boxed_file, load_manifest
 
 
 def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
@@ -36,20 +37,25 @@ def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
         "std": IMAGENET_DEFAULT_STD,
         "first_conv": "patch_embed.proj",
         "classifier": "head",
-        "license": "cc-by-4.0",
         "paper_ids": "arXiv:2510.05558",
         "paper_name": "Midway Network: Learning Representations for Recognition and Motion from Latent Dynamics",
         **kwargs,
     }
 
 
+def _source(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Where timm is told that the weights are, so that it lists them; :func:`_create` hands it their tensors."""
+    if entry["format"] == BOXED:
+        return {"file": str(boxed_file(entry))}
+    return {"hf_hub_id": entry["repo_id"], "hf_hub_filename": entry["file"]}
+
+
 # One entry per name of the manifest; the first tag of an architecture is its default.
 default_cfgs = generate_default_cfgs(
     {
-        name: _cfg(entry["architecture"], hf_hub_id=entry["repo_id"], hf_hub_filename=entry["file"])
+        name: _cfg(entry["architecture"], license=entry["license"], **_source(entry))
         for name, entry in load_manifest()["models"].items()
     }
-    | {"midway_nano": _cfg("midway_nano")}
 )
 
 

@@ -1,8 +1,9 @@
 """Initial weights of a run: ``init_from=`` a pretrained name, a file, an exported folder, or another run."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def network_from(source: str, *, paired: bool) -> MidwayNetwork:
     if not path.exists():
         names = list_models(pretrained=True)
         if source in names or source in {name.partition(".")[0] for name in names}:
-            return create_model(source, pretrained=True, paired=paired)
+            return _both_encoders(source, partial(create_model, source, pretrained=True), paired=paired)
         raise MissingFileError(
             f"init_from={source!r} is neither a path that exists nor a pretrained name.{nearest(source, names)} "
             f"Names: {', '.join(names)}."
@@ -45,7 +46,7 @@ def network_from(source: str, *, paired: bool) -> MidwayNetwork:
         return network_of_checkpoint(run, paired=paired)
     if path.suffix == ".pth":
         return load_checkpoint(path, paired=paired)
-    return _both_encoders(path) if paired else load_checkpoint(path)
+    return _both_encoders(path, partial(load_checkpoint, path), paired=paired)
 
 
 def run_checkpoint(path: Path) -> Path | None:
@@ -56,18 +57,19 @@ def run_checkpoint(path: Path) -> Path | None:
     return latest.path if latest else None
 
 
-def _both_encoders(path: Path) -> MidwayNetwork:
+def _both_encoders(name: object, read: Callable[..., MidwayNetwork], *, paired: bool) -> MidwayNetwork:
+    """``read(paired=paired)``; where one encoder is all there is, it serves as both."""
     try:
-        return load_checkpoint(path, paired=True)
+        return read(paired=paired)
     except ValueError as error:
-        if "one encoder" not in str(error):
+        if not paired or "one encoder" not in str(error):
             raise
-    single = load_checkpoint(path)
+    single = read(paired=False)
     network = MidwayNetwork(replace(single.config, paired=True))
     state = single.state_dict()
     encoder = {f"target_{key}": value for key, value in state.items() if key.startswith("encoder.")}
     network.load_state_dict(state | encoder)
-    logger.info("%s holds one encoder: it starts as student and as teacher", path)
+    logger.info("%s holds one encoder: it starts as student and as teacher", name)
     return network
 
 

@@ -1,4 +1,4 @@
-"""A released checkpoint as safetensors: the encoder for timm, the network for this package."""
+"""A checkpoint as safetensors in folders: the encoder for timm, the network for this package."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,12 @@ from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
-from midway_zoo.errors import CheckpointError, MissingFileError, OutputExistsError
+from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
+from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.archive import open_archive
-from midway_zoo.weights.folder import CONFIG, WEIGHTS, save_network
+from midway_zoo.weights.folder import CONFIG, WEIGHTS, load_file, save_network
 from midway_zoo.weights.released import EncoderName, checkpoint_summary, load_released
 
 ENCODER_FOLDER = "encoder"
@@ -30,18 +31,18 @@ def convert(
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Convert a released-layout ``.pth``.
+    """Convert a released-layout ``.pth``, or spread out a ``.safetensors`` file of this package.
 
     Writes ``model.safetensors`` and ``config.json`` (the network, for ``load_checkpoint`` and
     ``MidwayNetwork.from_pretrained``) and the same two names in ``encoder/`` (for
     ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). The numbers are bit-equal.
 
     Args:
-        path: the ``.pth``.
+        path: the ``.pth`` or ``.safetensors``; half precision becomes float32.
         folder: created if needed.
         encoder: see :func:`~midway_zoo.load_checkpoint`.
         paired: likewise; the folder ``encoder/`` then holds the student.
-        config: likewise.
+        config: likewise, for a ``.pth``.
         overwrite: replace files of an earlier conversion.
 
     Returns:
@@ -59,21 +60,29 @@ def convert(
                 f"{output} exists; pass overwrite=True (on the command line --force) to replace it."
             )
     if path.is_dir():
-        raise CheckpointError(f"{path} is a folder; convert takes a released .pth file.")
+        raise CheckpointError(f"{path} is a folder; convert takes a released .pth file, or a .safetensors file.")
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}.")
-    network = load_released(path, encoder=encoder, paired=paired, config=config)
-    with open_archive(path) as archive:
-        provenance = {
-            **network.provenance,
-            "sha256": sha256_of(path),
-            **checkpoint_summary(archive),
-        }
+    network, summary = _read(path, encoder, paired, config)
+    provenance = {**network.provenance, "sha256": sha256_of(path), **summary}
     folders[1].mkdir(parents=True, exist_ok=True)
     save_network(network, folder, provenance | {"part": "network"})
     part = "student" if paired else encoder
     save_encoder(network.encoder, network.config, folders[1], provenance | {"part": "encoder", "encoder": part})
     return outputs
+
+
+def _read(
+    path: Path, encoder: EncoderName, paired: bool, config: Mapping[str, Any] | None
+) -> tuple[MidwayNetwork, dict[str, Any]]:
+    """The network of a file, and what a released one says of its run."""
+    if path.suffix != ".safetensors":
+        network = load_released(path, encoder=encoder, paired=paired, config=config)
+        with open_archive(path) as archive:
+            return network, checkpoint_summary(archive)
+    if config:
+        raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
+    return load_file(path, encoder=encoder, paired=paired).float(), {}
 
 
 def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:

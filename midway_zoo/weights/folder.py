@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from midway_zoo.errors import CheckpointError, MissingFileError
 from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
-from midway_zoo.models.config import MidwayConfig
+from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # The kinds of number a network can be saved in; anything else is refused as not floating point.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DYNAMICS = ("dynamics.", "flow_head.")  # what a network without dynamics has none of
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
@@ -41,13 +42,20 @@ def load_folder(folder: Path, **options: Any) -> "MidwayNetwork":
     return load_file(weights, **options)
 
 
-def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = None) -> "MidwayNetwork":
+def load_file(
+    path: Path,
+    *,
+    encoder: str = "teacher",
+    paired: bool | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> "MidwayNetwork":
     """Read a ``model.safetensors`` written by :func:`save_network`.
 
     Args:
         path: the file.
         encoder: for a paired network read as one with a single encoder: which of the two.
         paired: None as saved; False reads a paired network with one encoder; True insists on both.
+        overrides: fields of the configuration to change; with ``dynamics=False`` the encoder alone is read.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -72,6 +80,9 @@ def load_file(path: Path, *, encoder: str = "teacher", paired: bool | None = Non
                 names = {ours: theirs for theirs in names if (ours := _unpaired(theirs, encoder)) is not None}
             elif not config.paired and encoder != "teacher" and stored not in (encoder, None):
                 raise CheckpointError(f"{path.name} holds the {stored} encoder; encoder={encoder!r} is not in it.")
+            config = override(config, overrides or {})
+            if not config.dynamics:
+                names = {ours: theirs for ours, theirs in names.items() if not ours.startswith(_DYNAMICS)}
             _check_depths(config, names, path)
             slices = {ours: file.get_slice(theirs) for ours, theirs in names.items()}
             found = {}

@@ -368,7 +368,11 @@ class CachedFile(NamedTuple):
 def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
     """The complete parts in the cache, by name they were fetched for, repository, file and commit."""
     found: dict[tuple[str, ...], dict[str, Path]] = {}
-    for sidecar in sorted(cache_root(cache_dir).glob("*/*/*.json")):
+    try:
+        root = cache_root(cache_dir)
+    except WeightsUnavailableError:
+        return []  # it is not there and cannot be made: nothing is kept in it
+    for sidecar in sorted(root.glob("*/*/*.json")):
         try:
             facts = json.loads(sidecar.read_text(encoding="utf-8"))
             key = tuple(str(facts[field]) for field in ("name", "repo_id", "file", "commit"))

@@ -1,4 +1,4 @@
-"""Pretrained names: from the cached parts of a released file, or a user's own file, to tensors and networks."""
+"""Pretrained names: from the cached parts of a released file, the package, or a user's own file to networks."""
 
 import os
 from collections.abc import Mapping
@@ -28,6 +28,8 @@ def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder).encoder.state_dict()
+    if entry["format"] == manifest.BOXED:
+        return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
     from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
 
     verify = options.pop("verify", True)
@@ -49,6 +51,14 @@ def load_pretrained(
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
+    if entry["format"] == manifest.BOXED:
+        from midway_zoo.weights.box import (
+            check_request,
+            load_boxed,
+        )  # in the package: neither cache nor token play a part
+
+        check_request(name, encoder=encoder, paired=paired, revision=revision)
+        return load_boxed(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import fetch, load_part
 
     paths = fetch(name, entry, parts_for(encoder, paired), cache_dir=cache_dir, revision=revision, token=token)

@@ -17,7 +17,7 @@ from midway_zoo.models.config import LEVELS, MidwayConfig
 from midway_zoo.version import __version__
 from midway_zoo.weights.folder import CONFIG, WEIGHTS, load_folder
 from midway_zoo.weights.hub import network_errors
-from midway_zoo.weights.manifest import load_manifest
+from midway_zoo.weights.manifest import BOXED, load_manifest
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
@@ -80,7 +80,9 @@ def _card(
     lines = ["---", *([f"license: {released['license']}"] if released else []), *head, "---", ""]
     lines += ["# Midway Network" + ("" if library == "midway-zoo" else ", encoder"), ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), "", "## Weights", ""]
-    if released:
+    if released and released["format"] == BOXED:
+        lines += [f"Trained by the midway-zoo project on {released['training_data']}; part of its package.", ""]
+    elif released:
         lines += [
             f"Pretrained by the authors of the paper on {released['training_data']}, {released['epochs']} epochs; "
             f"file `{released['file']}` of [{released['repo_id']}](https://huggingface.co/{released['repo_id']}).",

@@ -123,7 +123,7 @@ def test_verify_a_file(tiny: Path, tmp_path: Path, capsys) -> None:
 def test_the_manifest_is_valid(capsys) -> None:
     assert validate(load_manifest()) == []
     assert main(["manifest", "check"]) == 0
-    assert "3 models, valid" in capsys.readouterr().out
+    assert "4 models, valid" in capsys.readouterr().out
 
 
 def test_timm_knows_every_name_of_the_manifest() -> None:

@@ -41,6 +41,7 @@ def test_recipes_say_what_the_released_runs_did() -> None:
 def test_every_model_names_its_recipe() -> None:
     for name, entry in load_manifest()["models"].items():
         assert entry["recipe"] in recipe_names(), name
+        assert entry.get("flow_recipe") in {None, *recipe_names()}, name
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,111 @@
+"""Put a trained network into the package, as the weights of a name that needs no download.
+
+    python examples/miniature/box.py CHECKPOINT [--name midway_nano.scenes] [--out FOLDER]
+
+CHECKPOINT is a run folder of `midway-zoo train flow` (its best checkpoint, else the newest), one of its
+checkpoints/step_*, or a folder of `midway-zoo train export`. Replaces NAME.safetensors (float16) and
+NAME.golden.safetensors (what the stored network gives on images made by formula) in the package, and config, size_bytes
+and sha256 of the manifest's entry; what else the entry says (data, recipes, metrics) is for a person to write. With
+--out all three are written there and the package stays as it is.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError
+from midway_zoo.files import sha256_of, write_json, write_safetensors
+from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.registry import load_checkpoint
+from midway_zoo.train.checkpoints import best_checkpoint
+from midway_zoo.train.export import network_of_checkpoint
+from midway_zoo.train.initial import run_checkpoint
+from midway_zoo.version import __version__
+from midway_zoo.weights.folder import load_file
+from midway_zoo.weights.golden import golden_file, golden_outputs
+from midway_zoo.weights.manifest import BOXED, boxed_file, manifest_path, validate
+
+LARGEST_BYTES, LARGEST_GOLDEN_BYTES = 12_000_000, 150_000
+
+
+def read(path: Path) -> MidwayNetwork:
+    """The network to be boxed, with one encoder, in float32."""
+    best = best_checkpoint(path) if path.is_dir() else None
+    checkpoint = best.path if best else run_checkpoint(path)
+    network = network_of_checkpoint(checkpoint, paired=False) if checkpoint else load_checkpoint(path, paired=False)
+    return network.float()
+
+
+def stored(network: MidwayNetwork) -> dict[str, torch.Tensor]:
+    """The state in float16; refuses numbers that it cannot hold."""
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    for name, value in state.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"tensor {name} holds numbers beyond float16, or none at all; it cannot be boxed.")
+    return state
+
+
+def differences(config: MidwayConfig, architecture: str) -> dict[str, Any]:
+    """Fields in which a network differs from its architecture; its encoder must not, or timm could not load it."""
+    native = ARCHITECTURES[architecture]
+    if config.encoder_args != native.encoder_args or config.encoder != native.encoder:
+        raise ConfigError(f"the encoder {config.encoder} {config.encoder_args} is not that of {architecture}.")
+    plain = native.to_dict()
+    return {key: value for key, value in config.to_dict().items() if value != plain[key]}
+
+
+def box(path: Path, name: str, out: Path | None) -> list[Path]:
+    """Box the network of ``path`` as ``name``; returns the files written. Nothing is replaced if anything is wrong."""
+    content = json.loads(manifest_path().read_text(encoding="utf-8"))
+    entry = content["models"].get(name, {})
+    if entry.get("format") != BOXED:
+        raise ConfigError(f"{manifest_path()} has no {BOXED} entry {name}; write one first, with any size and digest.")
+    network = read(path)
+    config = differences(network.config, entry["architecture"])
+    trained = {key: value for key, value in network.provenance.items() if key not in ("source", "trained_with")}
+    # The command stays out: it names folders of the machine that trained.
+    used = {key: network.provenance.get("trained_with", {}).get(key) for key in ("midway_zoo", "torch", "written")}
+    provenance = {"source": entry["file"], **trained, "trained_with": used}
+    metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
+    folder = out or boxed_file(entry).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".box.", dir=folder) as temporary:
+        weights = Path(temporary) / entry["file"]
+        golden = weights.with_name(golden_file(entry).name)
+        write_safetensors(weights, stored(network), metadata)
+        write_safetensors(golden, golden_outputs(load_file(weights).float()), {"of": entry["file"]})
+        for file, largest in ((weights, LARGEST_BYTES), (golden, LARGEST_GOLDEN_BYTES)):
+            if file.stat().st_size > largest:
+                raise CheckpointError(f"{file.name} would have {file.stat().st_size} bytes; a box may have {largest}.")
+        entry.update(config=config, size_bytes=weights.stat().st_size, sha256=sha256_of(weights))
+        if problems := validate(content):
+            raise ConfigError(f"{manifest_path()}: {' '.join(problems)}")
+        written = [file.replace(folder / file.name) for file in (weights, golden)]
+    manifest = manifest_path() if out is None else out / manifest_path().name
+    write_json(manifest, content, overwrite=True)
+    return [*written, manifest]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="run folder, checkpoint, or exported folder")
+    parser.add_argument("--name", default="midway_nano.scenes", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, help="folder to write to instead of the package")
+    options = parser.parse_args()
+    try:
+        for path in box(options.checkpoint, options.name, options.out):
+            print(f"{path}: {path.stat().st_size} bytes")
+    except (MidwayZooError, OSError) as error:
+        print(f"box.py: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
