@@ -16,7 +16,7 @@ from midway_zoo.errors import InputError
 from midway_zoo.flow.consistency import consistency_mask
 from midway_zoo.images import MAX_TOKENS, Images, Size, target_size
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import check_draws, match_level, sensitivity_of, token_flow
+from midway_zoo.perturbation import check_draws, check_window, match_level, sensitivity_of, token_flow
 from midway_zoo.results import FlowPrediction
 from midway_zoo.tiles import Frames, raw_flow
 from midway_zoo.video import check_sampling
@@ -140,8 +140,7 @@ def choose(
     check_batch_size(batch_size)
     level = match_level(network, level)
     check_draws(draws, seed)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
-        raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
+    check_window(window)
     side = _tile(network, tile)
     if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
         raise InputError(f"overlap={overlap!r}: a number from 0 to below 1 is expected.")

@@ -197,3 +197,9 @@ def check_draws(draws: int, seed: int) -> None:
         raise InputError(f"draws={draws!r}: a positive integer is expected.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed={seed!r}: an integer of at least 0 is expected.")
+
+
+def check_window(window: int) -> None:
+    """Raise :class:`InputError` unless ``window`` is a radius that :func:`matches` can use."""
+    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
+        raise InputError(f"window={window!r}: an integer of at least 0 is expected.")

@@ -1,0 +1,97 @@
+"""How much of every source token arrives at every target token, and how much of that is the pure identity."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from midway_zoo.api import Model
+from midway_zoo.batching import in_order, inference, pair_batches
+from midway_zoo.errors import InputError
+from midway_zoo.images import Images, Size
+from midway_zoo.perturbation import check_draws, match_level, sensitivity
+from midway_zoo.registry import resolve_network
+from midway_zoo.results import _ShapeRepr
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class SensitivityMatrix(_ShapeRepr):
+    """How much of every source token arrives at every target token, for B pairs of one size."""
+
+    matrix: Tensor
+    """(B, N, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens, both row-major."""
+    grid: tuple[int, int]
+    """Token grid (h, w) that was used, h * w = N."""
+    given: tuple[int, int]
+    """(H, W) of the images as given."""
+
+
+def sensitivity_matrix(
+    model: Model,
+    source: Images,
+    target: Images,
+    *,
+    size: Size = None,
+    level: int | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> SensitivityMatrix:
+    """Sensitivity of every target token to every source token (section 4.4): all heat maps of a pair at once.
+
+    Row n is the heat map that :func:`~midway_zoo.perturbation_heatmap` gives for a point on token n.
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several, all of one size.
+        target: as many images of that size.
+        size: as in :func:`~midway_zoo.extract_features`; a larger one gives a finer grid, and the matrix grows with
+            the square of the number of tokens.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest that the network has.
+        draws: random perturbations per token to average.
+        seed: of the perturbations.
+        batch_size: pairs at once.
+
+    Returns:
+        ``matrix`` (B, N, N) in the given order, ``grid`` (h, w) and ``given`` (H, W).
+
+    Raises:
+        InputError: for images or arguments that cannot be used, or pairs of different sizes.
+        ConfigError: if the network is an encoder alone.
+    """
+    network = resolve_network(model)
+    level = match_level(network, level)
+    check_draws(draws, seed)
+    found: dict[int, Tensor] = {}
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    with inference(network):
+        for batch in pair_batches(network, source, target, size, batch_size):
+            sizes.update(dict.fromkeys(batch.given, network.grid_of(batch.images[0])))
+            if len(sizes) > 1:
+                raise InputError("the pairs' sizes differ; call sensitivity_matrix once per size.")
+            matrix = sensitivity(network, *batch.images, level=level, draws=draws, seed=seed, progress=True)
+            found.update(zip(batch.indices, matrix, strict=True))
+    ((given, grid),) = sizes.items()
+    return SensitivityMatrix(torch.stack(in_order(found)), grid, given)
+
+
+def identity_share(matrix: SensitivityMatrix | Tensor) -> Tensor:
+    """Share of source tokens that influence the target token at their own place most.
+
+    1 is the pure identity: the network predicts that nothing moves, whatever the pictures show. The paper's gating
+    is there to prevent that (section 4.4); how much of the picture really rests is the share to compare with.
+
+    Args:
+        matrix: of :func:`sensitivity_matrix`, or its (B, N, N) tensor.
+
+    Returns:
+        (B,) float32 in [0, 1].
+
+    Raises:
+        InputError: for another shape.
+    """
+    values = matrix.matrix if isinstance(matrix, SensitivityMatrix) else matrix
+    if values.ndim != 3 or values.shape[1] != values.shape[2] or values.shape[1] == 0:
+        raise InputError(f"matrix of shape {tuple(values.shape)}: (B, N, N), one row per source token, is expected.")
+    own = torch.arange(values.shape[2], device=values.device)
+    return (values.argmax(dim=2) == own).float().mean(dim=1)
