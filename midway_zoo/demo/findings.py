@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -74,7 +74,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     targets = [index for index in _TARGETS if index < len(frames)]
     sources = frames[:1].expand(len(targets), -1, -1, -1)
     heat = timed("heat map", lambda: perturbation_heatmap(network, sources, frames[targets], points[0], size=size))
-    tracks = timed("track", lambda: analysis.track(network, frames, points, size=size)).xy.cpu()
+    tracks = timed("track", lambda: analysis.track(network, frames, points, size=size, draws=4)).xy.cpu()
     return Findings(
         features=features.float().cpu(),
         latents=latents,
@@ -90,9 +90,9 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     )
 
 
-def _flow_options(network: MidwayNetwork, size: int) -> dict[str, int]:
+def _flow_options(network: MidwayNetwork, size: int) -> dict[str, Any]:
     """The head sees frames as they are, in tiles; without one, the grid of tokens is what can be chosen."""
-    return {} if network.flow_head is not None else {"size": size}
+    return {"overlap": 0.5} if network.flow_head is not None else {"size": size}
 
 
 def notable_points(frame: Tensor, flow: Tensor) -> Tensor:

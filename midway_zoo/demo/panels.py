@@ -84,7 +84,7 @@ class Panels:
 
     def _flow_row(self, flow: Tensor, longest: float, captions: Sequence[str]) -> Image.Image:
         images = flow_to_image(flow, max_flow=longest)
-        return sheet.row([sheet.to_picture(image, self.factor) for image in images], captions)
+        return sheet.row([sheet.framed(sheet.to_picture(image, self.factor)) for image in images], captions)
 
     def tracks(self) -> Block:
         findings = self.findings

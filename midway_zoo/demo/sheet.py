@@ -15,6 +15,7 @@ _BETWEEN = 40  # between blocks
 _WIDTH = 1200  # of a row of blocks, at most, unless a block alone is wider
 _SMOOTH = 4  # drawn this much larger and reduced: Pillow's lines have hard edges
 
+_LINE = (208, 215, 222)
 INK, GREY, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
 TITLE, TEXT, CAPTION, HEADING = 20, 15, 14, 28
 
@@ -44,6 +45,13 @@ def to_picture(image: Tensor, factor: int = 1, *, smooth: bool = False) -> Image
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     size = picture.width * factor, picture.height * factor
     return picture.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
+
+
+def framed(picture: Image.Image) -> Image.Image:
+    """The picture with a thin line around it, for pictures that may be as white as the page."""
+    result = picture.copy()
+    ImageDraw.Draw(result).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_LINE)
+    return result
 
 
 def draw_over(picture: Image.Image, paint: Callable[[ImageDraw.ImageDraw, int], None]) -> Image.Image:
