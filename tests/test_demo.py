@@ -14,7 +14,7 @@ from midway_zoo.cli import main
 from midway_zoo.cli.demo import generated_clip
 from midway_zoo.demo import sheet
 from midway_zoo.demo.findings import notable_points, true_tracks
-from midway_zoo.demo.footage import CLIP_SIDE, Footage, read_clip, read_pair
+from midway_zoo.demo.footage import SIDE, Footage, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.video_writer import write_video
 from tests.test_cli import failure
@@ -93,7 +93,7 @@ def test_large_frames_are_reduced(tmp_path) -> None:
     for index in range(3):
         Image.new("RGB", (640, 320), (index, 0, 0)).save(tmp_path / f"{index}.png")
     footage = read_clip(tmp_path, 2, None)
-    assert footage.frames.shape == (2, 3, CLIP_SIDE, 2 * CLIP_SIDE)
+    assert footage.frames.shape == (2, 3, SIDE, 2 * SIDE)
     assert footage.given == (320, 640)
     assert footage.labels == ["frame 0", "frame 1"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
-    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known. Frames are reduced to a "
-    "shorter side of 128 pixels, two images to 192."
+    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known. Larger frames are reduced "
+    "to a shorter side of 128 pixels."
 )
 MODEL = "midway_nano.scenes"
 _FRAMES, _FPS = 12, 5.0

@@ -13,10 +13,8 @@ from midway_zoo.errors import InputError
 from midway_zoo.images import resize, to_tensor
 from midway_zoo.results import _ShapeRepr
 
-CLIP_SIDE = 128
-"""Shorter side in pixels to which frames of clips are reduced."""
-PAIR_SIDE = 192
-"""The same for two images, of which there is less to do."""
+SIDE = 128
+"""Shorter side in pixels to which larger frames are reduced."""
 MAX_FRAMES = 16
 _LONGEST = 4  # times the shorter side
 
@@ -58,7 +56,8 @@ def read_pair(first: Path, second: Path) -> Footage:
             "have one size. Crop or resize one of them."
         )
     labels = [f"{name}: {path.name}" for name, path in (("A", first), ("B", second))]
-    return _footage(f"{first.name} and {second.name}", images, PAIR_SIDE, labels)
+    frames = torch.stack([_reduced(image, first.name) for image in images])
+    return Footage(f"{first.name} and {second.name}", frames, (images[0].shape[1], images[0].shape[2]), labels)
 
 
 def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
@@ -84,7 +83,7 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
                 "all must have one size."
             )
         given = image.shape
-        images.append(_reduced(image, CLIP_SIDE, path.name))
+        images.append(_reduced(image, path.name))
         times.append(seconds)
     if given is None or len(images) < 2:
         at = "" if fps is None else f" at {fps:g} frames per second; pass a higher --fps"
@@ -96,18 +95,13 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
     return Footage(path.name, torch.stack(images), (given[1], given[2]), labels)
 
 
-def _footage(name: str, images: list[Tensor], side: int, labels: list[str]) -> Footage:
-    given = images[0].shape[1], images[0].shape[2]
-    return Footage(name, torch.stack([_reduced(image, side, name) for image in images]), given, labels)
-
-
-def _reduced(image: Tensor, side: int, name: str) -> Tensor:
-    """The image with a shorter side of at most ``side``, never enlarged."""
+def _reduced(image: Tensor, name: str) -> Tensor:
+    """The image with a shorter side of at most ``SIDE``, never enlarged."""
     height, width = image.shape[1:]
     if max(height, width) > _LONGEST * min(height, width):
         raise InputError(
             f"{name} has {width} x {height} pixels (width x height): the demo draws pictures up to {_LONGEST} times "
             "as long as wide. Crop it."
         )
-    factor = min(1.0, side / min(height, width))
+    factor = min(1.0, SIDE / min(height, width))
     return resize(image, (round(height * factor), round(width * factor)))

@@ -18,6 +18,7 @@ from midway_zoo.visualize import features_to_image, flow_to_image, heatmap_overl
 _CELL = 192  # side in pixels of a square frame's picture, about
 _ROW = 1192  # width of a row of frames
 _MOST_COLUMNS = 6
+_BAR = 60  # width of a colour bar, about
 # Anchors of the diverging palette of cosines from -1 to 1, evenly spaced.
 _DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 
@@ -39,7 +40,9 @@ class Panels:
     def blocks(self) -> list[Block]:
         """All blocks, in the order of the sheet."""
         blocks = [self.frames(), self.features(), *self.flows(), self.tracks()]
-        return [*blocks, *self.similarity(), self.heat()]
+        similarity = self.similarity()
+        taken = sum(block.picture.width + sheet.BETWEEN for block in similarity)
+        return [*blocks, *similarity, self.heat(_ROW - taken)]
 
     def frames(self) -> Block:
         labels = [self.footage.labels[index] for index in self.columns]
@@ -104,30 +107,34 @@ class Panels:
         def paint(draw: ImageDraw.ImageDraw, scale: int) -> None:
             for point in range(tracks.shape[1]):
                 colour = _colour(point)
-                way = [self._at(*xy, scale) for xy in tracks[: index + 1, point].tolist()]
+                way = [self._at(xy, scale) for xy in tracks[: index + 1, point].tolist()]
                 for width, ink in ((5, (0, 0, 0, 160)), (2.5, (*colour, 255))):
                     if len(way) > 1:
                         draw.line(way, fill=ink, width=round(width * scale), joint="curve")
                 if truth is not None and bool(truth[index, point].isfinite().all()):
-                    _ring(draw, self._at(*truth[index, point].tolist(), scale), 8 * scale, 2 * scale, colour)
+                    _ring(draw, self._at(truth[index, point].tolist(), scale), 8 * scale, 2 * scale, colour)
                 _dot(draw, way[-1], 4.5 * scale, colour)
 
         return sheet.draw_over(self.pictures[index], paint)
 
-    def heat(self) -> Block:
+    def heat(self, width: int) -> Block:
+        """The first point in later frames, of which there are as many as fit."""
         findings = self.findings
-        low, high = float(findings.heat.min()), float(findings.heat.max())
+        most = max((width - _BAR) // (self.pictures[0].width + sheet.GAP) - 1, 1)
+        targets = findings.heat_targets[:most]
+        shown = findings.heat[: len(targets)]
+        low, high = float(shown.min()), float(shown.max())
         high = max(high, low + 1e-6)
-        cells = [self._marked(self.pictures[0], self._at(*findings.points[0].tolist(), 1))]
-        for heat, index in zip(findings.heat, findings.heat_targets, strict=True):
+        cells = [self._marked(self.pictures[0], self._at(findings.points[0].tolist(), 1))]
+        for heat, index in zip(shown, targets, strict=True):
             size = self.pictures[0].height, self.pictures[0].width
             large = F.interpolate(self.footage.frames[index : index + 1], size, mode="bicubic").clamp(0, 1)[0]
             cell = sheet.to_picture(heatmap_overlay(large, heat, vmin=low, vmax=high))
             if findings.true_tracks is not None and bool(findings.true_tracks[index, 0].isfinite().all()):
-                cell = self._marked(cell, self._at(*findings.true_tracks[index, 0].tolist(), 1))
+                cell = self._marked(cell, self._at(findings.true_tracks[index, 0].tolist(), 1))
             cells.append(cell)
         ramp = heatmap_overlay(torch.zeros(3, 1, 64), torch.linspace(0, 1, 64)[None], alpha=1.0)[:, 0]
-        captions = [self.footage.labels[index] for index in (0, *findings.heat_targets)]
+        captions = [self.footage.labels[index] for index in (0, *targets)]
         bar = sheet.colour_bar(ramp, cells[0].height, f"{low:.2f}", f"{high:.2f}")
         legend = "where a point of the first frame (ring) goes: cosine of a perturbation there with its effect"
         legend += "" if findings.true_tracks is None else "; later rings: the truth"
@@ -146,9 +153,9 @@ class Panels:
         )
         return [Block("Motion similarity", "cosine of the pairs' motion latents", picture)]
 
-    def _at(self, x: float, y: float, scale: int) -> tuple[float, float]:
+    def _at(self, xy: Sequence[float], scale: int) -> tuple[float, float]:
         """Where a point of a frame is in its picture."""
-        return (x + 0.5) * self.factor * scale, (y + 0.5) * self.factor * scale
+        return (xy[0] + 0.5) * self.factor * scale, (xy[1] + 0.5) * self.factor * scale
 
     def _marked(self, picture: Image.Image, place: tuple[float, float]) -> Image.Image:
         def paint(draw: ImageDraw.ImageDraw, scale: int) -> None:
@@ -163,9 +170,10 @@ def draw_sheet(heading: str, lines: Sequence[str], footage: Footage, findings: F
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` indices, evenly spaced from the first."""
-    step = -(-count // most)
-    return list(range(0, count, step))
+    """At most ``most`` of ``count`` indices, one as far from the next as the others, from the first."""
+    most = min(most, count)
+    step = (count - 1) // (most - 1) if most > 1 else 1
+    return list(range(0, count, step))[:most]
 
 
 def _colour(index: int) -> tuple[int, int, int]:

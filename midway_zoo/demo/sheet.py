@@ -11,8 +11,8 @@ from torch import Tensor
 
 MARGIN = 32
 GAP = 8  # between pictures of a block
-_BETWEEN = 40  # between blocks
-_WIDTH = 1200  # of a row of blocks, at most, unless a block alone is wider
+BETWEEN = 40  # between blocks
+_WIDTH = 1280  # of a row of blocks, at most, unless a block alone is wider
 _SMOOTH = 4  # drawn this much larger and reduced: Pillow's lines have hard edges
 
 _LINE = (208, 215, 222)
@@ -100,11 +100,11 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
         blocks: at least one.
     """
     rows = _rows(blocks)
-    width = max(sum(block.picture.width for block in part) + _BETWEEN * (len(part) - 1) for part in rows)
+    width = max(sum(block.picture.width for block in part) + BETWEEN * (len(part) - 1) for part in rows)
     texts = [text for line in lines for text in wrapped(line, TEXT, width)]
     top = HEADING + 14 + len(texts) * (TEXT + 5)
     drawn = [_draw_row(part) for part in rows]
-    height = top + sum(picture.height + _BETWEEN * 2 // 3 for picture in drawn)
+    height = top + sum(picture.height + BETWEEN * 2 // 3 for picture in drawn)
     page = Image.new("RGB", (width + 2 * MARGIN, height + MARGIN * 2), PAPER)
     draw = ImageDraw.Draw(page)
     draw.text((MARGIN, MARGIN), shortened(heading, HEADING, width), fill=INK, font=font(HEADING))
@@ -112,7 +112,7 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
         draw.text((MARGIN, MARGIN + HEADING + 10 + index * (TEXT + 5)), text, fill=GREY, font=font(TEXT))
     y = MARGIN + top
     for picture in drawn:
-        y += _BETWEEN * 2 // 3
+        y += BETWEEN * 2 // 3
         page.paste(picture, (MARGIN, y))
         y += picture.height
     return torch.from_numpy(np.array(page)).permute(2, 0, 1)
@@ -126,7 +126,7 @@ def _rows(blocks: Sequence[Block]) -> list[list[Block]]:
             rows.append([])
             left = 0
         rows[-1].append(block)
-        left += block.picture.width + _BETWEEN
+        left += block.picture.width + BETWEEN
     return rows
 
 
@@ -134,7 +134,7 @@ def _draw_row(blocks: Sequence[Block]) -> Image.Image:
     """Blocks side by side, their pictures on one line."""
     legends = [wrapped(block.legend, TEXT, _text_width(block)) for block in blocks]
     top = TITLE + 8 + max(len(legend) for legend in legends) * (TEXT + 4) + 6
-    width = sum(block.picture.width for block in blocks) + _BETWEEN * (len(blocks) - 1)
+    width = sum(block.picture.width for block in blocks) + BETWEEN * (len(blocks) - 1)
     result = Image.new("RGB", (width, top + max(block.picture.height for block in blocks)), PAPER)
     draw = ImageDraw.Draw(result)
     left = 0
@@ -145,7 +145,7 @@ def _draw_row(blocks: Sequence[Block]) -> Image.Image:
         if block.key is not None:
             result.paste(block.key, (left + block.picture.width - block.key.width, max(top - 6 - block.key.height, 0)))
         result.paste(block.picture, (left, top))
-        left += block.picture.width + _BETWEEN
+        left += block.picture.width + BETWEEN
     return result
 
 
