@@ -121,6 +121,7 @@ def test_failures(models, images, tmp_path, capsys, monkeypatch) -> None:
 def test_unreadable_video(models, tmp_path, capsys) -> None:
     pytest.importorskip("av")
     (tmp_path / "clip.mp4").write_bytes(b"no video at all")
+    assert "fps=0" in failure(capsys, "demo", "--fps", "0", "--video", str(tmp_path / "clip.mp4"))
     assert "cannot be decoded" in failure(capsys, "demo", "--video", str(tmp_path / "clip.mp4"))
 
 

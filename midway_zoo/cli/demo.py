@@ -98,7 +98,8 @@ def _footage(options: argparse.Namespace) -> "Footage":
         return read_pair(*options.images)
     if options.video is None:
         return generated_clip(frames)
-    return read_clip(options.video, frames, (options.fps or _FPS) if timed else None)
+    fps = _FPS if timed and options.fps is None else options.fps
+    return read_clip(options.video, frames, fps)
 
 
 def generated_clip(frames: int) -> "Footage":

@@ -72,7 +72,7 @@ class Panels:
         # Of predictions a few vectors may be far too long.
         longest = max(float(lengths.flatten().double().quantile(0.99) if truth is None else lengths.max()), 1.0)
         how = {"head": "by the flow head", "perturbation": "zero-shot, by perturbation: no flow head here"}
-        legend = f"to the next frame, {how[self.findings.method]}"
+        legend = f"{'from A to B' if self.pair else 'to the next frame'}, {how[self.findings.method]}"
         captions = []
         for index in shown:
             pair = Footage("", self.footage.frames, (0, 0), (), None if truth is None else truth[index : index + 1])
@@ -91,14 +91,18 @@ class Panels:
 
     def tracks(self) -> Block:
         findings = self.findings
-        cells = [self._tracked(index) for index in self.columns]
-        legend = "points of the first frame, from pair to pair, by perturbation"
+        last, steps = len(self.footage) - 1, len(self.columns) - 1
+        columns = [round(last * column / steps) for column in range(steps + 1)]
+        cells = [self._tracked(index) for index in columns]
+        captions = [self.footage.labels[index] for index in columns]
+        way = "" if self.pair else ", followed from frame to frame"
+        legend = f"points of the first frame{way} by perturbation, without training for it"
         if errors := track_errors(findings):
             legend += (
                 f"; rings: the truth. Off by {errors['track']:.1f} pixels on average, {errors['still']:.1f} if they "
                 "stood still"
             )
-        return Block("Tracks", legend, sheet.row(cells))
+        return Block("Tracks", legend, sheet.row(cells, captions))
 
     def _tracked(self, index: int) -> Image.Image:
         """A frame with each point's way so far."""
@@ -136,7 +140,7 @@ class Panels:
         ramp = heatmap_overlay(torch.zeros(3, 1, 64), torch.linspace(0, 1, 64)[None], alpha=1.0)[:, 0]
         captions = [self.footage.labels[index] for index in (0, *targets)]
         bar = sheet.colour_bar(ramp, cells[0].height, f"{low:.2f}", f"{high:.2f}")
-        legend = "where a point of the first frame (ring) goes: cosine of a perturbation there with its effect"
+        legend = "how much a change at one point of the first frame (ring) shows at each place of a later one (cosine)"
         legend += "" if findings.true_tracks is None else "; later rings: the truth"
         return Block("Perturbation heat map", legend, sheet.row([*cells, bar], [*captions, ""]))
 
