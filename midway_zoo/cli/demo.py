@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from midway_zoo.cli.inference import device, open_network
+from midway_zoo.cli.inference import load
 from midway_zoo.errors import InputError, OutputExistsError
 from midway_zoo.files import write_png
 from midway_zoo.models.network import MidwayNetwork
@@ -48,7 +48,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "can be seen",
     )
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
-    command.set_defaults(run=_demo)
+    # What else `load` looks at, which a first look at a network does not need.
+    command.set_defaults(run=_demo, output=None, encoder="teacher", paired=False, config=[])
 
 
 def _demo(options: argparse.Namespace) -> None:
@@ -58,7 +59,7 @@ def _demo(options: argparse.Namespace) -> None:
     start = time.perf_counter()
     path = _checked_output(options)
     footage = _footage(options)
-    network = open_network(options.model).to(device(options.device))
+    network = load(options)
     loaded = time.perf_counter() - start
     findings = examine(network, footage)
     lines = _summary(options.model, network, footage, findings)

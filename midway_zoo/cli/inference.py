@@ -84,16 +84,14 @@ def load(options: argparse.Namespace) -> MidwayNetwork:
     for output in (options.output, getattr(options, "picture", None)):
         if output is not None:
             check_output(output, overwrite=options.force)
-    chosen = {"encoder": options.encoder, "paired": options.paired, "config": dict(options.config) or None}
-    return open_network(options.model, **chosen).to(device(options.device))
-
-
-def open_network(model: str, **chosen: Any) -> MidwayNetwork:
-    """The network of a file or folder, read with ``load_checkpoint(path, **chosen)``, or of a name."""
-    path = Path(model)
+    path = Path(options.model)
     if path.exists() or path.suffix in (".pth", ".safetensors") or len(path.parts) > 1:
-        return load_checkpoint(path, **chosen)
-    return create_model(model, pretrained=True)
+        network = load_checkpoint(
+            path, encoder=options.encoder, paired=options.paired, config=dict(options.config) or None
+        )
+    else:
+        network = create_model(options.model, pretrained=True)
+    return network.to(device(options.device))
 
 
 def device(name: str | None) -> torch.device:
