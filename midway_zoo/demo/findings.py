@@ -67,7 +67,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
     assert isinstance(features, Tensor)  # of one size, so of one grid
     latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
-    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network, size)))
+    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network)))
     assert isinstance(found.flow, Tensor)
     flow = found.flow.cpu()
     points = notable_points(frames[0], flow[0]) if footage.points is None else footage.points
@@ -90,9 +90,10 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     )
 
 
-def _flow_options(network: MidwayNetwork, size: int) -> dict[str, Any]:
-    """The head sees frames as they are, in tiles; without one, the grid of tokens is what can be chosen."""
-    return {"overlap": 0.5} if network.flow_head is not None else {"size": size}
+def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
+    """The head sees frames as they are, in tiles; without one every token is perturbed, so that a grid finer than
+    the network's own would take minutes."""
+    return {"size": None} if network.flow_head is None else {"overlap": 0.5}
 
 
 def notable_points(frame: Tensor, flow: Tensor) -> Tensor:
