@@ -23,9 +23,9 @@ def modules_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-def test_import_reaches_no_trainer_and_no_extra() -> None:
+def test_import_reaches_no_trainer_no_analysis_and_no_extra() -> None:
     loaded = modules_after("import midway_zoo")
-    assert not {name for name in loaded if name.startswith("midway_zoo.train")}
+    assert not {name for name in loaded if name.startswith(("midway_zoo.train", "midway_zoo.analysis"))}
     assert not {"av", "h5py", "omegaconf", "accelerate"} & (loaded - modules_after("import timm"))
 
 

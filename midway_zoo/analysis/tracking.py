@@ -54,8 +54,8 @@ def track(
 
     The token under a point is perturbed, and the way from its centre to the place where the perturbation arrives
     (the softmax-weighted mean over the square of radius ``window`` around the most sensitive target token) is added
-    to the point. A point never leaves the picture: one that would is held at its border. Nothing here tells whether
-    a point is hidden; ``confidence`` falls where the network is unsure.
+    to the point. What leaves the picture stays at its border, and nothing here tells whether a point is hidden:
+    ``confidence`` is lower where the network is unsure, no more.
 
     Frames are read one at a time and encoded once (in paired mode, once by either encoder), and memory does not grow
     with the clip. Every point whose token no other point shares costs ``draws`` passes through one level of the
