@@ -72,7 +72,7 @@ class Panels:
         # Of predictions a few vectors may be far too long.
         longest = max(float(lengths.flatten().double().quantile(0.99) if truth is None else lengths.max()), 1.0)
         how = {"head": "by the flow head", "perturbation": "zero-shot, by perturbation: no flow head here"}
-        legend = f"{'from A to B' if self.pair else 'to the next frame'}, {how[self.findings.method]}"
+        legend = f"{'from the first to the second' if self.pair else 'to the next frame'}, {how[self.findings.method]}"
         captions = []
         for index in shown:
             pair = Footage("", self.footage.frames, (0, 0), (), None if truth is None else truth[index : index + 1])
