@@ -5,8 +5,8 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from midway_zoo.cli import demo, flow, inference, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
-from midway_zoo.cli import flow, inference, train, weights, zoo
 from midway_zoo.errors import MidwayZooError
 from midway_zoo.version import __version__
 
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     zoo.add_commands(commands)
     weights.add_commands(commands)
+    demo.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)
     train.add_commands(commands)

@@ -1,0 +1,182 @@
+"""``midway-zoo demo``: the main job in one command. What it needs is imported when it runs."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from midway_zoo.cli.inference import load
+from midway_zoo.errors import InputError, OutputExistsError
+from midway_zoo.files import write_png
+from midway_zoo.models.network import MidwayNetwork
+
+if TYPE_CHECKING:
+    from midway_zoo.demo.findings import Findings
+    from midway_zoo.demo.footage import Footage
+
+DESCRIPTION = (
+    "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
+    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known. Larger frames are reduced "
+    "to a shorter side of 128 pixels."
+)
+MODEL = "midway_nano.scenes"
+_FRAMES, _FPS = 12, 5.0
+_SEED, _SCENE = 2026, 441  # no training or validation draws from this seed
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register this module's command."""
+    command = commands.add_parser("demo", help="a network's findings in one picture", description=DESCRIPTION)
+    footage = command.add_mutually_exclusive_group()
+    footage.add_argument("--video", type=Path, metavar="PATH", help="video file, or folder of consecutive frames")
+    footage.add_argument("--images", type=Path, nargs=2, metavar=("A", "B"), help="two frames of one scene")
+    command.add_argument("--model", default=MODEL, metavar="CKPT_OR_NAME", help="default: %(default)s")
+    command.add_argument(
+        "--out", type=Path, default=Path("midway_demo"), metavar="DIR", help="made if missing; default: %(default)s"
+    )
+    command.add_argument("--force", action="store_true", help="replace an existing picture")
+    command.add_argument("--frames", type=int, metavar="N", help=f"2 to 16 frames of a clip; default: {_FRAMES}")
+    command.add_argument(
+        "--fps",
+        type=float,
+        help=f"of a video: take this many frames per second, from its start; default: {_FPS:g}, at which most motion "
+        "can be seen",
+    )
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    # What else `load` looks at, which a first look at a network does not need.
+    command.set_defaults(run=_demo, output=None, encoder="teacher", paired=False, config=[])
+
+
+def _demo(options: argparse.Namespace) -> None:
+    from midway_zoo.demo.findings import examine
+    from midway_zoo.demo.panels import draw_sheet
+
+    start = time.perf_counter()
+    path = _checked_output(options)
+    footage = _footage(options)
+    network = load(options)
+    loaded = time.perf_counter() - start
+    findings = examine(network, footage)
+    lines = _summary(options.model, network, footage, findings)
+    drawing = time.perf_counter()
+    picture = draw_sheet("midway-zoo demo", lines[:3], footage, findings)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, picture, overwrite=options.force)
+    seconds = {"loading": loaded, **findings.seconds, "drawing": time.perf_counter() - drawing}
+    times = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
+    lines.append(f"seconds: {times}; {time.perf_counter() - start:.1f} in all")
+    lines.append(f"wrote {path} ({picture.shape[2]} x {picture.shape[1]} pixels)")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _checked_output(options: argparse.Namespace) -> Path:
+    """Where the picture goes; failing late would waste the work."""
+    path: Path = options.out / "demo.png"
+    if options.out.exists() and not options.out.is_dir():
+        raise InputError(f"--out {options.out} is a file; pass the name of a folder.")
+    if path.exists() and not options.force:
+        raise OutputExistsError(f"{path} exists; pass --force to replace it, or another --out.")
+    return path
+
+
+def _footage(options: argparse.Namespace) -> "Footage":
+    from midway_zoo.demo.footage import MAX_FRAMES, read_clip, read_pair
+
+    if options.images and options.frames is not None:
+        raise InputError("--frames is for clips; leave it out for --images.")
+    timed = options.video is not None and not options.video.is_dir()
+    if options.fps is not None and not timed:
+        raise InputError("--fps is for a video file, whose frames have times; leave it out.")
+    frames = _FRAMES if options.frames is None else options.frames
+    if not 2 <= frames <= MAX_FRAMES:
+        raise InputError(f"--frames {frames}: 2 to {MAX_FRAMES} are expected.")
+    if options.images:
+        return read_pair(*options.images)
+    if options.video is None:
+        return generated_clip(frames)
+    fps = _FPS if timed and options.fps is None else options.fps
+    return read_clip(options.video, frames, fps)
+
+
+def generated_clip(frames: int) -> "Footage":
+    """A scene of textured objects whose motions change over the clip, and the truth about it."""
+    from midway_zoo.demo.footage import Footage
+    from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
+
+    config = ScenesConfig(
+        height=64,
+        width=64,
+        frames=frames,
+        objects=(3, 5),
+        size=(0.14, 0.3),
+        motion=6.0,
+        rotation=8.0,
+        zoom=0.02,
+        camera=2.0,
+        camera_zoom=0.01,
+        acceleration=1.0,
+        period=(8.0, 32.0),
+    )
+    scene = SceneGenerator(config, seed=_SEED).render([_SCENE])
+    instances = scene.instances[0, 0]
+    centres = []
+    for instance in instances.unique().tolist():
+        places = (instances == instance).nonzero().flip(1).float()
+        if instance and len(places) >= config.height * config.width // 100:
+            # The nearest pixel that shows it: a ring's centre does not.
+            centres.append(places[(places - places.mean(dim=0)).norm(dim=1).argmin()])
+    return Footage(
+        name="generated clip",
+        frames=scene.frames[0],
+        given=(config.height, config.width),
+        labels=[f"frame {index}" for index in range(frames)],
+        flow=scene.flow[0],
+        occlusion=scene.occlusion[0],
+        points=torch.stack(centres),
+    )
+
+
+def _summary(model: str, network: MidwayNetwork, footage: "Footage", findings: "Findings") -> list[str]:
+    """Lines of text: the model, the footage, the flow, then what is not printed on the picture."""
+    from midway_zoo.demo.findings import flow_errors, track_errors
+
+    parts = {"encoder": network.encoder, "dynamics": network.dynamics, "flow head": network.flow_head}
+    counts = ", ".join(f"{name} {_millions(part)}" for name, part in parts.items() if part is not None)
+    height, width = footage.frames.shape[2:]
+    size = f"{len(footage)} frames of {footage.given[1]} x {footage.given[0]} pixels"
+    if footage.given != (height, width):
+        size += f", reduced to {width} x {height}; lengths below are in these"
+    flow = f"flow: {findings.method}"
+    if findings.method == "perturbation":
+        flow += " (the model has no flow head)"
+    if errors := flow_errors(footage, findings.flow):
+        flow += f"; EPE {errors['epe']:.2f} px, of zero flow {errors['zero']:.2f} px"
+    else:
+        lengths = torch.linalg.vector_norm(findings.flow, dim=1)
+        flow += f"; length {float(lengths.mean()):.2f} px on average, at most {float(lengths.max()):.2f} px"
+    norms = torch.linalg.vector_norm(findings.latents.tokens.float(), dim=-1).cpu()
+    pairs, tokens, channels = findings.latents.tokens.shape
+    lines = [
+        f"model: {Path(model).name}, {_millions(network)} parameters ({counts})",
+        f"footage: {footage.name}, {size}",
+        flow,
+        f"motion latents: {pairs} x {tokens} x {channels}, norm {float(norms.mean()):.2f} on average "
+        f"({float(norms.min()):.2f} to {float(norms.max()):.2f})",
+    ]
+    if distances := track_errors(findings):
+        lines.append(
+            f"tracks: {len(findings.points)} points, off by {distances['track']:.2f} px on average, "
+            f"{distances['still']:.2f} px if they stood still"
+        )
+    where = next(network.parameters()).device
+    threads = f", {torch.get_num_threads()} of {os.cpu_count()} threads" if where.type == "cpu" else ""
+    return [*lines, f"device: {where}{threads}"]
+
+
+def _millions(part: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in part.parameters()) / 1e6:.2f} M"

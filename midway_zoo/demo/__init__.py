@@ -1,0 +1,1 @@
+"""What ``midway-zoo demo`` does: footage, what a network makes of it, and one picture of that."""

@@ -1,0 +1,156 @@
+"""What a network makes of footage: every function of the zoo once."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+import midway_zoo.analysis as analysis
+from midway_zoo.api import extract_features, perturbation_heatmap, predict_flow
+from midway_zoo.clips import infer_motion_latents
+from midway_zoo.demo.footage import Footage
+from midway_zoo.flow.metrics import FlowMetrics
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.results import MotionLatent, _ShapeRepr
+
+Result = TypeVar("Result")
+
+_POINTS = 4
+_TARGETS = (1, 2, 4)  # frames in which the heat map looks for the first frame's point
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Findings(_ShapeRepr):
+    """Results on the CPU, in pixels of the footage's frames."""
+
+    features: Tensor
+    """(T, D, h, w): patch features of the last block."""
+    latents: MotionLatent
+    """Of the T - 1 neighbours."""
+    similarity: Tensor | None
+    """(T - 1, T - 1) cosines of the motion latents; None for less than three pairs."""
+    flow: Tensor
+    """(T - 1, 2, H, W)."""
+    method: str
+    """How the flow was found: "head" or "perturbation"."""
+    points: Tensor
+    """(n, 2): the points (x, y) of the first frame that were followed; the first one is the heat maps'."""
+    heat_targets: list[int]
+    """Indices of the frames of ``heat``."""
+    heat: Tensor
+    """(k, h, w) cosines: where the first point is in each of these frames."""
+    tracks: Tensor
+    """(T, n, 2): the points in every frame."""
+    true_tracks: Tensor | None
+    """The same by the true flow, NaN from where a point is covered or outside; None where no flow is known."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each took."""
+
+
+def examine(network: MidwayNetwork, footage: Footage) -> Findings:
+    """Everything that the demo shows."""
+    frames, seconds = footage.frames, dict[str, float]()
+
+    def timed(name: str, run: Callable[[], Result]) -> Result:
+        start = time.perf_counter()
+        result = run()
+        seconds[name] = time.perf_counter() - start
+        return result
+
+    # Frames smaller than what the network was made for are enlarged, larger ones give a finer grid.
+    size = max(min(network.config.img_size), min(frames.shape[2:]))
+    last = network.config.depth - 1
+    features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
+    assert isinstance(features, Tensor)  # of one size, so of one grid
+    latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
+    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network)))
+    assert isinstance(found.flow, Tensor)
+    flow = found.flow.cpu()
+    points = notable_points(frames[0], flow[0]) if footage.points is None else footage.points
+    targets = [index for index in _TARGETS if index < len(frames)]
+    sources = frames[:1].expand(len(targets), -1, -1, -1)
+    heat = timed("heat map", lambda: perturbation_heatmap(network, sources, frames[targets], points[0], size=size))
+    tracks = timed("track", lambda: analysis.track(network, frames, points, size=size, draws=4)).xy.cpu()
+    return Findings(
+        features=features.float().cpu(),
+        latents=latents,
+        similarity=analysis.latent_similarity(latents).cpu() if len(frames) > 3 else None,
+        flow=flow,
+        method=found.method,
+        points=points,
+        heat_targets=targets,
+        heat=heat.heatmap.cpu(),
+        tracks=tracks,
+        true_tracks=true_tracks(footage, points),
+        seconds=seconds,
+    )
+
+
+def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
+    """The head sees frames as they are, in tiles; without one every token is perturbed, so that a grid finer than
+    the network's own would take minutes."""
+    return {"size": None} if network.flow_head is None else {"overlap": 0.5}
+
+
+def notable_points(frame: Tensor, flow: Tensor) -> Tensor:
+    """Points (n, 2) that have texture, move, and are apart from each other and from the border.
+
+    Args:
+        frame: (3, H, W).
+        flow: (2, H, W): of the frame.
+    """
+    height, width = frame.shape[1:]
+    side = max(min(height, width) // 8, 1)
+    grey = frame.mean(dim=0)
+    values = torch.stack([grey, grey.square(), torch.hypot(flow[0], flow[1])])
+    mean, square, length = F.avg_pool2d(values[None], side)[0]
+    score = (square - mean.square()).clamp_min(0).sqrt() * (length + 0.1 * length.mean())
+    y, x = torch.meshgrid(*(torch.arange(count) for count in score.shape), indexing="ij")
+    if min(score.shape) > 2:
+        inner = (y > 0) & (y < score.shape[0] - 1) & (x > 0) & (x < score.shape[1] - 1)
+        score = score.where(inner, -1)
+    points: list[tuple[float, float]] = []
+    while len(points) < _POINTS and float(score.max()) >= 0:
+        row, column = divmod(int(score.argmax()), score.shape[1])
+        points.append(((column + 0.5) * side - 0.5, (row + 0.5) * side - 0.5))
+        score = score.where(torch.hypot((y - row).float(), (x - column).float()) > 2, -1)
+    return torch.tensor(points)
+
+
+def true_tracks(footage: Footage, points: Tensor) -> Tensor | None:
+    """(T, n, 2): points carried along by the true flow, NaN from where they are covered or outside."""
+    if footage.flow is None or footage.occlusion is None:
+        return None
+    places = [points]
+    for flow, hidden in zip(footage.flow, footage.occlusion, strict=True):
+        here = places[-1]
+        moved = here + analysis.flow_at(flow[None], here[None])[0]
+        column, row = here.nan_to_num(0).round().long().unbind(-1)
+        places.append(moved.masked_fill(hidden[row, column][:, None], torch.nan))
+    return torch.stack(places)
+
+
+def flow_errors(footage: Footage, flow: Tensor) -> dict[str, float] | None:
+    """Mean end-point error in pixels over all pixels: "epe" of a flow, "zero" of saying that nothing moves."""
+    if footage.flow is None:
+        return None
+    errors = {}
+    for name, prediction in (("epe", flow), ("zero", torch.zeros_like(flow))):
+        metrics = FlowMetrics()
+        metrics.update(prediction, footage.flow)
+        errors[name] = metrics.compute()["epe"]
+    return errors
+
+
+def track_errors(findings: Findings) -> dict[str, float] | None:
+    """Mean distance in pixels from the true tracks: "track" of those found, "still" of points that stay."""
+    if findings.true_tracks is None:
+        return None
+    truth = findings.true_tracks[1:]
+    still = findings.points.expand_as(truth)
+    distances = {"track": findings.tracks[1:] - truth, "still": still - truth}
+    return {name: float(torch.linalg.vector_norm(values, dim=-1).nanmean()) for name, values in distances.items()}
