@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import rows
 from PIL import Image, ImageDraw, ImageFont
 
-import rows
 from midway_zoo.train.journal import read_log
 
 PANELS = (("invariance", "DINO loss"), ("dynamics_2", "dynamics loss, level 2"), ("gate_2", "mean gate, level 2"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import rows
 from curves import draw_curves
+
 from midway_zoo.files import atomic, write_json
 
 
@@ -33,9 +34,9 @@ COLUMNS = (
     Column("frozen flow EPE px", "frozen", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
     Column("PCK@4 %", "tracking", "pck_4", 1, ((_ZERO, "zero_pck_4"),)),
     Column("PCK@4 %, fast", "tracking", "fast_pck_4", 1, ((_ZERO, "fast_zero_pck_4"),)),
-    Column("PCK@4 %, clips", "tracking", "clip_pck_4"),
-    Column("copies %, moved", "tracking", "identity_moved"),
-    Column("hits %, moved", "tracking", "hit_moved"),
+    Column("PCK@4 %, clips", "tracking", "clip_pck_4", 1, ((_ZERO, "zero_clip_pck_4"),)),
+    Column("copies %, moved", "tracking", "fast_identity_moved"),
+    Column("hits %, moved", "tracking", "fast_hit_moved"),
 )
 _COURSE = tuple(column for column in COLUMNS if column.stage in ("segmentation", "tracking"))
 
@@ -121,6 +122,14 @@ def summary_of(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return summary
 
 
+def brief(stage: str, figures: dict[str, float | None]) -> str:
+    """The figures of a stage that the tables show; of one that they do not show, the first."""
+    columns = [column for column in COLUMNS if column.stage == stage]
+    shown = [key for column in columns for key in (column.figure, *dict(column.floors).values())]
+    known = [key for key in shown if key in figures] or list(figures)[:4]
+    return ", ".join(f"{key} {figures[key]:.4g}" for key in dict.fromkeys(known) if figures[key] is not None)
+
+
 def main_table(results: Sequence[dict[str, Any]]) -> list[str]:
     """A row per row that has results, and the floors that need no network."""
     lines = [_line(["row", "seeds", *(column.title for column in COLUMNS)]), _rule(len(COLUMNS) + 2)]
@@ -173,7 +182,8 @@ def _made_with(results: Sequence[dict[str, Any]]) -> list[str]:
         for result in one["stages"].values():
             title = f"{one['preset']} preset on {result['machine']['device']}, torch {result['machine']['torch']}"
             made[title] = made.get(title, 0) + result["seconds"]
-    return [f"Mean (smallest to largest, seeds). {title}: {seconds / 60:.0f} minutes." for title, seconds in made.items()]
+    spent = [f"{title}: {seconds / 60:.0f} minutes." for title, seconds in made.items()]
+    return [f"Mean (smallest to largest, seeds). {' '.join(spent)}"]
 
 
 def _line(cells: Sequence[str]) -> str:

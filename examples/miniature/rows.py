@@ -2,10 +2,11 @@
 
 import json
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from midway_zoo.errors import ConfigError, nearest
-from midway_zoo.models.config import MidwayConfig, architecture_config, override
+from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.train.config import load_config
 from midway_zoo.train.pretrain.config import PretrainConfig
 
@@ -136,19 +137,20 @@ def pretraining(row: Row, budget: Budget, seed: int, out: Path, extra: tuple[str
     return [*budget.pretrain, *row.settings, f"seed={seed}", f"out={out}", *extra]
 
 
-def pretrain_config(settings: list[str]) -> PretrainConfig:
+@cache
+def pretrain_config(*settings: str) -> PretrainConfig:
     """The configuration that the recipe and these overrides give."""
     return load_config(PretrainConfig, RECIPES / "pretrain.yaml", settings)
 
 
 def network_settings(config: PretrainConfig) -> list[str]:
-    """Overrides that give the other tasks a network with the dynamics that ``config`` pretrains (fresh ones if it
-    pretrains none)."""
+    """Overrides that give the other tasks a network of the shape that ``config`` pretrains; with dynamics, fresh ones,
+    if it pretrains none."""
     switches = {key: value for key, value in config.network.overrides.items() if key != "dynamics"}
+    switches["grid"] = list(config.midway_config().grid)
     return [f"network.name={config.network.name}", f"network.overrides={json.dumps(switches)}"]
 
 
 def fresh_network(config: PretrainConfig) -> MidwayConfig:
     """Architecture of an untrained network of that shape, with one encoder."""
-    switches = {key: value for key, value in config.network.overrides.items() if key != "dynamics"}
-    return override(architecture_config(config.network.name), switches)
+    return override(config.midway_config(), {"paired": False, "dynamics": True})

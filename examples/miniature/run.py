@@ -14,6 +14,7 @@ import gc
 import json
 import logging
 import math
+import os
 import platform
 import shlex
 import sys
@@ -22,12 +23,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
-
 import report
 import rows
 import stages
+import timm
+import torch
+
 from midway_zoo.errors import ConfigError, MidwayZooError
 from midway_zoo.files import write_json
 from midway_zoo.version import __version__
@@ -108,27 +109,30 @@ class Record:
     def __init__(self, job: stages.Job, preset: str) -> None:
         self.job = job
         self.path = job.out / "results" / f"{job.name}.json"
-        fresh = {"row": job.row.name, "seed": job.seed, "preset": preset, "stages": {}, "failed": {}}
-        self.content: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.exists() else fresh
-        if self.content["preset"] != preset:
-            held = self.content["preset"]
-            raise SystemExit(f"error: {self.path} is of the preset {held}; continue with --preset {held} or a new --out")
+        self.content: dict[str, Any] = {"row": job.row.name, "seed": job.seed, "preset": preset}
+        self.content |= {"stages": {}, "failed": {}}
+        if self.path.exists():
+            self.content = json.loads(self.path.read_text(encoding="utf-8"))
+        held = self.content["preset"]
+        if held != preset:
+            raise SystemExit(f"error: {self.path} is of --preset {held}; continue with that, or take a new --out")
 
     def do(self, stage: str) -> None:
         """Do a stage unless it is there, and write what came out at once."""
         done = self.content["stages"].get(stage)
         if done and self._same(stage, done["settings"]):
             return
-        start = time.perf_counter()
+        start, used = time.perf_counter(), _cpu_seconds()
         result = stages.STAGES[stage](self.job)
         result = {"seconds": round(time.perf_counter() - start, 1)} | result
+        result["cpu_seconds"] = round(_cpu_seconds() - used, 1)  # of this session, data workers included
         result |= {"machine": machine(), "run_command": shlex.join(sys.argv)}
         result["figures"] = {key: _finite(value) for key, value in result["figures"].items()}
         self.content["stages"][stage] = result
         self.content["failed"].pop(stage, None)
         self._write()
-        shown = ", ".join(f"{key} {value:.4g}" for key, value in result["figures"].items() if value is not None)
-        print(f"{self.job.name} {stage}, {result['seconds']:.0f} s: {shown}", flush=True)
+        figures = report.brief(stage, result["figures"])
+        print(f"{self.job.name} {stage}, {result['seconds']:.0f} s: {figures}", flush=True)
 
     def _same(self, stage: str, settings: list[str]) -> bool:
         """Whether what is there is what is asked for. Other footage is measured anew, another pretraining refused."""
@@ -148,8 +152,8 @@ class Record:
 
     def _write(self) -> None:
         write_json(self.path, self.content, overwrite=True)
-        gc.collect()
         if torch.cuda.is_available():
+            gc.collect()
             torch.cuda.empty_cache()
 
 
@@ -171,6 +175,11 @@ def _processor() -> str:
     lines = known.read_text(encoding="utf-8").splitlines() if known.is_file() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return named[0] if named else platform.processor() or platform.machine()
+
+
+def _cpu_seconds() -> float:
+    """Of this process and of those that it started and that ended."""
+    return sum(os.times()[:4])
 
 
 def _finite(value: float) -> float | None:

@@ -1,22 +1,19 @@
 """What is done with one row and one seed: pretraining, and the evaluations that train something on top of it."""
 
-import importlib.util
 import shlex
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
-
+import footage
 import rows
+import torch
 import tracking
+
 from midway_zoo.errors import CheckpointError, MidwayZooError
-from midway_zoo.flow import FlowMetrics
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.checkpoints import Checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import RunConfig, load_config
@@ -38,7 +35,6 @@ TASKS: dict[str, tuple[type[RunConfig], Callable[[Any], Any]]] = {
 }
 COURSE = (25, 50)
 """Percent of pretraining after which its weights are evaluated too."""
-_LONGEST = 6.0  # pixels, of the warps of footage: as in the flow recipe's scenes
 
 Result = dict[str, Any]
 """A stage: "figures", "settings" (what it was asked to do), and for trainings "command", "count" and "seconds"."""
@@ -83,7 +79,7 @@ class Job:
         """
         if self.row.weights is None:
             return None
-        config = rows.pretrain_config(self.pretraining())
+        config = rows.pretrain_config(*self.pretraining())
         checkpoint = latest_checkpoint(Path(config.out))
         steps = min(config.schedule_steps or 0, config.max_steps or sys.maxsize)
         if checkpoint is None or checkpoint.step < steps:
@@ -97,12 +93,12 @@ class Job:
         if found is not None:
             return network_of_checkpoint(found.path, paired=False)
         torch.manual_seed(self.seed)
-        return MidwayNetwork(rows.fresh_network(rows.pretrain_config(self.pretraining()))).eval()
+        return MidwayNetwork(rows.fresh_network(rows.pretrain_config(*self.pretraining()))).eval()
 
 
 def pretrain(job: Job) -> Result:
     """Train the row's network; figures are means over the last tenth of the steps."""
-    result = _train("pretrain", job.pretraining())
+    _, result = _train("pretrain", job.pretraining())
     lines = read_log(job.run("pretrain") / "log.jsonl")
     tail = lines[-max(1, len(lines) // 10) :]
     kept = ("loss", "invariance", "teacher_entropy", "cls_std", "token_std", "dynamics", "gate_")
@@ -118,14 +114,14 @@ def segmentation(job: Job) -> Result:
 
 
 def _segment(job: Job, weights: Checkpoint | None, folder: Path) -> Result:
-    config = rows.pretrain_config(job.pretraining())
+    config = rows.pretrain_config(*job.pretraining())
     network = config.midway_config()
     sources = ["encoder"] + ["backward"] * (network.dynamics and network.backward)
     start = [f"init_from={weights.path}"] if weights else rows.network_settings(config)
     results, figures = [], {}
     for source in sources:
         asked = [f"features.source={source}", f"seed={job.seed}", f"out={folder / source}"]
-        results.append(_train("segmentation", [*job.budget.segmentation, *start, *asked]))
+        results.append(_train("segmentation", [*job.budget.segmentation, *start, *asked])[1])
         figures |= {f"{name}_{source}": 100 * value for name, value in _validation(folder / source).items()}
     return {
         "figures": figures,
@@ -141,18 +137,14 @@ def flow(job: Job, *, frozen: bool = False) -> Result:
     each pair's best single vector ("translation_epe")."""
     folder = job.run("frozen" if frozen else "flow")
     found = job.weights()
-    settings = [*job.budget.flow, *rows.network_settings(rows.pretrain_config(job.pretraining()))]
+    settings = [*job.budget.flow, *rows.network_settings(rows.pretrain_config(*job.pretraining()))]
     settings += [f"initial={job.row.initial}", f"frozen={str(frozen).lower()}", f"seed={job.seed}", f"out={folder}"]
     settings += [f"init_from={found.path}"] if found else []
-    result = _train("flow", settings)
-    figures = dict(_validation(folder))
-    config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", settings)
-    zero, single = FlowMetrics(), FlowMetrics()
+    config, result = _train("flow", settings)
+    floors = footage.Floors()
     for _, _, true in SceneValidation(config.data, config.validation).batches():
-        zero.update(torch.zeros_like(true), true)
-        single.update(_generalisation().translation(true), true)
-    figures |= {"zero_epe": zero.compute()["epe"], "translation_epe": single.compute()["epe"]}
-    return {**result, "figures": figures}
+        floors.update(true)
+    return {**result, "figures": _validation(folder) | floors.compute()}
 
 
 def track(job: Job) -> Result:
@@ -179,21 +171,15 @@ def course(job: Job) -> Result:
 
 
 def media(job: Job) -> Result:
-    """End-point error of the fine-tuned network on frames of real footage, warped by known smooth flow."""
+    """See :func:`footage.measure`, with the fine-tuned network."""
     checkpoint = latest_checkpoint(job.run("flow"))
     if checkpoint is None:
         raise CheckpointError(f"{job.name} has no flow yet; run its stage flow first.")
     network = network_of_checkpoint(checkpoint.path, paired=False).to(_device())
-    config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", ["out=unused", *job.budget.flow, "initial=random"])
-    other, figures = _generalisation(), {}
+    figures: dict[str, float] = {}
     for path in job.media:
-        metrics = {"epe": FlowMetrics(), "zero_epe": FlowMetrics(), "translation_epe": FlowMetrics()}
-        for source, target, true in other.warped(path, config, job.budget.media_frames, _LONGEST):
-            found = network.predict_flow(source, target, method="head", tile=tuple(true.shape[-2:])).flow
-            metrics["epe"].update(found.to(true.device), true)
-            metrics["zero_epe"].update(torch.zeros_like(true), true)
-            metrics["translation_epe"].update(other.translation(true), true)
-        figures |= {f"{name}_{path.name}": one.compute()["epe"] for name, one in metrics.items()}
+        found = footage.measure(network, path, job.budget.media_frames)
+        figures |= {f"{name}_{path.name}": value for name, value in found.items()}
     return {"figures": figures, "settings": [f"media={path.name}" for path in job.media]}
 
 
@@ -208,8 +194,11 @@ STAGES: dict[str, Callable[[Job], Result]] = {
 }
 
 
-def _train(name: str, settings: list[str]) -> Result:
-    """Train to the end, going on from a checkpoint if there is one; seconds are those of all sessions."""
+def _train(name: str, settings: list[str]) -> tuple[Any, Result]:
+    """Train to the end, going on from a checkpoint if there is one: the configuration, and all but the figures.
+
+    Seconds are those of all sessions.
+    """
     schema, build = TASKS[name]
     recipe = rows.RECIPES / f"{name}.yaml"
     config = load_config(schema, recipe, settings)
@@ -221,7 +210,7 @@ def _train(name: str, settings: list[str]) -> Result:
     ended = fit(task)
     if not ended.finished:
         raise StoppedError(f"{config.out} was stopped by {ended.reason} at step {ended.step}")
-    return {
+    return config, {
         "settings": portable(settings),
         "command": shlex.join(["midway-zoo", "train", name, "--recipe", str(recipe), *settings]),
         "count": ended.step * config.batch_size,
@@ -245,15 +234,3 @@ def _validation(folder: Path) -> dict[str, float]:
 
 def _device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")  # type: ignore[return-value]
-
-
-@cache
-def _generalisation() -> ModuleType:
-    """The example beside this folder, for its floors and its warps of footage."""
-    path = Path(__file__).parents[1] / "flow_generalisation.py"
-    spec = importlib.util.spec_from_file_location("flow_generalisation", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

@@ -2,17 +2,18 @@
 
 Figures come from two kinds of scenes: those of the flow recipe, up to 9 pixels a frame ("pck_..."), and those that
 pretraining sees, up to 18 ("fast_pck_..."). What moves less than a patch, 8 pixels, is matched well by a copy: the
-share of copies is taken over source tokens that truly move by a patch or more, of the second kind ("identity_moved").
+share of copies is taken over source tokens that truly move by a patch or more ("fast_identity_moved").
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
+import rows
 import torch
 from torch import Tensor
 
-import rows
 from midway_zoo.analysis import flow_at, identity_share, pck, sensitivity_matrix, track
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.perturbation import matches
@@ -29,17 +30,14 @@ def measure(network: MidwayNetwork, budget: rows.Budget) -> dict[str, float]:
     slow, fast = scenes()
     figures = pair_figures(network, slow, budget)
     figures |= {f"fast_{key}": value for key, value in pair_figures(network, fast, budget).items()}
-    figures["identity_moved"], figures["hit_moved"] = (figures.pop(f"fast_{key}") for key in ("identity", "hit"))
-    figures |= {"identity_moved_tokens": figures.pop("fast_moved")}
-    for key in ("identity", "hit", "moved"):
-        figures.pop(key)
     return figures | clip_figures(network, slow, budget)
 
 
+@cache
 def scenes() -> tuple[ScenesConfig, ScenesConfig]:
     """Those of the flow recipe and those of pretraining, both of 64 x 64 pixels."""
     flow = load_config(FlowConfig, rows.RECIPES / "flow.yaml", ["out=unused"]).data.scenes
-    pretraining = rows.pretrain_config(["out=unused"]).data.scenes
+    pretraining = rows.pretrain_config("out=unused").data.scenes
     return tuple(replace(one, height=_SIDE, width=_SIDE, frames=2) for one in (flow, pretraining))  # type: ignore[return-value]
 
 
@@ -55,8 +53,9 @@ def pair_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budg
 
     Returns:
         "pck_4", ...: percent of visible token centres found within so many pixels; "zero_pck_4", ...: if nothing
-        moved; "identity_all": percent of tokens whose heat map peaks where they are; of those that move a patch or
-        more, "identity": the same, "hit": peaks at the token where they go, and "moved": how many there are.
+        moved; "identity_all": percent of all tokens whose heat map peaks where they are; of those that are seen and
+        move a patch or more, "identity_moved": the same, "hit_moved": it peaks where they go; and "moved": how many
+        these are.
     """
     found: dict[str, list[Tensor]] = {key: [] for key in ("predicted", "true", "start", "visible", "moved", "peak")}
     shares, grid, patch = [], (0, 0), (0.0, 0.0)
@@ -79,30 +78,37 @@ def pair_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budg
     visible, moved, peak = all_of["visible"], all_of["moved"], all_of["peak"]
     here = torch.arange(grid[0] * grid[1])
     goal = ((all_of["true"] + 0.5) / torch.tensor(patch)).floor().long()
-    figures = pck(all_of["predicted"], all_of["true"], visible=visible)
-    zero = pck(all_of["start"], all_of["true"], visible=visible)
-    figures = {f"pck_{key.removeprefix('pck_')}": value for key, value in figures.items()}
-    figures |= {f"zero_pck_{key.removeprefix('pck_')}": value for key, value in zero.items()}
+    figures = _named(pck(all_of["predicted"], all_of["true"], visible=visible), "")
+    figures |= _named(pck(all_of["start"], all_of["true"], visible=visible), "zero_")
     figures["identity_all"] = 100 * float(torch.cat(shares).float().mean())
-    figures["identity"] = _percent(peak == here, moved)
-    figures["hit"] = _percent(peak == goal[..., 1] * grid[1] + goal[..., 0], moved)
+    figures["identity_moved"] = _percent(peak == here, moved)
+    figures["hit_moved"] = _percent(peak == goal[..., 1] * grid[1] + goal[..., 0], moved)
     return figures | {"moved": int(moved.sum())}
 
 
 def clip_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budget) -> dict[str, float]:
-    """"clip_pck_4", ...: points followed from pair to pair through clips, over all frames but the first."""
+    """Points followed from pair to pair through clips: "clip_pck_4", ..., over all frames but the first."""
     config = replace(config, frames=budget.frames)
-    predicted, true, visible = [], [], []
+    predicted, start, true, visible = [], [], [], []
     for batch in held_out(config, budget.clips):
         for number in range(len(batch)):
             points = _points(number, budget.points)
             paths, seen = true_paths(batch, number, points)
             tracks = track(network, batch.frames[number], points, draws=budget.draws)
             predicted.append(tracks.xy[1:].cpu())
+            start.append(points.expand_as(predicted[-1]))
             true.append(paths[1:])
             visible.append(seen[1:])
-    figures = pck(torch.stack(predicted), torch.stack(true), visible=torch.stack(visible))
-    return {f"clip_pck_{key.removeprefix('pck_')}": value for key, value in figures.items()}
+    figures = {}
+    for prefix, places in (("clip_", predicted), ("zero_clip_", start)):
+        shares = pck(torch.stack(places), torch.stack(true), visible=torch.stack(visible))
+        figures |= _named(shares, prefix)
+    return figures
+
+
+def _named(shares: dict[str, float], prefix: str) -> dict[str, float]:
+    """Keys "pck_4", ..., "pck_mean", after a prefix."""
+    return {f"{prefix}pck_{key.removeprefix('pck_')}": value for key, value in shares.items()}
 
 
 def true_paths(batch: SceneBatch, number: int, points: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,18 +117,15 @@ def true_paths(batch: SceneBatch, number: int, points: Tensor) -> tuple[Tensor, 
     The flow is affine within an object, so that its bilinear value is exact where all four pixels around a point show
     the same one. From the first frame on in which they do not, or the point is covered, it counts as unseen.
     """
-    clip = SceneBatch(**{key: value[number : number + 1] for key, value in vars(batch).items()})
-    paths, seen = [points], [_whole(clip.instances[:, 0], points[None])[0]]
-    last = len(clip.frames[0]) - 1
-    for frame in range(last):
+    flows, covered, instances = batch.flow[number], batch.occlusion[number], batch.instances[number]
+    owner = _around(instances[:1], points[None])[0, :, :1]
+    paths, seen = [points], [_whole(instances[:1], points[None])[0]]
+    for flow, occlusion, after in zip(flows, covered, instances[1:], strict=True):
         here = paths[-1][None]
-        gone = _around(clip.occlusion[:, frame], here).any(-1)[0]
-        paths.append((here + flow_at(clip.flow[:, frame], here))[0])
-        whole = _whole(clip.instances[:, frame + 1], paths[-1][None])[0]
-        same = _around(clip.instances[:, frame + 1], paths[-1][None])[0, :, 0] == _around(
-            clip.instances[:, frame], here
-        )[0, :, 0]
-        seen.append(seen[-1] & ~gone & whole & same)
+        gone = _around(occlusion[None], here).any(-1)[0]
+        paths.append((here + flow_at(flow[None], here))[0])
+        same = (_around(after[None], paths[-1][None])[0] == owner).all(-1)
+        seen.append(seen[-1] & ~gone & same & paths[-1].isfinite().all(-1))
     return torch.stack(paths), torch.stack(seen)
 
 
