@@ -66,40 +66,39 @@ def test_whole_way(run, tmp_path, capsys) -> None:
             footage / f"{number}.png"
         )
     out = tmp_path / "out"
-    asked = [*ASKED, "--out", str(out), "--rows", "full,random", "--stages"]
+    asked = [*ASKED, "--out", str(out)]
 
-    with pytest.MonkeyPatch.context() as patch:  # a signal after the first step
+    with pytest.MonkeyPatch.context() as patch:  # stopped after the first step
         fit = stages.fit
         patch.setattr(stages, "fit", lambda task: fit(_short(task)))
-        assert run.main([*asked, "pretrain"]) == 3
-    assert not result_files(out)
-    assert run.main([*asked, "pretrain"]) == 0
-    assert run.main([*asked, "segmentation,flow,tracking,course,media", "--media", str(footage)]) == 0
+        assert run.main([*asked, "--rows", "full", "--stages", "pretrain"]) == 3
+    assert not list((out / "results").glob("*.json"))
+    assert run.main([*asked, "--rows", "full", "--stages", "pretrain,flow,course,media", "--media", str(footage)]) == 0
+    assert run.main([*asked, "--rows", "random", "--stages", "segmentation,tracking"]) == 0
 
     full, random = result(out, "full-0")["stages"], result(out, "random-0")["stages"]
     assert full["pretrain"]["count"] == 4
     assert full["pretrain"]["command"].startswith("midway-zoo train pretrain --recipe ")
-    assert set(full) == {"pretrain", "segmentation", "flow", "tracking", "course", "media"}
-    assert set(random) == {"segmentation", "flow", "tracking", "media"}
-    assert 0 <= full["segmentation"]["figures"]["mIoU_backward"] <= 100
-    assert full["flow"]["figures"]["zero_epe"] == random["flow"]["figures"]["zero_epe"]
     assert full["course"]["figures"]["50_step"] == 1
-    assert full["tracking"]["figures"]["zero_pck_8"] == random["tracking"]["figures"]["zero_pck_8"]
+    assert 0 <= random["segmentation"]["figures"]["mIoU_backward"] <= 100
+    assert full["course"]["figures"]["50_zero_pck_8"] == random["tracking"]["figures"]["zero_pck_8"]
+    assert full["flow"]["figures"]["translation_epe"] < full["flow"]["figures"]["zero_epe"]
     assert full["media"]["figures"]["translation_epe_footage"] < full["media"]["figures"]["zero_epe_footage"]
     assert "initial=full" in full["flow"]["command"]
-    assert "initial=random" in random["flow"]["command"]
+    assert full["flow"]["machine"]["torch"] == torch.__version__
 
     text = capsys.readouterr().out
-    assert "Missing: full-0 frozen, random-0 frozen." in text
+    assert "Missing: full-0 segmentation, full-0 frozen, full-0 tracking." in text
+    assert "Missing: random-0 flow, random-0 frozen." in text
     assert (out / "table.md").read_text() in text
     with Image.open(out / "curves.png") as picture:
         assert len(picture.convert("RGB").getcolors(2**24) or ()) > 5
 
     with pytest.MonkeyPatch.context() as patch:  # what is there is not done again
         patch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, _refuse))
-        assert run.main([*asked, "pretrain,segmentation,flow,tracking,course"]) == 0
+        assert run.main([*asked, "--rows", "full", "--stages", "pretrain,flow,course"]) == 0
         with pytest.raises(SystemExit, match="pretrained otherwise"):
-            run.main([*asked, "pretrain", "optim.base_lr=0.5"])
+            run.main([*asked, "--rows", "full", "optim.base_lr=0.5"])
         with pytest.raises(SystemExit, match="--preset tiny"):
             run.main(["--out", str(out), "--preset", "cpu", "--rows", "full"])
 
@@ -112,11 +111,6 @@ def _short(task: Any) -> Any:
 
 def _refuse(job: Any) -> dict[str, Any]:
     raise AssertionError(f"{job.name} is done again")
-
-
-def result_files(out: Path) -> list[str]:
-    """Names of results."""
-    return [path.name for path in (out / "results").glob("*.json")]
 
 
 def test_failure_is_recorded_and_others_go_on(run, tmp_path, monkeypatch, capsys) -> None:
@@ -192,9 +186,9 @@ def test_true_paths_show_the_same_point(run) -> None:
         assert not (seen[1:] & ~seen[:-1]).any()
         colours = [generator.sample([number], t, *paths[t].nan_to_num()[None, None].unbind(-1)) for t in range(4)]
         for (colour, owner), visible in zip(colours, seen, strict=True):
-            same = visible & visible  # unseen points are anywhere
-            assert (owner[0, 0] == colours[0][1][0, 0])[same].all()
-            difference = (colour - colours[0][0]).abs().amax(1)[0, 0][same]
-            assert difference.quantile(0.9) < 0.01 if len(difference) else True
+            assert (owner == colours[0][1])[0, 0][visible].all()
+            difference = (colour - colours[0][0]).abs().amax(1)[0, 0][visible]
+            assert len(difference) == 0 or difference.median() < 0.005
+            assert len(difference) == 0 or difference.max() < 0.1
         counted += int(seen[-1].sum())
     assert counted > 20
