@@ -15,7 +15,7 @@ PANELS = (("invariance", "DINO loss"), ("dynamics_2", "dynamics loss, level 2"),
 _COLOURS = ("#1f77b4", "#ff7f0e", "#bcbd22", "#17becf", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#000000")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 340, 56, 14, 34, 44
 _LEGEND, _LINE = 3, 22
-_POINTS = 200
+_POINTS = 100
 
 Series = tuple[str, list[float], list[float]]
 """Colour, steps, values."""
@@ -45,7 +45,7 @@ def draw_curves(out: Path) -> Image.Image | None:
 
 
 def smooth(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of a log's entry, as the means of at most 200 equal parts."""
+    """Steps and values of a log's entry, as the means of at most 100 equal parts."""
     known = [(line["step"] + 1, line[key]) for line in lines if line.get(key) is not None]
     part = max(1, math.ceil(len(known) / _POINTS))
     parts = [known[first : first + part] for first in range(0, len(known), part)]
@@ -54,7 +54,7 @@ def smooth(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list
 
 
 def ticks(low: float, high: float) -> list[float]:
-    """Three to seven round numbers within a range."""
+    """A few round numbers within a range."""
     rough = (high - low) / 5 or 1.0
     unit = 10 ** math.floor(math.log10(rough))
     step = next(factor * unit for factor in (1, 2, 5, 10) if factor * unit >= rough * 0.99)
