@@ -192,3 +192,24 @@ def test_true_paths_show_the_same_point(run) -> None:
             assert len(difference) == 0 or difference.max() < 0.1
         counted += int(seen[-1].sum())
     assert counted > 20
+
+
+def test_figures_of_known_heat_maps(run, monkeypatch) -> None:
+    import rows
+    import tracking
+
+    from midway_zoo.analysis import SensitivityMatrix
+
+    config, budget = tracking.scenes()[1], rows.BUDGETS["tiny"]
+    (batch,) = tracking.held_out(config, budget.pairs)
+    start = tracking._centres((8, 8)).expand(len(batch), -1, -1)
+    goal = ((start + tracking.flow_at(batch.flow[:, 0], start) + 0.5) / 8).floor().clamp(0, 7).long()
+    arrives = torch.nn.functional.one_hot(goal[..., 1] * 8 + goal[..., 0], 64).float()
+    for matrix, copies, hits in ((arrives, 0, 100), (torch.eye(64).expand(len(batch), -1, -1), 100, 0)):
+        known = SensitivityMatrix(matrix, (8, 8), (64, 64))
+        monkeypatch.setattr(tracking, "sensitivity_matrix", lambda *_, known=known, **__: known)
+        figures = tracking.pair_figures(None, config, budget)
+        assert (figures["identity_moved"], figures["hit_moved"]) == (copies, hits)
+        assert figures["moved"] > 5
+        assert (figures["pck_8"] == 100) == (hits == 100)  # half a token's diagonal is 5.7 pixels
+        assert (figures["pck_4"] == figures["zero_pck_4"]) == (hits == 0)

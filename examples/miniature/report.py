@@ -150,16 +150,15 @@ def main_table(results: Sequence[dict[str, Any]]) -> list[str]:
 
 def course_table(results: Sequence[dict[str, Any]]) -> list[str]:
     """Full Midway after parts of pretraining, beginning with none."""
-    known = values_of(results, "full", "course", "25_step")
-    if not known:
+    if not any("course" in one["stages"] for one in results):
         return []
     lines = ["", _line(["pretraining", *(column.title for column in _COURSE)]), _rule(len(_COURSE) + 1)]
-    parts = (("0 %", "random", "", ""), ("25 %", "full", "course", "25_"), ("50 %", "full", "course", "50_"))
-    for title, name, stage, prefix in (*parts, ("100 %", "full", "", "")):
-        cells = [
-            spread(values_of(results, name, stage or one.stage, f"{prefix}{one.figure}"), one.digits) for one in _COURSE
-        ]
-        lines.append(_line([title, *cells]))
+    parts = (("none", "random", ""), ("25 %", "full", "25_"), ("50 %", "full", "50_"), ("all", "full", ""))
+    for title, name, prefix in parts:
+        steps = sorted({int(step) for step in values_of(results, name, "course", f"{prefix}step")})
+        at = f" (step {', '.join(map(str, steps))})" if steps else ""
+        cells = [(("course" if prefix else one.stage), f"{prefix}{one.figure}", one.digits) for one in _COURSE]
+        lines.append(_line([title + at, *(spread(values_of(results, name, *cell[:2]), cell[2]) for cell in cells)]))
     return lines
 
 

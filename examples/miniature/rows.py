@@ -105,6 +105,15 @@ BUDGETS = {
         clips=8,
         draws=1,
     ),
+    # A CPU for a night or two: 40 000 pairs a row, and flow for as long as it takes to leave "nothing moves".
+    "cpu_long": Budget(
+        pretrain=("schedule_steps=2500", "save_every=125", "keep_every=625"),
+        segmentation=("schedule_steps=600", "save_every=100"),
+        flow=("schedule_steps=2400", "save_every=200"),
+        pairs=128,
+        clips=32,
+        draws=2,
+    ),
     # One GPU of the H100 class.
     "gpu": Budget(
         pretrain=(
@@ -112,7 +121,7 @@ BUDGETS = {
             *("optim.base_lr=1.0e-3", "optim.ema_momentum=0.996", "head.out=2048"),
         ),
         segmentation=("schedule_steps=2000", "batch_size=64", "save_every=1000", "data.val_scenes=1024"),
-        flow=("schedule_steps=4000", "save_every=1000", "num_workers=8", "validation.scenes=512"),
+        flow=("schedule_steps=4000", "batch_size=64", "save_every=1000", "num_workers=8", "validation.scenes=512"),
         pairs=512,
         clips=64,
         draws=4,
