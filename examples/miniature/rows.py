@@ -99,8 +99,8 @@ BUDGETS = {
     # Two CPU cores: about 4000 pairs a row.
     "cpu": Budget(
         pretrain=("schedule_steps=252", "save_every=63", "keep_every=63"),
-        segmentation=("schedule_steps=150", "save_every=75"),
-        flow=("schedule_steps=120", "save_every=60"),
+        segmentation=("schedule_steps=120", "save_every=120"),
+        flow=("schedule_steps=64", "save_every=64"),
         pairs=32,
         clips=8,
         draws=1,
