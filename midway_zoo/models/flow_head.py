@@ -61,6 +61,25 @@ class FlowHead(nn.Module):
         last = min(_LAST, fusion // 2)
         self.reduce = nn.Conv2d(fusion, fusion // 2, 3, padding=1)
         self.output = nn.Sequential(nn.Conv2d(fusion // 2, last, 3, padding=1), nn.ReLU(), Exact(last, 3, 1))
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Fresh weights that keep the scale of the tokens: truncated normal (std 1 / sqrt(fan in)), zero biases.
+
+        PyTorch's default shrinks the signal in each of the dozen layers: the output then varies a hundred times less
+        with the tokens than its biases do, and a head on features that hold the flow stays at zero flow for long.
+        Residual units begin close to the identity.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                # Each output pixel of the transposed convolutions, whose stride is their size, sums over channels only.
+                area = 1 if isinstance(module, nn.ConvTranspose2d) else module.kernel_size[0] * module.kernel_size[1]
+                nn.init.trunc_normal_(module.weight, std=(module.in_channels * area) ** -0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for unit in self.modules():
+            if isinstance(unit, ResidualUnit):
+                unit.conv2.weight.data.mul_(0.1)
 
     def forward(self, maps: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """Raw flow.
