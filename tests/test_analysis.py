@@ -16,6 +16,7 @@ from midway_zoo.analysis import flow_at, identity_share, latent_similarity, pck,
 from midway_zoo.clips import read_frames
 from midway_zoo.errors import ConfigError, InputError, InputTypeError, MissingFileError
 from midway_zoo.results import MotionLatent
+from tests.oracles import shifted
 from tests.test_video import write_video
 
 NAN = float("nan")
@@ -23,16 +24,6 @@ NAN = float("nan")
 
 def close(found: Tensor, expected: Any, atol: float = 1e-5) -> None:
     torch.testing.assert_close(found, torch.as_tensor(expected, dtype=found.dtype), rtol=0, atol=atol, equal_nan=True)
-
-
-def shifted(grid: tuple[int, int], dx: int, dy: int) -> Tensor:
-    """(N, N): every token moves by (dx, dy) tokens, at the border as far as there are tokens."""
-    rows, columns = grid
-    matrix = torch.zeros(rows, columns, rows, columns)
-    for row in range(rows):
-        for column in range(columns):
-            matrix[row, column, min(max(row + dy, 0), rows - 1), min(max(column + dx, 0), columns - 1)] = 1
-    return matrix.view(rows * columns, rows * columns)
 
 
 class Oracle:

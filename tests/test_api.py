@@ -20,6 +20,7 @@ import midway_zoo as mz
 from midway_zoo import api, flow_prediction
 from midway_zoo.errors import InputError, InputTypeError, MidwayZooError, UnknownModelError
 from midway_zoo.perturbation import matches, sensitivity, token_flow
+from tests.oracles import shifted
 
 PATCH = 8
 SIZES = [(64, 64), (48, 80), (64, 64), (80, 48), (48, 80)]
@@ -376,16 +377,6 @@ def test_flow_and_confidence_are_those_of_the_sensitivity_matrix(nano: mz.Midway
     close(found.flow, F.interpolate(flow * 8, size=(32, 32), mode="bilinear", align_corners=False), atol=1e-3)
     close(found.confidence, F.interpolate(confidence, size=(32, 32), mode="bilinear", align_corners=False))
     assert found.confidence.abs().max() <= 1
-
-
-def shifted(grid: tuple[int, int], dx: int, dy: int) -> Tensor:
-    """(N, N): every token moves by (dx, dy) tokens, at the border as far as there are tokens."""
-    rows, columns = grid
-    matrix = torch.zeros(rows, columns, rows, columns)
-    for row in range(rows):
-        for column in range(columns):
-            matrix[row, column, min(max(row + dy, 0), rows - 1), min(max(column + dx, 0), columns - 1)] = 1
-    return matrix.view(rows * columns, rows * columns)
 
 
 def inside(pixels: int, tokens: int, move: int) -> Tensor:

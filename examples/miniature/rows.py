@@ -105,7 +105,7 @@ BUDGETS = {
         clips=8,
         draws=1,
     ),
-    # A CPU for a night or two: 40 000 pairs a row, and flow for as long as it takes to leave "nothing moves".
+    # A CPU, hours for every row: 40 000 pairs of pretraining.
     "cpu_long": Budget(
         pretrain=("schedule_steps=2500", "save_every=125", "keep_every=625"),
         segmentation=("schedule_steps=600", "save_every=100"),
