@@ -11,7 +11,7 @@ from midway_zoo.train.pretrain.task import PretrainTask
 from tests.train.videos import write_video
 
 TINY_NETWORK = [
-    "network.overrides={embed_dim: 24, depth: 4, feature_blocks: [0, 1, 2, 3], motion_dim: 12, motion_tokens: 2, "
+    "network.overrides={embed_dim: 24, depth: 4, feature_blocks: [0, 1, 2, 3], motion_dim: 24, motion_tokens: 2, "
     "midway_depth: 1, forward_depth: 2}",
     *("head.hidden=16", "head.bottleneck=8", "head.out=32"),
     *("views.dynamics_size=32", "views.global_size=32", "views.local_size=16", "views.local_crops=1"),

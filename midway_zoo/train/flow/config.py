@@ -5,6 +5,7 @@ from typing import Any
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
+from midway_zoo.train.alignment import INITS
 from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.flow.mixture import FlowDataConfig, check_flow_data
 from midway_zoo.train.data.flow.parts import check_part
@@ -21,6 +22,8 @@ class FlowNetworkConfig:
     """Architecture: midway_vits, midway_vitb or midway_nano."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of MidwayConfig that differ from it, as they were in pretraining."""
+    dynamics_init: str = "released"
+    """Of dynamics that start fresh (initial=encoder or random); see pretraining's network.dynamics_init."""
     flow_head: list[int] | None = None
     """Widths of the flow head: its four maps from fine to coarse, then their fusion; null: those that fit the
     encoder (96, 192, 384, 768, 256 in the paper)."""
@@ -35,6 +38,9 @@ class FlowOptimConfig:
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     """Not of biases and other tensors of one dimension."""
+    head_lr_scale: float = 1.0
+    """The flow head learns at ``lr`` times this. At the high rates that a small network takes from nothing, the head
+    settles on zero flow before the tokens below it hold anything (its last ReLU dies): 0.03 keeps it waiting."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
 
 
@@ -86,9 +92,14 @@ def check_flow(config: FlowConfig) -> None:
     """Raise :class:`ConfigError` for a combination that cannot be trained."""
     check_run(config)
     check_flow_data(config.data)
-    for key, allowed in (("task", ("flow",)), ("initial", INITIAL)):
-        if getattr(config, key) not in allowed:
-            raise ConfigError(f"{key}={getattr(config, key)!r} must be one of {', '.join(allowed)}.")
+    choices = {
+        "task": (config.task, ("flow",)),
+        "initial": (config.initial, INITIAL),
+        "network.dynamics_init": (config.network.dynamics_init, INITS),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ConfigError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
     for key, remedy in _OWN_KEYS.items():
         if key in config.network.overrides:
             raise ConfigError(f"network.overrides.{key} is not for flow fine-tuning: {remedy}.")
@@ -101,10 +112,11 @@ def check_flow(config: FlowConfig) -> None:
         )
     optim = config.optim
     check_optimizer(optim.betas)
-    if optim.lr <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
+    if min(optim.lr, optim.head_lr_scale) <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
         raise ConfigError(
-            f"optim.lr={optim.lr} must be positive, optim.weight_decay={optim.weight_decay} and "
-            f"optim.warmup_epochs={optim.warmup_epochs} must not be negative."
+            f"optim.lr={optim.lr} and optim.head_lr_scale={optim.head_lr_scale} must be positive, "
+            f"optim.weight_decay={optim.weight_decay} and optim.warmup_epochs={optim.warmup_epochs} must not be "
+            "negative."
         )
     _check_validation(config.validation)
     patch = config.network.overrides.get("patch_size", architecture_config(config.network.name).patch_size)

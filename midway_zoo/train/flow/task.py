@@ -8,11 +8,12 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import reduce
-from torch import Tensor
+from torch import Tensor, nn
 
 from midway_zoo.batching import normaliser
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.alignment import align
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
@@ -50,6 +51,8 @@ class FlowTask(Task[FlowConfig]):
         self.failures = FailureCounter(config.data.max_failure_share)
         torch.manual_seed(config.seed)
         network = MidwayNetwork(config.midway_config())
+        if config.network.dynamics_init == "aligned":
+            align(network.require_dynamics())
         if config.init_from is not None and latest_checkpoint(Path(config.out)) is None:
             initialise(network, config.init_from, config.initial)
         self.model = FlowModel(network, frozen=config.frozen)
@@ -102,7 +105,12 @@ class FlowTask(Task[FlowConfig]):
         return Hyperparameters(lr=lr, weight_decay=optim.weight_decay)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = parameter_groups(self.model.named_parameters())
+        head: list[tuple[str, nn.Parameter]] = []
+        rest: list[tuple[str, nn.Parameter]] = []
+        for name, parameter in self.model.named_parameters():
+            (head if name.startswith("network.flow_head.") else rest).append((name, parameter))
+        slowed = [group | {"lr_scale": self.config.optim.head_lr_scale} for group in parameter_groups(head)]
+        groups = parameter_groups(rest) + slowed
         beta1, beta2 = self.config.optim.betas
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
+from midway_zoo.train.alignment import INITS
 from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.pairs import PairsConfig
 from midway_zoo.train.data.scenes.config import ScenesConfig
@@ -20,6 +21,9 @@ class NetworkConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of MidwayConfig that differ from it: depths, widths, and the switches of the paper's ablations
     (dynamics, backward, levels, refinement, gating)."""
+    dynamics_init: str = "released"
+    """Fresh weights of the dynamics. released: truncated normal, std 0.02. aligned: the midway path begins by looking
+    at the same place of the other frame, which a small network does not find in tens of thousands of pairs."""
     drop_path: float = 0.1
     """Stochastic depth of the last block, rising linearly from the first; in the student only."""
     grad_checkpointing: bool = False
@@ -123,6 +127,7 @@ def check_pretrain(config: PretrainConfig) -> None:
         "optim.ema_horizon": (config.optim.ema_horizon, ("released", "run")),
         "task": (config.task, ("pretrain",)),
         "data.source": (config.data.source, ("videos", "scenes")),
+        "network.dynamics_init": (config.network.dynamics_init, INITS),
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:

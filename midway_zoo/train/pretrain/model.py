@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
+from midway_zoo.train.alignment import align
 from midway_zoo.train.optim import ema_update, paired_parameters
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.head import DINOHead
@@ -31,6 +32,8 @@ class PretrainModel(nn.Module):
         architecture = config.midway_config()
         self.objective = config.objective
         self.network = MidwayNetwork(architecture)
+        if self.network.dynamics is not None and config.network.dynamics_init == "aligned":
+            align(self.network.dynamics)
         self._use_drop_path(config.network.drop_path)
         self.network.encoder.set_grad_checkpointing(config.network.grad_checkpointing)
         head = config.head

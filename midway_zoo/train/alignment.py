@@ -1,0 +1,73 @@
+"""Fresh dynamics whose midway path already looks at the same place of the other frame.
+
+From ordinary fresh weights (truncated normal, std 0.02) the midway path must first find by itself that a token's
+partner is near the same place of the other frame. The released networks had millions of pairs for it; a small network
+with tens of thousands does not get there, and its flow stays at zero. This gives that one fact, nothing about motion.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from midway_zoo.errors import ConfigError
+from midway_zoo.models.config import MidwayConfig
+from midway_zoo.models.dynamics import Dynamics
+
+INITS = ("released", "aligned")
+"""Values of ``network.dynamics_init``: truncated normal as in the released runs, or :func:`align`."""
+
+_AMPLITUDE = 1.5  # of the position channels, where those of content have a standard deviation of about 1
+_SHARPNESS = 4.0  # of queries and keys: about 0.65 of the attention goes to the same place of the other frame
+_PERIOD = 4.0  # the shortest, in tokens; beyond it, positions a period apart would be taken for each other
+
+
+@torch.no_grad()
+def align(dynamics: Dynamics) -> None:
+    """Give fresh dynamics an initialisation in which frames are matched by place.
+
+    The last head's worth of channels of the midway path is kept free of content: the position tables hold sines and
+    cosines of the token's column and row there, and a sign for the frame. The first block of every level attends by
+    these channels alone, to the same place of the *other* frame, and passes its content on by random rotations. All
+    linear layers have a standard deviation of 1 / sqrt(fan in), for the content to matter beside the positions.
+
+    Raises:
+        ConfigError: if a head of the midway path has fewer than eight channels.
+    """
+    config = dynamics.config
+    width, heads = config.motion_dim, config.midway_heads
+    place = width // heads
+    if place < 8:
+        raise ConfigError(f"network.dynamics_init=aligned needs motion_dim / midway_heads >= 8, not {place}.")
+    for module in dynamics.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)
+    dynamics.source_embed.weight[-place:] = 0
+    positions, frames = _place_channels(config)
+    for half, sign in zip(dynamics.pos_embed[0].chunk(2), (1.0, -1.0), strict=True):
+        half.zero_()
+        half[1:, -place:] = torch.cat([_AMPLITUDE * positions, sign * _AMPLITUDE * frames], dim=1)
+    query = torch.zeros(place, width)
+    query[:, -place:] = _SHARPNESS * torch.eye(place)
+    key = query.clone()
+    key[positions.shape[1] :] *= -1  # the other frame
+    for path in dynamics.midway:
+        attention = path[0].attn  # type: ignore[index]
+        rotation, back = (torch.linalg.qr(torch.randn(width, width)).Q for _ in range(2))
+        attention.qkv.weight.copy_(torch.cat([query.repeat(heads, 1), key.repeat(heads, 1), rotation]))
+        attention.proj.weight.copy_(back)
+    dynamics.target_embed.load_state_dict(dynamics.source_embed.state_dict())
+    dynamics.target_backward.load_state_dict(dynamics.source_backward.state_dict())
+
+
+def _place_channels(config: MidwayConfig) -> tuple[Tensor, Tensor]:
+    """Of each patch token: sines and cosines of column and row (N, 4 * periods), and ones (N, rest)."""
+    rows, columns = config.grid
+    place = config.motion_dim // config.midway_heads
+    count = (place - place // 4) // 4
+    longest = max(4 * _PERIOD, 2.0 * max(rows, columns))
+    periods = _PERIOD * (longest / _PERIOD) ** (torch.arange(count) / max(1, count - 1))
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = torch.stack([x.flatten(), y.flatten()], dim=1)[..., None] * 2 * math.pi / periods
+    waves = torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1)
+    return waves, torch.ones(rows * columns, place - waves.shape[1])
