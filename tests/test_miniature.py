@@ -16,7 +16,7 @@ from midway_zoo.train.loop import TrainingDivergedError
 from tests.train.conftest import TINY_NETWORK
 
 MINIATURE = Path(__file__).parents[1] / "examples" / "miniature"
-MODULES = ("run", "rows", "stages", "tracking", "report", "curves", "footage")
+MODULES = ("run", "rows", "stages", "tracking", "probing", "report", "curves", "footage")
 SMALL = ("batch_size=2", "num_workers=0")
 ASKED = ["--preset", "tiny", "--seeds", "0"]
 
@@ -38,6 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
         pairs=2,
         clips=1,
         draws=1,
+        probed=40,
         media_frames=2,
         frames=2,
         points=2,
@@ -73,13 +74,19 @@ def test_whole_way(run, tmp_path, capsys) -> None:
         patch.setattr(stages, "fit", lambda task: fit(_short(task)))
         assert run.main([*asked, "--rows", "full", "--stages", "pretrain"]) == 3
     assert not list((out / "results").glob("*.json"))
-    assert run.main([*asked, "--rows", "full", "--stages", "pretrain,flow,course,media", "--media", str(footage)]) == 0
-    assert run.main([*asked, "--rows", "random", "--stages", "segmentation,tracking"]) == 0
+    assert (
+        run.main([*asked, "--rows", "full", "--stages", "pretrain,probe,flow,course,media", "--media", str(footage)])
+        == 0
+    )
+    assert run.main([*asked, "--rows", "random", "--stages", "probe,segmentation,tracking"]) == 0
 
     full, random = result(out, "full-0")["stages"], result(out, "random-0")["stages"]
     assert full["pretrain"]["count"] == 4
     assert full["pretrain"]["command"].startswith("midway-zoo train pretrain --recipe ")
     assert full["course"]["figures"]["50_step"] == 1
+    assert full["probe"]["figures"]["pairs"] == 8
+    assert full["probe"]["figures"]["zero_epe"] == random["probe"]["figures"]["zero_epe"] > 0
+    assert full["course"]["figures"]["50_probe_epe"] > 0
     assert 0 <= random["segmentation"]["figures"]["mIoU_backward"] <= 100
     assert full["course"]["figures"]["50_zero_pck_8"] == random["tracking"]["figures"]["zero_pck_8"]
     assert full["flow"]["figures"]["translation_epe"] < full["flow"]["figures"]["zero_epe"]
@@ -142,9 +149,9 @@ def test_table_of_seeds(run, tmp_path, capsys) -> None:
         (tmp_path / "results" / f"{name}-{seed}.json").write_text(json.dumps(content))
     assert run.main(["--out", str(tmp_path), "--table"]) == 0
     table = capsys.readouterr().out
-    assert "| full Midway | 0, 1, 2 | – | – | 1.50 (1.00 to 2.00, 3) | –" in table
-    assert "| random initialisation | 0 | – | – | 4.00 | –" in table
-    assert "| (no motion) |  | – | – | 5.00 |" in table
+    assert "| full Midway | 0, 1, 2 | – | – | – | 1.50 (1.00 to 2.00, 3) | –" in table
+    assert "| random initialisation | 0 | – | – | – | 4.00 | –" in table
+    assert "| (no motion) |  | – | – | – | 5.00 |" in table
     assert "cpu preset on a device, torch 2: 6 minutes" in table
     summary = json.loads((tmp_path / "results.json").read_text())
     epe = {"mean": 1.5, "std": 0.5, "min": 1.0, "max": 2.0, "seeds": 3}
@@ -174,14 +181,16 @@ def test_rows_are_what_they_say(run) -> None:
 
 
 def test_true_paths_show_the_same_point(run) -> None:
+    import rows
     import tracking
 
-    scenes = tracking.replace(tracking.scenes()[1], frames=4, lighting=0.0, noise=0.0)
+    wide = tracking.scenes(rows.BUDGETS["gpu"])[1]
+    scenes = tracking.replace(wide, frames=4, lighting=0.0, noise=0.0)
     batch = next(tracking.held_out(scenes, 4))
     generator = tracking.SceneGenerator(scenes, tracking.SEED)
     counted = 0
     for number in range(4):
-        points = tracking._points(number, 32)
+        points = tracking._points(number, 32, 64)
         paths, seen = tracking.true_paths(batch, number, points)
         assert not (seen[1:] & ~seen[:-1]).any()
         colours = [generator.sample([number], t, *paths[t].nan_to_num()[None, None].unbind(-1)) for t in range(4)]
@@ -200,9 +209,9 @@ def test_figures_of_known_heat_maps(run, monkeypatch) -> None:
 
     from midway_zoo.analysis import SensitivityMatrix
 
-    config, budget = tracking.scenes()[1], rows.BUDGETS["tiny"]
+    config, budget = tracking.scenes(rows.BUDGETS["gpu"])[1], rows.BUDGETS["tiny"]
     (batch,) = tracking.held_out(config, budget.pairs)
-    start = tracking._centres((8, 8)).expand(len(batch), -1, -1)
+    start = tracking._centres((8, 8), 64).expand(len(batch), -1, -1)
     goal = ((start + tracking.flow_at(batch.flow[:, 0], start) + 0.5) / 8).floor().clamp(0, 7).long()
     arrives = torch.nn.functional.one_hot(goal[..., 1] * 8 + goal[..., 0], 64).float()
     for matrix, copies, hits in ((arrives, 0, 100), (torch.eye(64).expand(len(batch), -1, -1), 100, 0)):
@@ -213,3 +222,20 @@ def test_figures_of_known_heat_maps(run, monkeypatch) -> None:
         assert figures["moved"] > 5
         assert (figures["pck_8"] == 100) == (hits == 100)  # half a token's diagonal is 5.7 pixels
         assert (figures["pck_4"] == figures["zero_pck_4"]) == (hits == 0)
+
+
+def test_probe_reads_what_is_linear_and_nothing_else(run, monkeypatch) -> None:
+    import probing
+
+    torch.manual_seed(0)
+    motions = torch.randn(400, 2)
+    spread = torch.randn(2, 24)
+    for latents, best in ((motions @ spread + 3, 0.01), (torch.randn(400, 24), None)):
+        monkeypatch.setattr(probing, "_pairs", lambda *_, latents=latents: iter([(latents, motions)]))
+        figures = probing.measure(None, None)
+        assert figures["pairs"] == 80
+        if best is None:
+            assert figures["epe"] > 0.9 * figures["mean_epe"]
+        else:
+            assert figures["epe"] < best
+        assert figures["zero_epe"] == pytest.approx(float(motions[320:].norm(dim=1).mean()))

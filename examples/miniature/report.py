@@ -26,8 +26,10 @@ class Column:
 
 
 _ZERO, _SINGLE = "no motion", "best single vector of each pair"
+_PROBE = "motion probe EPE px"
 
 COLUMNS = (
+    Column(_PROBE, "probe", "epe", 2, ((_ZERO, "zero_epe"),)),
     Column("mIoU %, encoder", "segmentation", "mIoU_encoder"),
     Column("mIoU %, v", "segmentation", "mIoU_backward"),
     Column("flow EPE px", "flow", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
@@ -38,7 +40,7 @@ COLUMNS = (
     Column("copies %, moved", "tracking", "fast_identity_moved"),
     Column("hits %, moved", "tracking", "fast_hit_moved"),
 )
-_COURSE = tuple(column for column in COLUMNS if column.stage in ("segmentation", "tracking"))
+_COURSE = tuple(column for column in COLUMNS if column.stage in ("probe", "segmentation", "tracking"))
 
 
 def load_results(out: Path) -> list[dict[str, Any]]:
@@ -157,7 +159,12 @@ def course_table(results: Sequence[dict[str, Any]]) -> list[str]:
     for title, name, prefix in parts:
         steps = sorted({int(step) for step in values_of(results, name, "course", f"{prefix}step")})
         at = f" (step {', '.join(map(str, steps))})" if steps else ""
-        cells = [(("course" if prefix else one.stage), f"{prefix}{one.figure}", one.digits) for one in _COURSE]
+        cells = [
+            ("course", f"{prefix}{'probe_' * (one.stage == 'probe')}{one.figure}", one.digits)
+            if prefix
+            else (one.stage, one.figure, one.digits)
+            for one in _COURSE
+        ]
         lines.append(_line([title + at, *(spread(values_of(results, name, *cell[:2]), cell[2]) for cell in cells)]))
     return lines
 

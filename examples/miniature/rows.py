@@ -11,7 +11,7 @@ from midway_zoo.train.config import load_config
 from midway_zoo.train.pretrain.config import PretrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
-STAGES = ("pretrain", "segmentation", "flow", "frozen", "tracking", "course", "media")
+STAGES = ("pretrain", "probe", "segmentation", "flow", "frozen", "tracking", "course", "media")
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Row:
     """own: it is pretrained; the name of another row: that one's weights are taken; None: random ones."""
     initial: str = "full"
     """What flow takes of them: full, encoder or random."""
-    stages: tuple[str, ...] = ("pretrain", "segmentation", "flow", "frozen", "tracking", "media")
+    stages: tuple[str, ...] = ("pretrain", "probe", "segmentation", "flow", "frozen", "tracking", "media")
     main: bool = False
     """Run with every seed; the others with the first alone."""
 
@@ -58,7 +58,7 @@ ROWS = {
             "random initialisation",
             weights=None,
             initial="random",
-            stages=("segmentation", "flow", "frozen", "tracking", "media"),
+            stages=("probe", "segmentation", "flow", "frozen", "tracking", "media"),
             main=True,
         ),
         Row("no_gating", "without gating", ("network.overrides.gating=false",)),
@@ -88,6 +88,8 @@ class Budget:
     """Held-out clips along which points are tracked."""
     draws: int
     """Random tangents per token."""
+    probed: int = 2048
+    """Held-out pairs, for fitting the linear map from latents to motion and for its error."""
     media_frames: int = 64
     frames: int = 4
     """Of a clip."""
@@ -95,21 +97,31 @@ class Budget:
     """Tracked in each clip."""
 
 
+# Half the recipes' size, a quarter of their tokens: 32 x 32 pixels, for which motion is smaller, too.
+_SMALL_VIEWS = (
+    *("views.dynamics_size=32", "data.scenes.height=40", "data.scenes.width=40"),
+    *("data.scenes.objects=[1,4]", "data.scenes.motion=6.0", "data.scenes.camera=4.0"),
+)
+_SMALL_CROPS = (
+    *("data.crop=[32,32]", "data.scenes.height=40", "data.scenes.width=40"),
+    *("data.scenes.objects=[0,3]", "data.scenes.motion=4.0", "data.scenes.camera=4.0"),
+)
+
 BUDGETS = {
-    # Two CPU cores: about 4000 pairs a row.
+    # Two CPU cores: 7680 pairs of pretraining.
     "cpu": Budget(
-        pretrain=("schedule_steps=252", "save_every=63", "keep_every=63"),
+        pretrain=(*_SMALL_VIEWS, "schedule_steps=480", "save_every=120", "keep_every=120"),
         segmentation=("schedule_steps=120", "save_every=120"),
-        flow=("schedule_steps=64", "save_every=64"),
-        pairs=32,
-        clips=8,
+        flow=(*_SMALL_CROPS, "schedule_steps=240", "save_every=240"),
+        pairs=128,
+        clips=32,
         draws=1,
     ),
     # A CPU, hours for every row: 40 000 pairs of pretraining.
     "cpu_long": Budget(
-        pretrain=("schedule_steps=2500", "save_every=125", "keep_every=625"),
+        pretrain=(*_SMALL_VIEWS, "schedule_steps=2500", "save_every=125", "keep_every=625"),
         segmentation=("schedule_steps=600", "save_every=100"),
-        flow=("schedule_steps=2400", "save_every=200"),
+        flow=(*_SMALL_CROPS, "schedule_steps=2400", "save_every=200"),
         pairs=128,
         clips=32,
         draws=2,
@@ -157,7 +169,11 @@ def network_settings(config: PretrainConfig) -> list[str]:
     if it pretrains none."""
     switches = {key: value for key, value in config.network.overrides.items() if key != "dynamics"}
     switches["grid"] = list(config.midway_config().grid)
-    return [f"network.name={config.network.name}", f"network.overrides={json.dumps(switches)}"]
+    return [
+        f"network.name={config.network.name}",
+        f"network.overrides={json.dumps(switches)}",
+        f"network.dynamics_init={config.network.dynamics_init}",
+    ]
 
 
 def fresh_network(config: PretrainConfig) -> MidwayConfig:

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import footage
+import probing
 import rows
 import torch
 import tracking
 
 from midway_zoo.errors import CheckpointError, MidwayZooError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.alignment import align
 from midway_zoo.train.checkpoints import Checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import RunConfig, load_config
 from midway_zoo.train.export import network_of_checkpoint
@@ -93,7 +95,11 @@ class Job:
         if found is not None:
             return network_of_checkpoint(found.path, paired=False)
         torch.manual_seed(self.seed)
-        return MidwayNetwork(rows.fresh_network(rows.pretrain_config(*self.pretraining()))).eval()
+        config = rows.pretrain_config(*self.pretraining())
+        network = MidwayNetwork(rows.fresh_network(config)).eval()
+        if config.network.dynamics_init == "aligned":
+            align(network.require_dynamics())
+        return network
 
 
 def pretrain(job: Job) -> Result:
@@ -117,11 +123,13 @@ def _segment(job: Job, weights: Checkpoint | None, folder: Path) -> Result:
     config = rows.pretrain_config(*job.pretraining())
     network = config.midway_config()
     sources = ["encoder"] + ["backward"] * (network.dynamics and network.backward)
-    start = [f"init_from={weights.path}"] if weights else rows.network_settings(config)
+    start = weights.path if weights else folder / "initial"
+    if weights is None:
+        job.network().save_pretrained(start)  # the same that the probe and tracking see
     results, figures = [], {}
     for source in sources:
         asked = [f"features.source={source}", f"seed={job.seed}", f"out={folder / source}"]
-        results.append(_train("segmentation", [*job.budget.segmentation, *start, *asked])[1])
+        results.append(_train("segmentation", [*job.budget.segmentation, f"init_from={start}", *asked])[1])
         figures |= {f"{name}_{source}": 100 * value for name, value in _validation(folder / source).items()}
     return {
         "figures": figures,
@@ -147,6 +155,12 @@ def flow(job: Job, *, frozen: bool = False) -> Result:
     return {**result, "figures": _validation(folder) | floors.compute()}
 
 
+def probe(job: Job) -> Result:
+    """See :func:`probing.measure`."""
+    settings = [f"probed={job.budget.probed}"]
+    return {"figures": probing.measure(job.network().to(_device()), job.budget), "settings": settings}
+
+
 def track(job: Job) -> Result:
     """See :func:`tracking.measure`."""
     settings = [f"{key}={getattr(job.budget, key)}" for key in ("pairs", "clips", "draws", "frames", "points")]
@@ -154,7 +168,7 @@ def track(job: Job) -> Result:
 
 
 def course(job: Job) -> Result:
-    """Segmentation and tracking with the weights of earlier steps of pretraining: "25_mIoU_encoder", ..."""
+    """Segmentation, probe and tracking with the weights of earlier steps of pretraining: "25_mIoU_encoder", ..."""
     last = job.weights()
     assert last is not None
     saved = find_checkpoints(job.run("pretrain"))
@@ -166,6 +180,7 @@ def course(job: Job) -> Result:
         settings = result["settings"]
         network = network_of_checkpoint(checkpoint.path, paired=False).to(_device())
         found = {"step": checkpoint.step} | result["figures"] | tracking.measure(network, job.budget)
+        found |= {f"probe_{key}": value for key, value in probing.measure(network, job.budget).items()}
         figures |= {f"{percent}_{key}": value for key, value in found.items()}
     return {"figures": figures, "settings": settings}
 
@@ -185,6 +200,7 @@ def media(job: Job) -> Result:
 
 STAGES: dict[str, Callable[[Job], Result]] = {
     "pretrain": pretrain,
+    "probe": probe,
     "segmentation": segmentation,
     "flow": flow,
     "frozen": lambda job: flow(job, frozen=True),

@@ -1,13 +1,12 @@
 """Perturbation tracking against the exact motion of generated scenes that nothing is trained on.
 
-Figures come from two kinds of scenes: those of the flow recipe, up to 9 pixels a frame ("pck_..."), and those that
-pretraining sees, up to 18 ("fast_pck_..."). What moves less than a patch, 8 pixels, is matched well by a copy: the
+Figures come from two kinds of scenes, of the size that pretraining sees: those of the flow recipe ("pck_...") and those
+of pretraining, which move more ("fast_pck_..."). What moves less than a patch, 8 pixels, is matched well by a copy: the
 share of copies is taken over source tokens that truly move by a patch or more ("fast_identity_moved").
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import rows
@@ -22,30 +21,30 @@ from midway_zoo.train.data.scenes import SceneBatch, SceneGenerator, ScenesConfi
 from midway_zoo.train.flow.config import FlowConfig
 
 SEED = 0x7472_6163_6B  # of the scenes that are held out; no run should have it as its own
-_SIDE, _AT_ONCE = 64, 8
+AT_ONCE = 8
 
 
 def measure(network: MidwayNetwork, budget: rows.Budget) -> dict[str, float]:
     """All figures of a network, in percent; see :func:`pair_figures` and :func:`clip_figures`."""
-    slow, fast = scenes()
+    slow, fast = scenes(budget)
     figures = pair_figures(network, slow, budget)
     figures |= {f"fast_{key}": value for key, value in pair_figures(network, fast, budget).items()}
     return figures | clip_figures(network, slow, budget)
 
 
-@cache
-def scenes() -> tuple[ScenesConfig, ScenesConfig]:
-    """Those of the flow recipe and those of pretraining, both of 64 x 64 pixels."""
-    flow = load_config(FlowConfig, rows.RECIPES / "flow.yaml", ["out=unused"]).data.scenes
-    pretraining = rows.pretrain_config("out=unused").data.scenes
-    return tuple(replace(one, height=_SIDE, width=_SIDE, frames=2) for one in (flow, pretraining))  # type: ignore[return-value]
+def scenes(budget: rows.Budget) -> tuple[ScenesConfig, ScenesConfig]:
+    """Those of the flow recipe and those of pretraining, both of the size of pretraining's views."""
+    flow = load_config(FlowConfig, rows.RECIPES / "flow.yaml", [*budget.flow, "out=unused"]).data.scenes
+    pretraining = rows.pretrain_config(*budget.pretrain, "out=unused")
+    side = pretraining.views.dynamics_size
+    return tuple(replace(one, height=side, width=side, frames=2) for one in (flow, pretraining.data.scenes))  # type: ignore[return-value]
 
 
-def held_out(config: ScenesConfig, count: int) -> Iterator[SceneBatch]:
+def held_out(config: ScenesConfig, count: int, at_once: int = AT_ONCE) -> Iterator[SceneBatch]:
     """The first ``count`` held-out scenes, in batches."""
     generator = SceneGenerator(config, SEED)
-    for first in range(0, count, _AT_ONCE):
-        yield generator.render(range(first, min(first + _AT_ONCE, count)))
+    for first in range(0, count, at_once):
+        yield generator.render(range(first, min(first + at_once, count)))
 
 
 def pair_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budget) -> dict[str, float]:
@@ -61,10 +60,10 @@ def pair_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budg
     shares, grid, patch = [], (0, 0), (0.0, 0.0)
     for batch in held_out(config, budget.pairs):
         source, target = batch.frames.unbind(1)
-        result = sensitivity_matrix(network, source, target, draws=budget.draws, batch_size=_AT_ONCE)
+        result = sensitivity_matrix(network, source, target, draws=budget.draws, batch_size=AT_ONCE)
         grid, matrix = result.grid, result.matrix.cpu()
-        patch = (_SIDE / grid[1], _SIDE / grid[0])
-        start = _centres(grid).expand(len(source), -1, -1)
+        patch = (config.width / grid[1], config.height / grid[0])
+        start = _centres(grid, config.width).expand(len(source), -1, -1)
         true = start + flow_at(batch.flow[:, 0], start)
         visible = _seen(batch, start)
         found["predicted"].append((matches(matrix, grid)[0] + 0.5) * torch.tensor(patch) - 0.5)
@@ -92,7 +91,7 @@ def clip_figures(network: MidwayNetwork, config: ScenesConfig, budget: rows.Budg
     predicted, start, true, visible = [], [], [], []
     for batch in held_out(config, budget.clips):
         for number in range(len(batch)):
-            points = _points(number, budget.points)
+            points = _points(number, budget.points, config.width)
             paths, seen = true_paths(batch, number, points)
             tracks = track(network, batch.frames[number], points, draws=budget.draws)
             predicted.append(tracks.xy[1:].cpu())
@@ -149,17 +148,17 @@ def _around(maps: Tensor, points: Tensor) -> Tensor:
     return torch.stack([maps[rows_of, y, x], maps[rows_of, y, x.flip(-1)]], dim=-1).flatten(2)
 
 
-def _centres(grid: tuple[int, int]) -> Tensor:
+def _centres(grid: tuple[int, int], side: int) -> Tensor:
     """Pixels (1, N, 2) of the centres of tokens, row by row."""
     y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
-    scale = torch.tensor([_SIDE / grid[1], _SIDE / grid[0]])
+    scale = torch.tensor([side / grid[1], side / grid[0]])
     return ((torch.stack([x, y], dim=-1).reshape(1, -1, 2) + 0.5) * scale - 0.5).float()
 
 
-def _points(number: int, count: int) -> Tensor:
+def _points(number: int, count: int, side: int) -> Tensor:
     """Points (n, 2) of clip ``number``, away from the border by an eighth, where the camera could take them out."""
     generator = torch.Generator().manual_seed(SEED + number)
-    return _SIDE * (0.125 + 0.75 * torch.rand(count, 2, generator=generator))
+    return side * (0.125 + 0.75 * torch.rand(count, 2, generator=generator))
 
 
 def _percent(hits: Any, among: Tensor) -> float:

@@ -5,10 +5,11 @@ from typing import Any
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.config import MidwayConfig, architecture_config, override
-from midway_zoo.train.alignment import INITS
+from midway_zoo.train import alignment
 from midway_zoo.train.config import RunConfig, check_optimizer, check_run
 from midway_zoo.train.data.flow.mixture import FlowDataConfig, check_flow_data
 from midway_zoo.train.data.flow.parts import check_part
+from midway_zoo.train.flow import head_start
 
 INITIAL = ("full", "encoder", "random")
 _OWN_KEYS = {"paired": "fine-tuning has one encoder", "flow_head": "network.flow_head=", "flow_size": "data.crop="}
@@ -24,6 +25,9 @@ class FlowNetworkConfig:
     """Fields of MidwayConfig that differ from it, as they were in pretraining."""
     dynamics_init: str = "released"
     """Of dynamics that start fresh (initial=encoder or random); see pretraining's network.dynamics_init."""
+    head_init: str = "plain"
+    """Of a flow head that starts fresh. whitened: its first layers even out what the tokens of the first 256 pairs vary
+    in, without which a small head at a high learning rate stays at zero flow."""
     flow_head: list[int] | None = None
     """Widths of the flow head: its four maps from fine to coarse, then their fusion; null: those that fit the
     encoder (96, 192, 384, 768, 256 in the paper)."""
@@ -95,7 +99,8 @@ def check_flow(config: FlowConfig) -> None:
     choices = {
         "task": (config.task, ("flow",)),
         "initial": (config.initial, INITIAL),
-        "network.dynamics_init": (config.network.dynamics_init, INITS),
+        "network.dynamics_init": (config.network.dynamics_init, alignment.INITS),
+        "network.head_init": (config.network.head_init, head_start.INITS),
     }
     for key, (value, allowed) in choices.items():
         if value not in allowed:

@@ -50,8 +50,8 @@ def _freeze_unused(network: MidwayNetwork) -> None:
         parameter.grad = None
 
 
-def initialise(network: MidwayNetwork, source: str, mode: str) -> None:
-    """Copy weights into a fresh network.
+def initialise(network: MidwayNetwork, source: str, mode: str) -> bool:
+    """Copy weights into a fresh network; returns whether the flow head was among them.
 
     Args:
         network: with a flow head.
@@ -72,3 +72,4 @@ def initialise(network: MidwayNetwork, source: str, mode: str) -> None:
         if given.config.flow_head == network.config.flow_head:
             rooms = (*rooms, "flow_head")
     load_into(network, given, source, rooms=rooms)
+    return "flow_head" in rooms

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
+from math import ceil
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +22,7 @@ from midway_zoo.train.data.loading import make_loader
 from midway_zoo.train.data.pairs import collate
 from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.flow.config import FlowConfig, check_flow
+from midway_zoo.train.flow.head_start import PAIRS, whiten
 from midway_zoo.train.flow.model import FlowModel, initialise
 from midway_zoo.train.flow.objective import valid_pixels
 from midway_zoo.train.flow.pictures import draw_pictures
@@ -53,9 +55,12 @@ class FlowTask(Task[FlowConfig]):
         network = MidwayNetwork(config.midway_config())
         if config.network.dynamics_init == "aligned":
             align(network.require_dynamics())
-        if config.init_from is not None and latest_checkpoint(Path(config.out)) is None:
-            initialise(network, config.init_from, config.initial)
         self.model = FlowModel(network, frozen=config.frozen)
+        if latest_checkpoint(Path(config.out)) is None:
+            has_head = config.init_from is not None and initialise(network, config.init_from, config.initial)
+            if config.network.head_init == "whitened" and not has_head:
+                # The same in every process: all of them take the first pairs.
+                whiten(network, map(self._frames, self.batches(0, ceil(PAIRS / config.batch_size), rank=0, world=1)))
 
     @property
     def warmup_steps(self) -> int:

@@ -10,12 +10,12 @@ from midway_zoo.train.flow.config import FlowConfig
 from midway_zoo.train.flow.task import FlowTask
 
 NETWORK = (
-    "network.overrides={embed_dim: 24, depth: 4, feature_blocks: [0, 1, 2, 3], motion_dim: 12, motion_tokens: 2, "
+    "network.overrides={embed_dim: 24, depth: 4, feature_blocks: [0, 1, 2, 3], motion_dim: 24, motion_tokens: 2, "
     "midway_depth: 1, forward_depth: 2, grid: [4, 4]}"
 )
 TINY = [
     NETWORK,
-    "network.flow_head=[4, 4, 4, 4, 8]",
+    *("network.flow_head=[4, 4, 4, 4, 8]", "network.head_init=plain"),
     *("data.crop=[32, 32]", "data.scenes.height=36", "data.scenes.width=36"),
     *("data.scenes.motion=3", "data.scenes.camera=1", "validation.scenes=4"),
     *("batch_size=4", "num_workers=0", "schedule_steps=8", "trackers=[]", "save_every=100", "picture_every=null"),

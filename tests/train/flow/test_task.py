@@ -51,7 +51,7 @@ def test_learning_rate_rises_an_epoch_and_falls_to_zero(make_task: Make) -> None
     task = make_task("schedule_steps=null", "epochs=10", "data.epoch_pairs=400", "optim.warmup_epochs=1")
     assert (task.total_steps, task.steps_per_epoch, task.warmup_steps) == (1000, 100, 100)
     rates = [task.hyperparameters(step).lr for step in (0, 99, 100, 550, 1000)]
-    assert rates == pytest.approx([0, 1e-3, 1e-3, 1e-3 * (1 + math.cos(math.pi / 2)) / 2, 0])
+    assert rates == pytest.approx([0, 5e-4, 5e-4, 5e-4 * (1 + math.cos(math.pi / 2)) / 2, 0])
     assert {task.hyperparameters(step).weight_decay for step in range(3)} == {0.05}
     plain = [group for group in task.optimizer().param_groups if not group["decay"]]
     assert all(p.ndim == 1 for group in plain for p in group["params"])

@@ -44,7 +44,7 @@ def test_resumed_run_is_the_same(scenes_task, tmp_path) -> None:
 def test_recipe_needs_nothing_but_out(tmp_path) -> None:
     config = load_config(PretrainConfig, "nano_scenes", [f"out={tmp_path}"])
     assert config.data.root is None
-    assert config.data.scenes.motion == 12
+    assert config.data.scenes.motion == 6
     assert config.midway_config().encoder == "midway_nano"
 
 

@@ -1,0 +1,70 @@
+"""A flow head whose first layers even out what the tokens vary in."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from midway_zoo.errors import ConfigError
+from midway_zoo.train.flow.head_start import whiten
+from midway_zoo.train.flow.task import FlowTask
+from midway_zoo.train.initial import network_from
+from midway_zoo.train.loop import fit
+from tests.train.test_resume import assert_same_weights, lines
+
+Make = Callable[..., FlowTask]
+
+
+def projected(task: FlowTask, batches: list[dict[str, Tensor]]) -> list[Tensor]:
+    """Outputs of the head's projections on all tokens, (n, width) of each."""
+    found: dict[int, list[Tensor]] = {}
+    head = task.model.network.flow_head
+    hooks = [
+        layer.register_forward_hook(
+            lambda _, __, out, index=index: found.setdefault(index, []).append(out.flatten(2).mT.flatten(0, 1))
+        )
+        for index, layer in enumerate(head.project)
+    ]
+    with torch.no_grad():
+        for batch in batches:
+            task.model.network.flow(batch["source"], batch["target"])
+    for hook in hooks:
+        hook.remove()
+    return [torch.cat(found[index]).detach() for index in range(4)]
+
+
+def test_projections_see_tokens_without_mean_and_with_even_variance(make_task: Make) -> None:
+    task = make_task()
+    network = task.model.network
+    plain = [layer.weight[:, :, 0, 0].clone() for layer in network.flow_head.project]
+    last = network.flow_head.output[-1].weight.clone()
+    batches = [task._frames(batch) for batch in task.batches(0, 8, rank=0, world=1)]
+    before = projected(task, batches)
+    whiten(network, batches)
+    after = projected(task, batches)
+    assert torch.equal(network.flow_head.output[-1].weight, last * 0.1)
+    for weight, old, new in zip(plain, before, after, strict=True):
+        even = weight @ weight.T  # the covariance of white tokens
+        wrong = [float(((torch.cov(values.T) - even).norm() / even.norm()).detach()) for values in (old, new)]
+        assert wrong[1] < 0.5 * wrong[0]
+        assert new.mean(0).abs().max() < 1e-3 < old.mean(0).abs().max()
+
+
+def test_a_run_begins_so_once_and_a_head_that_is_given_stays(
+    make_task: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("midway_zoo.train.flow.task.PAIRS", 16)
+    asked = "network.head_init=whitened"
+    fit(make_task(asked, "max_steps=2"))
+    fit(make_task(asked, "resume=must"))
+    fit(make_task(asked, f"out={tmp_path / 'whole'}"))
+    assert lines(tmp_path / "run") == lines(tmp_path / "whole")
+    assert_same_weights(tmp_path / "run", tmp_path / "whole")
+
+    given = make_task(asked, f"out={tmp_path / 'next'}", f"init_from={tmp_path / 'run'}", "initial=full")
+    trained = network_from(str(tmp_path / "run"), paired=False)
+    assert torch.equal(given.model.network.flow_head.project[0].weight, trained.flow_head.project[0].weight)
+    with pytest.raises(ConfigError, match=r"network.head_init='white' must be one of plain, whitened"):
+        make_task("network.head_init=white")
