@@ -135,7 +135,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="of training in this call")
     parser.add_argument("--media", type=Path, nargs="*", default=[], help="videos or folders of frames")
     parser.add_argument("--frames", type=int, default=64, help="of each of them")
-    parser.add_argument("--longest", type=float, default=6.0, help="vectors of the warps, in pixels")
+    parser.add_argument("--longest", type=float, default=4.0, help="vectors of the warps, in pixels")
     parser.add_argument("--json", type=Path, help="write the figures")
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the recipe")
     options = parser.parse_args()

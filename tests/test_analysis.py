@@ -368,3 +368,18 @@ def test_every_name_is_documented() -> None:
     assert mz.analysis is analysis
     for name in analysis.__all__:
         assert getattr(analysis, name).__doc__, name
+
+
+def test_chained_flow_carries_points_and_stops_at_the_border() -> None:
+    flow = torch.zeros(3, 2, 6, 10)
+    flow[:, 0], flow[1, 1] = 2.5, -1.0
+    paths = mz.analysis.chain_flow(flow, torch.tensor([[1.0, 3.0], [6.0, 0.5]]))
+    assert paths.shape == (4, 2, 2)
+    assert paths[:, 0].tolist() == [[1.0, 3.0], [3.5, 3.0], [6.0, 2.0], [8.5, 2.0]]
+    assert paths[:, 1].tolist() == [[6.0, 0.5], [8.5, 0.5], [9.0, 0.0], [9.0, 0.0]]
+    flow[1, :, 3, 3:5] = torch.nan
+    paths = mz.analysis.chain_flow(flow, torch.tensor([[1.0, 3.0], [6.0, 0.5]]))
+    assert paths[2:, 0].isnan().all()
+    assert paths[:, 1].isfinite().all()
+    with pytest.raises(InputError, match=r"flow \(2, 6, 10\) and xy \(1, 2\): \(T - 1, 2, H, W\)"):
+        mz.analysis.chain_flow(flow[0], torch.zeros(1, 2))

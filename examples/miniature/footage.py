@@ -14,9 +14,6 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.config import load_config
 from midway_zoo.train.flow.config import FlowConfig
 
-LONGEST = 6.0
-"""About the longest vectors, in pixels: as in the scenes that flow is trained on."""
-
 
 class Floors:
     """End-point errors in pixels of "zero_epe", nothing moves, and "translation_epe", the best single vector of each
@@ -35,11 +32,14 @@ class Floors:
         return {"zero_epe": self._zero.compute()["epe"], "translation_epe": self._single.compute()["epe"]}
 
 
-def measure(network: MidwayNetwork, path: Path, frames: int) -> dict[str, float]:
-    """End-point error in pixels of the flow head on crops of a video or folder of frames, and its floors."""
-    config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", ["out=unused", "initial=random"])
-    metrics, floors = FlowMetrics(), Floors()
-    for source, target, true in generalisation().warped(path, config, frames, LONGEST):
+def measure(network: MidwayNetwork, path: Path, budget: rows.Budget) -> dict[str, float]:
+    """End-point error in pixels of the flow head on crops of a video or folder of frames, and its floors.
+
+    Crops are of the size, and vectors about as long as the longest of an object, of the scenes that flow is trained on.
+    """
+    config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", [*budget.flow, "out=unused", "initial=random"])
+    metrics, floors, longest = FlowMetrics(), Floors(), config.data.scenes.motion
+    for source, target, true in generalisation().warped(path, config, budget.media_frames, longest):
         found = network.predict_flow(source, target, method="head", tile=tuple(true.shape[-2:])).flow
         metrics.update(found.to(true.device), true)
         floors.update(true)

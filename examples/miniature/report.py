@@ -34,9 +34,9 @@ COLUMNS = (
     Column("mIoU %, v", "segmentation", "mIoU_backward"),
     Column("flow EPE px", "flow", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
     Column("frozen flow EPE px", "frozen", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
-    Column("PCK@4 %", "tracking", "pck_4", 1, ((_ZERO, "zero_pck_4"),)),
-    Column("PCK@4 %, fast", "tracking", "fast_pck_4", 1, ((_ZERO, "fast_zero_pck_4"),)),
-    Column("PCK@4 %, clips", "tracking", "clip_pck_4", 1, ((_ZERO, "zero_clip_pck_4"),)),
+    Column("PCK@2 %", "tracking", "pck_2", 1, ((_ZERO, "zero_pck_2"),)),
+    Column("PCK@2 %, fast", "tracking", "fast_pck_2", 1, ((_ZERO, "fast_zero_pck_2"),)),
+    Column("PCK@2 %, clips", "tracking", "clip_pck_2", 1, ((_ZERO, "zero_clip_pck_2"),)),
     Column("copies %, moved", "tracking", "fast_identity_moved"),
     Column("hits %, moved", "tracking", "fast_hit_moved"),
 )

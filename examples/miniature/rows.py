@@ -108,8 +108,8 @@ _SMALL_CROPS = (
 )
 
 BUDGETS = {
-    # Two CPU cores: 7680 pairs of pretraining.
-    "cpu": Budget(
+    # Minutes for a row: 7680 pairs of pretraining.
+    "cpu_short": Budget(
         pretrain=(*_SMALL_VIEWS, "schedule_steps=480", "save_every=120", "keep_every=120"),
         segmentation=("schedule_steps=120", "save_every=120"),
         flow=(*_SMALL_CROPS, "schedule_steps=240", "save_every=240"),
@@ -117,14 +117,14 @@ BUDGETS = {
         clips=32,
         draws=1,
     ),
-    # A CPU, hours for every row: 40 000 pairs of pretraining.
-    "cpu_long": Budget(
-        pretrain=(*_SMALL_VIEWS, "schedule_steps=2500", "save_every=125", "keep_every=625"),
-        segmentation=("schedule_steps=600", "save_every=100"),
-        flow=(*_SMALL_CROPS, "schedule_steps=2400", "save_every=200"),
+    # Half an hour of a CPU core for a row: 30 400 pairs, those of the model in the package.
+    "cpu": Budget(
+        pretrain=(*_SMALL_VIEWS, "schedule_steps=1900", "save_every=300", "keep_every=300"),
+        segmentation=("schedule_steps=300", "save_every=300"),
+        flow=(*_SMALL_CROPS, "schedule_steps=300", "save_every=300"),
         pairs=128,
         clips=32,
-        draws=2,
+        draws=1,
     ),
     # One GPU of the H100 class.
     "gpu": Budget(

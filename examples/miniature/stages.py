@@ -193,7 +193,7 @@ def media(job: Job) -> Result:
     network = network_of_checkpoint(checkpoint.path, paired=False).to(_device())
     figures: dict[str, float] = {}
     for path in job.media:
-        found = footage.measure(network, path, job.budget.media_frames)
+        found = footage.measure(network, path, job.budget)
         figures |= {f"{name}_{path.name}": value for name, value in found.items()}
     return {"figures": figures, "settings": [f"media={path.name}" for path in job.media]}
 

@@ -1,8 +1,9 @@
 """Perturbation tracking against the exact motion of generated scenes that nothing is trained on.
 
 Figures come from two kinds of scenes, of the size that pretraining sees: those of the flow recipe ("pck_...") and those
-of pretraining, which move more ("fast_pck_..."). What moves less than a patch, 8 pixels, is matched well by a copy: the
-share of copies is taken over source tokens that truly move by a patch or more ("fast_identity_moved").
+of pretraining, whose camera moves as far here as camera and objects together do there ("fast_pck_..."). What moves less
+than a patch, 8 pixels, is matched well by a copy: the share of copies is taken over source tokens that truly move by a
+patch or more ("fast_identity_moved").
 """
 
 from collections.abc import Iterator
@@ -33,11 +34,12 @@ def measure(network: MidwayNetwork, budget: rows.Budget) -> dict[str, float]:
 
 
 def scenes(budget: rows.Budget) -> tuple[ScenesConfig, ScenesConfig]:
-    """Those of the flow recipe and those of pretraining, both of the size of pretraining's views."""
+    """Those of the flow recipe and fast ones, both of the size of pretraining's views."""
     flow = load_config(FlowConfig, rows.RECIPES / "flow.yaml", [*budget.flow, "out=unused"]).data.scenes
     pretraining = rows.pretrain_config(*budget.pretrain, "out=unused")
-    side = pretraining.views.dynamics_size
-    return tuple(replace(one, height=side, width=side, frames=2) for one in (flow, pretraining.data.scenes))  # type: ignore[return-value]
+    seen, side = pretraining.data.scenes, pretraining.views.dynamics_size
+    fast = replace(seen, camera=seen.camera + seen.motion)
+    return tuple(replace(one, height=side, width=side, frames=2) for one in (flow, fast))  # type: ignore[return-value]
 
 
 def held_out(config: ScenesConfig, count: int, at_once: int = AT_ONCE) -> Iterator[SceneBatch]:

@@ -7,12 +7,13 @@ and a token of 16 pixels that starts there has its centre at (7.5, 7.5).
 
 from midway_zoo.analysis.latents import latent_similarity
 from midway_zoo.analysis.matrix import SensitivityMatrix, identity_share, sensitivity_matrix
-from midway_zoo.analysis.points import flow_at, pck
+from midway_zoo.analysis.points import chain_flow, flow_at, pck
 from midway_zoo.analysis.tracking import Tracks, track
 
 __all__ = [
     "SensitivityMatrix",
     "Tracks",
+    "chain_flow",
     "flow_at",
     "identity_share",
     "latent_similarity",

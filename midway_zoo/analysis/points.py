@@ -47,6 +47,30 @@ def flow_at(flow: Tensor, xy: Tensor) -> Tensor:
     return total.where(inside, torch.nan)
 
 
+def chain_flow(flow: Tensor, xy: Tensor) -> Tensor:
+    """Points carried along a clip by the flow from each frame to the next.
+
+    Args:
+        flow: (T - 1, 2, H, W) in pixels, as :func:`~midway_zoo.predict_flows` gives it.
+        xy: (n, 2), (x, y) in pixels of the first frame.
+
+    Returns:
+        (T, n, 2) float32, ``xy`` first. What leaves the picture stays at its border; NaN from where a pixel that counts
+        is invalid. Errors add up, and nothing tells whether a point is hidden.
+
+    Raises:
+        InputError: for other shapes.
+    """
+    if flow.ndim != 4 or flow.shape[1] != 2 or xy.ndim != 2 or xy.shape[1] != 2:
+        raise InputError(f"flow {tuple(flow.shape)} and xy {tuple(xy.shape)}: (T - 1, 2, H, W) and (n, 2) expected.")
+    last = torch.tensor([flow.shape[3] - 1, flow.shape[2] - 1], device=flow.device, dtype=torch.float32)
+    places = [xy.to(flow.device).float()]
+    for one in flow:
+        here = places[-1].clamp(min=0).minimum(last)
+        places.append((here + flow_at(one, here)).clamp(min=0).minimum(last))
+    return torch.stack(places)
+
+
 def pck(
     predicted: Tensor,
     true: Tensor,

@@ -44,7 +44,7 @@ class Findings(_ShapeRepr):
     heat: Tensor
     """(k, h, w) cosines: where the first point is in each of these frames."""
     tracks: Tensor
-    """(T, n, 2): the points in every frame."""
+    """(T, n, 2): the points in every frame, by the flow of a head, or by perturbation where there is none."""
     true_tracks: Tensor | None
     """The same by the true flow, NaN from where a point is covered or outside; None where no flow is known."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,7 +74,13 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     targets = [index for index in _TARGETS if index < len(frames)]
     sources = frames[:1].expand(len(targets), -1, -1, -1)
     heat = timed("heat map", lambda: perturbation_heatmap(network, sources, frames[targets], points[0], size=size))
-    tracks = timed("track", lambda: analysis.track(network, frames, points, size=size, draws=4)).xy.cpu()
+
+    def tracked() -> Tensor:
+        if found.method == "head":
+            return analysis.chain_flow(flow, points)
+        return analysis.track(network, frames, points, size=size, draws=4).xy.cpu()
+
+    tracks = timed("track", tracked)
     return Findings(
         features=features.float().cpu(),
         latents=latents,

@@ -96,7 +96,8 @@ class Panels:
         cells = [self._tracked(index) for index in columns]
         captions = [self.footage.labels[index] for index in columns]
         way = "" if self.pair else ", followed from frame to frame"
-        legend = f"points of the first frame{way} by perturbation, without training for it"
+        by = "the predicted flow" if findings.method == "head" else "perturbation, without training for it"
+        legend = f"points of the first frame{way} by {by}"
         if errors := track_errors(findings):
             legend += (
                 f"; rings: the truth. Off by {errors['track']:.1f} pixels on average, {errors['still']:.1f} if they "

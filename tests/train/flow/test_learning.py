@@ -22,6 +22,7 @@ SETTINGS = [
     "data.crop=[32, 32]",
     "data.scenes={height: 32, width: 32, objects: [1, 1], size: [0.2, 0.35], motion: 3, rotation: 0, zoom: 0, "
     "camera: 2}",
+    *("network.overrides={grid: [8, 8], gate_bias: 4.0}", "network.dynamics_init=released", "network.head_init=plain"),
     *("schedule_steps=700", "batch_size=8", "optim.lr=1.5e-3", "optim.weight_decay=0"),
     *("num_workers=0", "trackers=[]", "save_every=1000000"),
     *("picture_every=null", "validation.scenes=0"),
