@@ -42,9 +42,6 @@ class FlowOptimConfig:
     warmup_epochs: float = 1.0
     weight_decay: float = 0.05
     """Not of biases and other tensors of one dimension."""
-    head_lr_scale: float = 1.0
-    """The flow head learns at ``lr`` times this. At the high rates that a small network takes from nothing, the head
-    settles on zero flow before the tokens below it hold anything (its last ReLU dies): 0.03 keeps it waiting."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
 
 
@@ -117,11 +114,10 @@ def check_flow(config: FlowConfig) -> None:
         )
     optim = config.optim
     check_optimizer(optim.betas)
-    if min(optim.lr, optim.head_lr_scale) <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
+    if optim.lr <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
         raise ConfigError(
-            f"optim.lr={optim.lr} and optim.head_lr_scale={optim.head_lr_scale} must be positive, "
-            f"optim.weight_decay={optim.weight_decay} and optim.warmup_epochs={optim.warmup_epochs} must not be "
-            "negative."
+            f"optim.lr={optim.lr} must be positive, optim.weight_decay={optim.weight_decay} and "
+            f"optim.warmup_epochs={optim.warmup_epochs} must not be negative."
         )
     _check_validation(config.validation)
     patch = config.network.overrides.get("patch_size", architecture_config(config.network.name).patch_size)

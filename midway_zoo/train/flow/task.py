@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from accelerate.utils import reduce
-from torch import Tensor, nn
+from torch import Tensor
 
 from midway_zoo.batching import normaliser
 from midway_zoo.errors import InputError, MissingFileError
@@ -110,12 +110,7 @@ class FlowTask(Task[FlowConfig]):
         return Hyperparameters(lr=lr, weight_decay=optim.weight_decay)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        head: list[tuple[str, nn.Parameter]] = []
-        rest: list[tuple[str, nn.Parameter]] = []
-        for name, parameter in self.model.named_parameters():
-            (head if name.startswith("network.flow_head.") else rest).append((name, parameter))
-        slowed = [group | {"lr_scale": self.config.optim.head_lr_scale} for group in parameter_groups(head)]
-        groups = parameter_groups(rest) + slowed
+        groups = parameter_groups(self.model.named_parameters())
         beta1, beta2 = self.config.optim.betas
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 

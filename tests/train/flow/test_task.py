@@ -21,7 +21,6 @@ from midway_zoo.train.flow.task import FlowTask
 from midway_zoo.train.flow.validation import HELD_OUT_SEED
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
-from midway_zoo.train.optim import set_hyperparameters
 from tests.train.data.flow import miniatures
 from tests.train.test_resume import ONE_THREAD, assert_same_weights, command, lines
 
@@ -250,18 +249,3 @@ def test_settings_that_cannot_be(make_task: Make) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             make_task(override)
-
-
-def test_head_learns_at_its_own_rate(make_task: Make) -> None:
-    task = make_task("optim.head_lr_scale=0.03")
-    optimizer = task.optimizer()
-    set_hyperparameters(optimizer, 1e-3, 0.05)
-    head = {id(parameter) for parameter in task.model.network.flow_head.parameters()}
-    seen = 0
-    for group in optimizer.param_groups:
-        expected = {id(parameter) for parameter in group["params"]}
-        assert group["lr"] == pytest.approx(3e-5 if expected <= head else 1e-3)
-        seen += len(expected)
-    assert seen == sum(parameter.requires_grad for parameter in task.model.parameters())
-    with pytest.raises(ConfigError, match=r"optim.head_lr_scale=0.0 must be positive"):
-        make_task("optim.head_lr_scale=0")
