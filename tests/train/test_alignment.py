@@ -81,7 +81,9 @@ def pretraining(*more: str) -> MidwayNetwork:
 
 
 def flow(*more: str) -> MidwayNetwork:
-    return FlowTask(load_config(FlowConfig, "flow_scenes_nano", ["out=unused", "init_from=null", *more])).model.network
+    return FlowTask(
+        load_config(FlowConfig, "flow_scenes_nano", ["out=unused", "network.head_init=plain", *more])
+    ).model.network
 
 
 @pytest.mark.parametrize("build", [pretraining, flow])

@@ -41,7 +41,7 @@ def test_from_videos_to_a_model(pretrain, tmp_path, capsys) -> None:
     features = mz.extract_features(network, torch.rand(2, 3, 40, 48), blocks=(1, 3))
     assert features.cls.shape == (2, 24)
     latent = mz.infer_motion_latent(network, torch.rand(3, 40, 48), torch.rand(3, 40, 48))
-    assert latent.tokens.shape == (1, 2, 12)
+    assert latent.tokens.shape == (1, 2, 24)
     encoder = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True)
     image = torch.randn(1, 3, 32, 32)
     torch.testing.assert_close(encoder.forward_features(image)[:, 0], network.encoder.forward_features(image)[:, 0])
@@ -92,7 +92,7 @@ def test_init_from_another_grid(pretrain, tmp_path) -> None:
 def test_init_from_what_does_not_fit(pretrain, tmp_path, capsys) -> None:
     assert pretrain("max_steps=1") == 0
     other = f"out={tmp_path / 'other'}"
-    assert pretrain(f"init_from={tmp_path / 'run'}", "network.overrides.motion_dim=24", other) == 1
+    assert pretrain(f"init_from={tmp_path / 'run'}", "network.overrides.motion_dim=48", other) == 1
     assert "does not fit the network" in capsys.readouterr().err
     assert pretrain("init_from=midway_vits.bdd10k", other) == 1
     assert "midway_vits.bdd100k" in capsys.readouterr().err
