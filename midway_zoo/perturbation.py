@@ -160,7 +160,7 @@ def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
 
 
 def matches(
-    matrix: Tensor, grid: tuple[int, int], *, window: int = 1, temperature: float = 0.1
+    matrix: Tensor, grid: tuple[int, int], *, window: int = 1, temperature: float = 0.1, best: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sub-token target position of each row of a sensitivity matrix.
 
@@ -170,12 +170,14 @@ def matches(
         window: radius in tokens of the square around the arg-max over which a softmax-weighted mean is
             taken; 0 gives the plain arg-max.
         temperature: of that softmax.
+        best: (B, n) target tokens to take instead of the arg-max.
 
     Returns:
-        Positions (B, n, 2) in token units (x, y), token centres at integers, and the peak values (B, n).
+        Positions (B, n, 2) in token units (x, y), token centres at integers, and the values there (B, n).
     """
     rows, columns = grid
-    peak, best = matrix.max(dim=-1)
+    best = matrix.argmax(dim=-1) if best is None else best
+    peak = matrix.gather(-1, best[..., None])[..., 0]
     index = torch.arange(rows * columns, device=matrix.device)
     xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
     centre = xy[best][:, :, None]
@@ -186,6 +188,23 @@ def matches(
     near &= ((mirrored >= 0) & (mirrored <= mirrored.new_tensor([columns - 1, rows - 1]))).all(dim=-1)
     weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)
     return weights @ xy, peak
+
+
+def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
+    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
+
+    Args:
+        matrix: (B, n, N) sensitivities.
+        source: (B, n, D) features of the source tokens that were perturbed.
+        target: (B, N, D) features of all target tokens.
+        candidates: how many of the most sensitive ones are compared; no more than N are.
+
+    Returns:
+        (B, n) indices of target tokens, the same as the arg-max for one candidate.
+    """
+    among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
+    alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)
+    return among.gather(-1, alike.gather(-1, among).argmax(dim=-1, keepdim=True))[..., 0]
 
 
 def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tuple[Tensor, Tensor]:
@@ -214,3 +233,9 @@ def check_window(window: int) -> None:
     """Raise :class:`InputError` unless ``window`` is a radius that :func:`matches` can use."""
     if isinstance(window, bool) or not isinstance(window, int) or window < 0:
         raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
+
+
+def check_candidates(candidates: int) -> None:
+    """Raise :class:`InputError` unless ``candidates`` is a number of tokens that :func:`most_similar` can compare."""
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+        raise InputError(f"candidates={candidates!r}: a positive integer is expected.")

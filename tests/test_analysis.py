@@ -13,8 +13,10 @@ from torch import Tensor
 import midway_zoo as mz
 import midway_zoo.analysis as analysis
 from midway_zoo.analysis import flow_at, identity_share, latent_similarity, pck, sensitivity_matrix, tracking
+from midway_zoo.batching import normaliser
 from midway_zoo.clips import read_frames
 from midway_zoo.errors import ConfigError, InputError, InputTypeError, MissingFileError
+from midway_zoo.perturbation import matches
 from midway_zoo.results import MotionLatent
 from tests.oracles import shifted
 from tests.test_video import write_video
@@ -176,6 +178,42 @@ def test_a_track_is_what_heat_maps_of_its_pairs_say(nano: mz.MidwayNetwork, mode
         close(found.confidence[index, 0], heat.heatmap.max())
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_of_the_most_sensitive_tokens_the_most_similar_one(
+    nano: mz.MidwayNetwork, oracle: Callable[..., Oracle], paired: bool
+) -> None:
+    """The paper's rule, by hand: features are the last ones of each frame's own encoder."""
+    torch.manual_seed(0)
+    network = mz.create_model("midway_nano", paired=True) if paired else nano
+    matrix, clip = torch.rand(64, 64), clip_of(2)
+    oracle(matrix)
+    points = torch.tensor([[3.0, 3.0], [43.0, 20.0], [60.0, 60.0]])
+    images = normaliser(network)(clip)
+    with torch.no_grad():
+        own, others = (network.encode(images[i : i + 1], target=i == 1)[-1][0, 1:] for i in (0, 1))
+    expected = {1: [], 5: [], 64: [], 100: []}
+    for x, y in points.tolist():
+        token = int(y // 8) * 8 + int(x // 8)
+        order = matrix[token].argsort(descending=True).tolist()
+        alike = torch.cosine_similarity(own[token][None], others, dim=1)
+        for count, ends in expected.items():
+            best = max(order[:count], key=lambda one, alike=alike: float(alike[one]))
+            ends.append([x + 8 * (best % 8 - token % 8), y + 8 * (best // 8 - token // 8), float(matrix[token, best])])
+    for count, ends in expected.items():
+        found = analysis.track(network, clip, points, window=0, candidates=count)
+        close(torch.cat([found.xy[1], found.confidence[1][:, None]], dim=1), ends, atol=1e-4)
+    assert expected[1] != expected[5] != expected[64]
+
+
+def test_the_square_lies_around_the_most_similar_token() -> None:
+    matrix = torch.zeros(1, 1, 9)
+    matrix[0, 0, [3, 4, 5]] = torch.tensor([0.5, 0.4, -50])
+    position, peak = matches(matrix, (3, 3), best=torch.tensor([[4]]))
+    weights = (matrix[0, 0] / 0.1).softmax(0).view(3, 3)
+    close(position[0, 0, 0], float((weights.sum(0) * torch.arange(3)).sum()))
+    close(peak, [[0.4]])
+
+
 @pytest.mark.parametrize("mode", ["chain", "first"])
 def test_frames_are_encoded_once_and_let_go(
     nano: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch, oracle: Callable[..., Oracle], mode: Any
@@ -323,6 +361,7 @@ A, B = torch.zeros(3, 64, 64), torch.zeros(2, 3, 64, 64)
         (lambda net: analysis.track(net, B, (1, 1), draws=0), "draws=0"),
         (lambda net: analysis.track(net, B, (1, 1), seed=-1), "seed=-1"),
         (lambda net: analysis.track(net, B, (1, 1), window=-1), "window=-1"),
+        (lambda net: analysis.track(net, B, (1, 1), candidates=0), "candidates=0: a positive"),
         (lambda net: analysis.track(net, B, (1, 1), stride=0), "stride=0"),
         (lambda net: analysis.track(net, B, (1, 1), fps=5), "fps needs a video"),
         (lambda net: analysis.track(net, B, (1, 1), size=(60, 64)), "does not fit patches"),

@@ -36,7 +36,7 @@ COLUMNS = (
     Column("frozen flow EPE px", "frozen", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
     Column("PCK@2 %", "tracking", "pck_2", 1, ((_ZERO, "zero_pck_2"),)),
     Column("PCK@2 %, fast", "tracking", "fast_pck_2", 1, ((_ZERO, "fast_zero_pck_2"),)),
-    Column("PCK@2 %, clips", "tracking", "clip_pck_2", 1, ((_ZERO, "zero_clip_pck_2"),)),
+    Column("PCK@8 %, clips", "tracking", "similar_clip_pck_8", 1, ((_ZERO, "zero_clip_pck_8"),)),
     Column("copies %, moved", "tracking", "fast_identity_moved"),
     Column("hits %, moved", "tracking", "fast_hit_moved"),
 )

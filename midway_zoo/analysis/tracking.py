@@ -15,7 +15,15 @@ from midway_zoo.clips import Clip, Frame, frame_batches, read_frames
 from midway_zoo.errors import InputError
 from midway_zoo.images import Size
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import check_draws, check_window, match_level, matches, sensitivity_of
+from midway_zoo.perturbation import (
+    check_candidates,
+    check_draws,
+    check_window,
+    match_level,
+    matches,
+    most_similar,
+    sensitivity_of,
+)
 from midway_zoo.registry import resolve_network
 from midway_zoo.results import _ShapeRepr
 from midway_zoo.tiles import Frames
@@ -46,6 +54,7 @@ def track(
     draws: int = 8,
     seed: int = 0,
     window: int = 1,
+    candidates: int = 1,
     mode: Literal["chain", "first"] = "chain",
     stride: int = 1,
     fps: float | None = None,
@@ -54,8 +63,9 @@ def track(
 
     The token under a point is perturbed, and the way from its centre to the place where the perturbation arrives
     (the softmax-weighted mean over the square of radius ``window`` around the most sensitive target token) is added
-    to the point. What leaves the picture stays at its border, and nothing here tells whether a point is hidden:
-    ``confidence`` is lower where the network is unsure, no more.
+    to the point. The paper goes from token to token, to the one of the five most sensitive that looks most like the
+    token itself: that is ``candidates=5, window=0``. What leaves the picture stays at its border, and nothing here
+    tells whether a point is hidden: ``confidence`` is lower where the network is unsure, no more.
 
     Frames are read one at a time and encoded once (in paired mode, once by either encoder), and memory does not grow
     with the clip. Every point whose token no other point shares costs ``draws`` passes through one level of the
@@ -70,6 +80,8 @@ def track(
         draws: random perturbations per token to average.
         seed: of the perturbations.
         window: radius in tokens of the soft arg-max; 0 is the plain arg-max.
+        candidates: how many of the most sensitive target tokens are compared with the point's own token, by the cosine
+            of the encoder's last features; the square lies around the most similar one. 1 compares nothing.
         mode: "chain" goes from frame to frame, from where the point was found: steps are small, and errors add up.
             "first" always goes from the first frame: errors do not add up, but motion soon is larger than what the
             network was trained on.
@@ -89,6 +101,7 @@ def track(
     level = match_level(network, level)
     check_draws(draws, seed)
     check_window(window)
+    check_candidates(candidates)
     check_sampling(stride, fps)
     if mode not in ("chain", "first"):
         raise InputError(f'mode={mode!r}: "chain" or "first" is expected.')
@@ -96,7 +109,7 @@ def track(
     frames, total = read_frames(clip, stride, fps)
     frames, given = _peek(frames)
     _check_inside(points, given)
-    step = _Step(network, given, level, draws, seed, window)
+    step = _Step(network, given, level, draws, seed, window, candidates)
     places, peaks = [points], [torch.ones(len(points), device=points.device)]
     times: list[float | None] = []
     source: Frames | None = None
@@ -128,6 +141,7 @@ class _Step:
     draws: int
     seed: int
     window: int
+    candidates: int
 
     def __call__(self, source: Frames, target: Frames, points: Tensor) -> tuple[Tensor, Tensor]:
         """Where points (n, 2) in pixels of the source are in the target, and the peak sensitivities (n,)."""
@@ -148,7 +162,11 @@ class _Step:
             draws=self.draws,
             seed=self.seed,
         )
-        position, peak = matches(matrix, source.grid, window=self.window)
+        best = None
+        if self.candidates > 1:
+            own, others = source.tokens()[-1][:, 1:], target.tokens(target=True)[-1][:, 1:]
+            best = most_similar(matrix, own[:, chosen], others, self.candidates)
+        position, peak = matches(matrix, source.grid, window=self.window, best=best)
         moved = points + (position[0, which] - token) * scale
         return moved.clamp(min=0).minimum(moved.new_tensor([width - 1, height - 1])), peak[0, which]
 

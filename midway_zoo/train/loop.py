@@ -136,7 +136,13 @@ class Run:
             self.model, self.optimizer = accelerator.prepare(task.model, task.optimizer())
         if checkpoint:
             saved = checkpoint.optimizer()
-            load_optimizer(self.optimizer, saved["optimizer"])
+            try:
+                load_optimizer(self.optimizer, saved["optimizer"])
+            except ValueError as error:
+                raise CheckpointError(
+                    f"{checkpoint.path}: its optimizer does not fit ({error}). It is of another version of midway-zoo: "
+                    f"resume with that, or begin a new run, with another out, from its weights (init_from)."
+                ) from error
             if accelerator.scaler is not None and saved.get("scaler"):
                 accelerator.scaler.load_state_dict(saved["scaler"])
             logger.info("resumed from %s", checkpoint.path)

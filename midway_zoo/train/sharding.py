@@ -106,7 +106,14 @@ def gathered(state: Any, *, keep: bool) -> Any:
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """``optimizer.load_state_dict`` of whole tensors into an optimizer whose parameters may be divided."""
+    """``optimizer.load_state_dict`` of whole tensors into an optimizer whose parameters may be divided.
+
+    Raises:
+        ValueError: if the state is of other groups of parameters.
+    """
+    sizes = [[len(group["params"]) for group in groups] for groups in (optimizer.param_groups, state["param_groups"])]
+    if sizes[0] != sizes[1]:
+        raise ValueError(f"groups of {sizes[1]} parameters are not groups of {sizes[0]}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     entries = {index: _divided_like(parameters[index], entry) for index, entry in state["state"].items()}
     optimizer.load_state_dict({**state, "state": entries})

@@ -166,6 +166,20 @@ def test_damaged_checkpoint_names_the_remedy(make_task, tmp_path) -> None:
             fit(make_task())
 
 
+def test_an_optimizer_of_other_groups_names_the_remedy(make_task, tmp_path, monkeypatch) -> None:
+    fit(make_task("max_steps=2"))
+    task = make_task("resume=must")
+    build = task.optimizer
+
+    def as_one() -> torch.optim.Optimizer:
+        groups = build().param_groups
+        return torch.optim.AdamW([parameter for group in groups for parameter in group["params"]])
+
+    monkeypatch.setattr(task, "optimizer", as_one)
+    with pytest.raises(CheckpointError, match=r"step_0*2: its optimizer does not fit.*init_from"):
+        fit(task)
+
+
 def test_old_checkpoints_go(make_task, tmp_path) -> None:
     out = tmp_path / "run"
     (out / "checkpoints" / ".step_00000001.abc.part").mkdir(parents=True)
