@@ -148,6 +148,23 @@ def test_generated_clip_knows_where_its_points_go() -> None:
     assert change.median() < 0.1
 
 
+def test_places_outside_are_not_known() -> None:
+    """Also where the pixel under a point is still seen in the next frame, and from then on."""
+    flow = torch.tensor([2.0, -3.0]).view(1, 2, 1, 1).expand(3, 2, 32, 48).clone()
+    flow[1:] *= -1
+    hidden = torch.zeros(3, 32, 48, dtype=torch.bool)
+    footage = Footage("x", torch.rand(4, 3, 32, 48), (32, 48), ["0", "1", "2", "3"], flow, hidden)
+    tracks = true_tracks(footage, torch.tensor([[45.4, 20.0], [44.0, 3.0], [20.0, 2.4]]))
+    assert tracks is not None
+    assert tracks.isnan().all(-1).tolist() == [
+        [False] * 3,
+        [True, False, True],
+        [True, False, True],
+        [True, False, True],
+    ]
+    torch.testing.assert_close(tracks[:, 1], torch.tensor([[44.0, 3.0], [46, 0], [44, 3], [42, 6]]))
+
+
 def test_points_have_texture_and_move() -> None:
     torch.manual_seed(0)
     frame = torch.full((3, 64, 64), 0.5)

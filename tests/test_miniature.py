@@ -88,6 +88,9 @@ def test_whole_way(run, tmp_path, capsys) -> None:
     assert full["probe"]["figures"]["zero_epe"] == random["probe"]["figures"]["zero_epe"] > 0
     assert full["course"]["figures"]["50_probe_epe"] > 0
     assert 0 <= random["segmentation"]["figures"]["mIoU_backward"] <= 100
+    assert 100 / 26 < random["segmentation"]["figures"]["background_mIoU"] < 50  # one of 13 classes, or of fewer
+    assert {"similar_clip_pck_8", "clip_pck_8"} <= random["tracking"]["figures"].keys()
+    assert "| (background everywhere) |" in (out / "table.md").read_text()
     assert full["course"]["figures"]["50_zero_pck_8"] == random["tracking"]["figures"]["zero_pck_8"]
     assert full["flow"]["figures"]["translation_epe"] < full["flow"]["figures"]["zero_epe"]
     assert full["media"]["figures"]["translation_epe_footage"] < full["media"]["figures"]["zero_epe_footage"]
@@ -104,8 +107,10 @@ def test_whole_way(run, tmp_path, capsys) -> None:
     with pytest.MonkeyPatch.context() as patch:  # what is there is not done again
         patch.setattr(stages, "STAGES", dict.fromkeys(stages.STAGES, _refuse))
         assert run.main([*asked, "--rows", "full", "--stages", "pretrain,flow,course"]) == 0
-        with pytest.raises(SystemExit, match="pretrained otherwise"):
+        with pytest.raises(SystemExit, match="of another pretraining"):
             run.main([*asked, "--rows", "full", "optim.base_lr=0.5"])
+        with pytest.raises(SystemExit, match="of another pretraining"):  # also where nothing is pretrained
+            run.main([*asked, "--rows", "random", "--stages", "probe", "network.overrides.levels=[2]"])
         with pytest.raises(SystemExit, match="--preset tiny"):
             run.main(["--out", str(out), "--preset", "cpu", "--rows", "full"])
 

@@ -25,13 +25,13 @@ class Column:
     """(title of a row without any network, its figure)"""
 
 
-_ZERO, _SINGLE = "no motion", "best single vector of each pair"
+_ZERO, _SINGLE, _BACKGROUND = "no motion", "best single vector of each pair", "background everywhere"
 _PROBE = "motion probe EPE px"
 
 COLUMNS = (
     Column(_PROBE, "probe", "epe", 2, ((_ZERO, "zero_epe"),)),
-    Column("mIoU %, encoder", "segmentation", "mIoU_encoder"),
-    Column("mIoU %, v", "segmentation", "mIoU_backward"),
+    Column("mIoU %, encoder", "segmentation", "mIoU_encoder", 2, ((_BACKGROUND, "background_mIoU"),)),
+    Column("mIoU %, v", "segmentation", "mIoU_backward", 2, ((_BACKGROUND, "background_mIoU"),)),
     Column("flow EPE px", "flow", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
     Column("frozen flow EPE px", "frozen", "epe", 2, ((_ZERO, "zero_epe"), (_SINGLE, "translation_epe"))),
     Column("PCK@2 %", "tracking", "pck_2", 1, ((_ZERO, "zero_pck_2"),)),
@@ -139,7 +139,7 @@ def main_table(results: Sequence[dict[str, Any]]) -> list[str]:
         cells = [spread(values_of(results, name, one.stage, one.figure), one.digits) for one in COLUMNS]
         seeds = ", ".join(str(one["seed"]) for one in results if one["row"] == name)
         lines.append(_line([rows.ROWS[name].title, seeds, *cells]))
-    for floor in (_ZERO, _SINGLE):
+    for floor in (_ZERO, _SINGLE, _BACKGROUND):
         cells = []
         for column in COLUMNS:
             figure = dict(column.floors).get(floor, "")

@@ -116,6 +116,12 @@ class Record:
         held = self.content["preset"]
         if held != preset:
             raise SystemExit(f"error: {self.path} is of --preset {held}; continue with that, or take a new --out")
+        # Rows without a pretraining of their own depend on its settings, too: on the shape of the network, for one.
+        asked = stages.portable(job.pretraining())
+        held = self.content["stages"].get("pretrain", {}).get("settings", asked)
+        other = set(self.content.setdefault("pretraining", held)) ^ set(asked)
+        if other:
+            raise SystemExit(f"error: {self.path} is of another pretraining ({sorted(other)}); take a new --out")
 
     def do(self, stage: str) -> None:
         """Do a stage unless it is there, and write what came out at once."""
@@ -135,14 +141,8 @@ class Record:
         print(f"{self.job.name} {stage}, {result['seconds']:.0f} s: {figures}", flush=True)
 
     def _same(self, stage: str, settings: list[str]) -> bool:
-        """Whether what is there is what is asked for. Other footage is measured anew, another pretraining refused."""
-        if stage == "media":
-            return settings == [f"media={path.name}" for path in self.job.media]
-        asked = stages.portable(self.job.pretraining())
-        if stage == "pretrain" and settings != asked:
-            other = set(settings) ^ set(asked)
-            raise SystemExit(f"error: {self.path} was pretrained otherwise ({sorted(other)}); take a new --out")
-        return True
+        """Whether what is there is what is asked for: other footage is measured anew."""
+        return stage != "media" or settings == [f"media={path.name}" for path in self.job.media]
 
     def fail(self, stage: str, error: Exception) -> None:
         """Write that a stage failed; the next run tries it again."""

@@ -28,6 +28,8 @@ from midway_zoo.train.loop import fit
 from midway_zoo.train.pretrain.config import PretrainConfig
 from midway_zoo.train.pretrain.task import PretrainTask
 from midway_zoo.train.segmentation.config import SegmentationConfig
+from midway_zoo.train.segmentation.data import held_out_scenes
+from midway_zoo.train.segmentation.metrics import SegmentationMetrics
 from midway_zoo.train.segmentation.task import SegmentationTask
 
 TASKS: dict[str, tuple[type[RunConfig], Callable[[Any], Any]]] = {
@@ -114,7 +116,8 @@ def pretrain(job: Job) -> Result:
 
 
 def segmentation(job: Job) -> Result:
-    """mIoU, mAcc and aAcc in percent of a linear layer on each kind of features that the network has."""
+    """mIoU, mAcc and aAcc in percent of a linear layer on each kind of features that the network has, and
+    "background_mIoU" of saying that everything is background."""
     found = job.weights()
     return _segment(job, found, job.run("segmentation"))
 
@@ -129,8 +132,13 @@ def _segment(job: Job, weights: Checkpoint | None, folder: Path) -> Result:
     results, figures = [], {}
     for source in sources:
         asked = [f"features.source={source}", f"seed={job.seed}", f"out={folder / source}"]
-        results.append(_train("segmentation", [*job.budget.segmentation, f"init_from={start}", *asked])[1])
+        config, result = _train("segmentation", [*job.budget.segmentation, f"init_from={start}", *asked])
+        results.append(result)
         figures |= {f"{name}_{source}": 100 * value for name, value in _validation(folder / source).items()}
+    nothing = SegmentationMetrics(config.num_classes)
+    for _, labels in held_out_scenes(config.data, torch.device("cpu"), batch_size=config.batch_size):
+        nothing.update(torch.zeros_like(labels), labels)
+    figures["background_mIoU"] = 100 * nothing.compute()["mIoU"]
     return {
         "figures": figures,
         "settings": results[0]["settings"],

@@ -136,7 +136,9 @@ def true_tracks(footage: Footage, points: Tensor) -> Tensor | None:
         here = places[-1]
         moved = here + analysis.flow_at(flow[None], here[None])[0]
         column, row = here.nan_to_num(0).round().long().unbind(-1)
-        places.append(moved.masked_fill(hidden[row, column][:, None], torch.nan))
+        last = moved.new_tensor([hidden.shape[1] - 1, hidden.shape[0] - 1])
+        outside = ((moved < 0) | (moved > last)).any(-1)
+        places.append(moved.masked_fill((hidden[row, column] | outside)[:, None], torch.nan))
     return torch.stack(places)
 
 

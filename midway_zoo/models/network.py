@@ -233,10 +233,13 @@ class MidwayNetwork(
         """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that share them."""
         if self.flow_head is None:
             raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
+        return self.flow_head(self.flow_maps(source, target, grid), grid)
+
+    def flow_maps(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
+        """What a flow head reads of both frames' four levels of tokens: four token maps (B, 1 + h * w, D or C)."""
         out = self.require_dynamics()(source, target, grid)
         first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
-        maps = [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
-        return self.flow_head(maps, grid)
+        return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
 
     # The methods below are the package's functions of the same name, with the network filled in.
 

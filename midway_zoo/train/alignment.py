@@ -32,13 +32,18 @@ def align(dynamics: Dynamics) -> None:
     linear layers have a standard deviation of 1 / sqrt(fan in), for the content to matter beside the positions.
 
     Raises:
-        ConfigError: if a head of the midway path has fewer than eight channels.
+        ConfigError: if a head of the midway path has too few channels to tell the places of the grid apart.
     """
     config = dynamics.config
     width, heads = config.motion_dim, config.midway_heads
     place = width // heads
-    if place < 8:
-        raise ConfigError(f"network.dynamics_init=aligned needs motion_dim / midway_heads >= 8, not {place}.")
+    rows, columns = config.grid
+    least = 8 if max(rows, columns) <= _PERIOD else 10
+    if place < least:
+        raise ConfigError(
+            f"network.dynamics_init=aligned needs motion_dim / midway_heads >= {least} for a grid of "
+            f"{rows} x {columns} tokens, not {place}."
+        )
     for module in dynamics.modules():
         if isinstance(module, nn.Linear):
             nn.init.trunc_normal_(module.weight, std=module.in_features**-0.5)

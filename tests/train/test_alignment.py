@@ -19,23 +19,27 @@ NANO = architecture_config("midway_nano")
 
 
 @torch.no_grad()
-def partner_share(network: MidwayNetwork) -> float:
-    """Attention of the target's tokens to the same place of the source, in the path's first block, on noise."""
-    dynamics, config = network.require_dynamics(), network.config
-    frames = torch.randn(2, 2, 3, *config.img_size)
-    source, target = network.encode_pair(*frames)
-    tables = dynamics.position_tables(config.grid)
-    above = dynamics._backward(dynamics.target_backward, 2, target, target[3])
-    motion = dynamics.motion_tokens.expand(2, -1, -1)
-    inputs = (dynamics.source_embed(source[3]) + tables[0], dynamics.target_embed(above) + tables[1])
-    block = dynamics.midway[config.levels[0]][0]  # type: ignore[index]
-    normed = block.norm1(torch.cat([motion, *inputs], dim=1))
-    q, k, _ = block.attn.qkv(normed).unflatten(-1, (3, config.midway_heads, -1)).permute(2, 0, 3, 1, 4)
-    attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-    first = motion.shape[1] + 1
-    count, length = config.grid[0] * config.grid[1], 1 + config.grid[0] * config.grid[1]
-    tokens = torch.arange(first, first + count)
-    return float(attention[:, :, tokens + length, tokens].mean())
+def partner_shares(network: MidwayNetwork) -> dict[int, float]:
+    """Of every level: attention, in its path's first block, of either frame's tokens to the same place of the other
+    one, the lesser of the two; on noise."""
+    config = network.config
+    seen: dict[int, torch.Tensor] = {}
+    hooks = [
+        path[0].attn.qkv.register_forward_hook(lambda _, __, out, index=index: seen.update({index: out}))
+        for index, path in enumerate(network.require_dynamics().midway)
+    ]
+    network(*torch.randn(2, 2, 3, *config.img_size))
+    for hook in hooks:
+        hook.remove()
+    shares = {}
+    length = 1 + config.grid[0] * config.grid[1]
+    for index, out in seen.items():
+        q, k, _ = out.unflatten(-1, (3, config.midway_heads, -1)).permute(2, 0, 3, 1, 4)
+        attention = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        source = torch.arange(q.shape[-2] - 2 * length + 1, q.shape[-2] - length)
+        ways = ((source, source + length), (source + length, source))
+        shares[index] = min(float(attention[:, :, here, there].mean()) for here, there in ways)
+    return shares
 
 
 @pytest.mark.parametrize(
@@ -49,13 +53,36 @@ def partner_share(network: MidwayNetwork) -> float:
     ],
     ids=str,
 )
-def test_target_tokens_look_at_the_same_place_of_the_source(changes: dict) -> None:
+def test_tokens_look_at_the_same_place_of_the_other_frame_at_every_level(changes: dict) -> None:
     torch.manual_seed(0)
     network = MidwayNetwork(override(NANO, changes)).eval()
-    plain = partner_share(network)
+    plain = partner_shares(network)
     align(network.require_dynamics())
-    assert plain < 0.02
-    assert partner_share(network) > 0.5
+    aligned = partner_shares(network)
+    assert len(aligned) == len(network.config.levels)
+    assert max(plain.values()) < 0.02
+    assert min(aligned.values()) > 0.4
+
+
+def test_what_is_looked_at_is_passed_on_by_rotations_and_at_the_scale_of_the_positions() -> None:
+    torch.manual_seed(0)
+    dynamics = MidwayNetwork(NANO).require_dynamics()
+    align(dynamics)
+    special = set()
+    for path in dynamics.midway:
+        attention = path[0].attn
+        values = attention.qkv.weight[2 * NANO.motion_dim :]
+        for matrix in (values, attention.proj.weight):
+            torch.testing.assert_close(matrix @ matrix.T, torch.eye(NANO.motion_dim))
+        special |= {attention.qkv, attention.proj}
+    place = NANO.motion_dim // NANO.midway_heads
+    for module in dynamics.modules():
+        if isinstance(module, torch.nn.Linear) and module not in special:
+            weight = module.weight.detach()
+            if module in (dynamics.source_embed, dynamics.target_embed):
+                assert not weight[-place:].any()
+                weight = weight[:-place]
+            assert float(weight.std() * module.in_features**0.5) == pytest.approx(1, abs=0.15)
 
 
 def test_target_side_equals_the_source_side_and_nothing_is_left_unset() -> None:
@@ -70,10 +97,18 @@ def test_target_side_equals_the_source_side_and_nothing_is_left_unset() -> None:
     assert not any(p.requires_grad for p in dynamics.target_embed.parameters())
 
 
-def test_narrow_heads_are_refused() -> None:
-    dynamics = MidwayNetwork(override(NANO, {"motion_dim": 12})).require_dynamics()
-    with pytest.raises(ConfigError, match=r"dynamics_init=aligned needs motion_dim / midway_heads >= 8, not 4"):
-        align(dynamics)
+@pytest.mark.parametrize(
+    ("grid", "motion_dim", "least"), [((4, 4), 21, 8), ((8, 8), 27, 10), ((3, 5), 24, 10)], ids=str
+)
+def test_heads_too_narrow_for_the_grid_are_refused(grid: tuple[int, int], motion_dim: int, least: int) -> None:
+    narrow = override(NANO, {"grid": grid, "motion_dim": motion_dim, "midway_heads": 3})
+    message = rf"needs motion_dim / midway_heads >= {least} for a grid of {grid[0]} x {grid[1]} tokens, not"
+    with pytest.raises(ConfigError, match=message):
+        align(MidwayNetwork(narrow).require_dynamics())
+    torch.manual_seed(0)
+    network = MidwayNetwork(override(narrow, {"motion_dim": 3 * least})).eval()
+    align(network.require_dynamics())
+    assert min(partner_shares(network).values()) > 0.3
 
 
 def pretraining(*more: str) -> MidwayNetwork:
@@ -102,6 +137,8 @@ def test_an_encoder_alone_has_nothing_to_align() -> None:
 
 
 def test_released_shapes_have_room() -> None:
+    torch.manual_seed(0)
     shallow = {"depth": 4, "feature_blocks": (0, 1, 2, 3), "midway_depth": 1, "forward_depth": 1}
-    small = override(MidwayConfig(), shallow)
-    align(MidwayNetwork(small).require_dynamics())
+    network = MidwayNetwork(override(MidwayConfig(), shallow)).eval()
+    align(network.require_dynamics())
+    assert min(partner_shares(network).values()) > 0.4

@@ -5,7 +5,8 @@ all tokens, or tells what is in the picture. On plain weights a small head learn
 network takes, to be silent (its last ReLU dies) before it finds that part.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,41 +18,75 @@ INITS = ("plain", "whitened")
 PAIRS = 256
 """Over which the statistics of the tokens are taken."""
 
+_AT_ONCE = 16  # pairs: a batch may be one of many processes, and this is done by each of them, on the CPU
 _SHRINK = 0.01  # of the mean variance, added to each direction's: what hardly varies at all is noise
 _QUIET = 0.1  # scale of the last layer: a flow near zero gives no reason to be silent
 
+logger = logging.getLogger(__name__)
+
 
 @torch.no_grad()
-def whiten(network: MidwayNetwork, batches: Iterable[Mapping[str, Tensor]]) -> None:
+def whiten(network: MidwayNetwork, batches: Iterable[Mapping[str, Tensor]], *, pairs: int = PAIRS) -> None:
     """Fold a whitening of the four token maps into the head's first layers, and quieten its last one.
 
     Args:
         network: with a fresh flow head; on tokens of any network the projections then have outputs of zero mean and of
             about the same variance in every direction.
         batches: "source" and "target" (B, 3, H, W), normalised.
+        pairs: how many are taken of them.
     """
     head = network.flow_head
     assert head is not None
-    seen: list[Sequence[Tensor]] = []
-    hook = head.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        for batch in batches:
-            network.flow(batch["source"], batch["target"])
-    finally:
-        hook.remove()
-    for project, maps in zip(head.project, zip(*seen, strict=True), strict=True):
-        tokens = torch.cat([tokens[:, 1:].flatten(0, 1) for tokens in maps]).double()
-        _whiten_input(project, tokens)  # type: ignore[arg-type]
+    logger.info("whitening what the flow head reads, over %d pairs", pairs)
+    statistics = [_Statistics(project.in_channels) for project in head.project]  # type: ignore[arg-type]
+    for source, target in _frames(batches, pairs):
+        maps = network.flow_maps(*network.encode_pair(source, target), network.grid_of(source))
+        for one, tokens in zip(statistics, maps, strict=True):
+            one.update(tokens[:, 1:].flatten(0, 1))
+    for project, one in zip(head.project, statistics, strict=True):
+        _whiten_input(project, one)  # type: ignore[arg-type]
     last = head.output[-1]
     assert isinstance(last, nn.Conv2d)
     last.weight.mul_(_QUIET)
 
 
-def _whiten_input(layer: nn.Conv2d, tokens: Tensor) -> None:
-    """Make a 1x1 convolution act on whitened tokens (n, width)."""
-    mean = tokens.mean(0)
-    variance, directions = torch.linalg.eigh(torch.cov(tokens.T))
+def _frames(batches: Iterable[Mapping[str, Tensor]], pairs: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The first ``pairs`` pairs, a few at a time."""
+    for batch in batches:
+        frames = [batch[name][:pairs].split(_AT_ONCE) for name in ("source", "target")]
+        yield from zip(*frames, strict=True)
+        pairs -= len(batch["source"])
+        if pairs <= 0:
+            return
+
+
+class _Statistics:
+    """Mean and covariance of tokens (n, width)."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.sum = torch.zeros(width, dtype=torch.float64)
+        self.products = torch.zeros(width, width, dtype=torch.float64)
+
+    def update(self, tokens: Tensor) -> None:
+        tokens = tokens.double().cpu()
+        self.count += len(tokens)
+        self.sum += tokens.sum(0)
+        self.products += tokens.T @ tokens
+
+    @property
+    def mean(self) -> Tensor:
+        return self.sum / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        return self.products / self.count - torch.outer(self.mean, self.mean)
+
+
+def _whiten_input(layer: nn.Conv2d, tokens: _Statistics) -> None:
+    """Make a 1x1 convolution act on whitened tokens."""
+    variance, directions = torch.linalg.eigh(tokens.covariance)
     scale = (variance.clamp(min=0) + _SHRINK * variance.mean()).rsqrt()
-    weight = layer.weight[:, :, 0, 0].double() @ (directions * scale) @ directions.T
+    weight = layer.weight[:, :, 0, 0].double().cpu() @ (directions * scale) @ directions.T
     layer.weight.copy_(weight[:, :, None, None])
-    layer.get_parameter("bias").copy_(-weight @ mean)
+    layer.get_parameter("bias").copy_(-weight @ tokens.mean)

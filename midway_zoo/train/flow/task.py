@@ -57,10 +57,21 @@ class FlowTask(Task[FlowConfig]):
             align(network.require_dynamics())
         self.model = FlowModel(network, frozen=config.frozen)
         if latest_checkpoint(Path(config.out)) is None:
-            has_head = config.init_from is not None and initialise(network, config.init_from, config.initial)
-            if config.network.head_init == "whitened" and not has_head:
-                # The same in every process: all of them take the first pairs.
-                whiten(network, map(self._frames, self.batches(0, ceil(PAIRS / config.batch_size), rank=0, world=1)))
+            self._begin(network)
+
+    def _begin(self, network: MidwayNetwork) -> None:
+        """Weights of ``init_from``, and the beginning of a head that is not among them."""
+        config, has_head = self.config, False
+        if config.init_from is not None:
+            has_head = initialise(network, config.init_from, config.initial)
+            if config.network.dynamics_init == "aligned" and config.initial == "full":
+                logger.info("network.dynamics_init=aligned has no effect: dynamics are those of init_from")
+        if config.network.head_init == "whitened" and has_head:
+            logger.info("network.head_init=whitened has no effect: the flow head is that of init_from")
+        elif config.network.head_init == "whitened":
+            # The same in every process: all of them take the first pairs.
+            steps = ceil(PAIRS / config.batch_size)
+            whiten(network, map(self._frames, self.batches(0, steps, rank=0, world=1)), pairs=PAIRS)
 
     @property
     def warmup_steps(self) -> int:
