@@ -125,6 +125,7 @@ def _describe(described: dict[str, Any]) -> str:
         for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
             if weights.get(key):
                 lines.append(f"  recipe       midway-zoo train {task} --recipe {weights[key]}")
+        lines += ["               (with what settings: MODEL_CARD.md)"] * boxed
         lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
         sources = sorted({metric["source"] for metric in weights["metrics"]})
         lines += [f"  ({source})" for source in sources]
