@@ -5,15 +5,21 @@ Paper: Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
 from midway_zoo import flow, visualize
-from midway_zoo.api import extract_features, infer_motion_latent, perturbation_heatmap, predict_flow, predict_flows
-from midway_zoo.clips import infer_motion_latents
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import MidwayZooError
-from midway_zoo.models.config import MidwayConfig
+from midway_zoo.inference.api import (
+    extract_features,
+    infer_motion_latent,
+    perturbation_heatmap,
+    predict_flow,
+    predict_flows,
+)
+from midway_zoo.inference.motion import infer_motion_latents
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.registry import create_model, list_models, load_checkpoint
 from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 from midway_zoo.version import __version__
-from midway_zoo.weights.pretrained import register_weights
+from midway_zoo.weights.load import register_weights
+from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
 
 __all__ = [
     "DynamicsOutput",

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import midway_zoo as mz
-from midway_zoo.models.config import ARCHITECTURES
-from midway_zoo.weights.manifest import BOXED, load_manifest
-from tests.released_files import write_released
+from midway_zoo.config import ARCHITECTURES
+from midway_zoo.manifest import BOXED, load_manifest
+from tests.weights.released_files import write_released
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"(<!-- needs: \w+ -->\n)?```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -59,7 +59,7 @@ def test_every_public_name_is_there_and_documented() -> None:
 @pytest.mark.parametrize("index", range(len(BLOCKS)))
 def test_readme_block(index: int, tmp_path, monkeypatch) -> None:
     needs, code = BLOCKS[index]
-    if "network" in needs:  # tests/hub does what it shows, on a loopback server
+    if "network" in needs:  # tests/weights/hub does what it shows, on a loopback server
         compile(code, f"README block {index}", "exec")
         return
     monkeypatch.chdir(tmp_path)

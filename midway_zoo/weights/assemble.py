@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError
-from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.network import MidwayNetwork
 
 Described = Mapping[str, tuple[tuple[int, ...], Any]]

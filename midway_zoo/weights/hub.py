@@ -28,9 +28,9 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
-from midway_zoo.models.config import MidwayConfig
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.assemble import check_tensors, empty_network
 from midway_zoo.weights.released import Parts

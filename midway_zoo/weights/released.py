@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
-from midway_zoo.models.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.assemble import assemble, empty_network
