@@ -30,7 +30,12 @@ class Range:
         if (self.at_least, self.at_most) != (None, None) and None not in (self.at_least, self.at_most):
             limits = f"between {self.at_least:g} and {self.at_most:g}"
         else:
-            said = (("at least", self.at_least), ("above", self.above), ("at most", self.at_most), ("below", self.below))
+            said = (
+                ("at least", self.at_least),
+                ("above", self.above),
+                ("at most", self.at_most),
+                ("below", self.below),
+            )
             limits = " and ".join(f"{word} {limit:g}" for word, limit in said if limit is not None) or "finite"
         limits = {"above 0": "positive"}.get(limits, limits)
         count = "" if self.length is None else f"{self.length} numbers, each "
