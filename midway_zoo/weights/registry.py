@@ -179,7 +179,7 @@ def load_checkpoint(
     if path.is_dir() or path.suffix == ".safetensors":
         if config is not None:
             raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
-        return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
+        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
     if isinstance(config, MidwayConfig):
         paired = paired or config.paired
         config = {key: value for key, value in config.to_dict().items() if key not in ("encoder", "paired")}
