@@ -18,7 +18,14 @@ def empty_network(config: MidwayConfig) -> MidwayNetwork:
         return MidwayNetwork(config)
 
 
-def assemble(network: MidwayNetwork, found: Described, read: Callable[[str], torch.Tensor], name: str) -> MidwayNetwork:
+def assemble(
+    network: MidwayNetwork,
+    found: Described,
+    read: Callable[[str], torch.Tensor],
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+) -> MidwayNetwork:
     """Fill an empty network tensor by tensor; the result is in evaluation mode on the CPU.
 
     Args:
@@ -26,6 +33,7 @@ def assemble(network: MidwayNetwork, found: Described, read: Callable[[str], tor
         found: shape and dtype of every tensor that the file offers, by our names.
         read: reads one of them.
         name: what to call the file in messages.
+        dtype: of the network's tensors; None: half precision where all tensors have the same, else float32.
 
     Raises:
         CheckpointError: naming the tensor, if one is missing, unexpected, of another shape, not
@@ -35,7 +43,8 @@ def assemble(network: MidwayNetwork, found: Described, read: Callable[[str], tor
     check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
     kinds = {kind for _, kind in found.values()}
     # One precision throughout, or the parts could not be run together; double is no use for inference.
-    dtype = kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else torch.float32
+    half = len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}
+    dtype = dtype or (kinds.pop() if half else torch.float32)
     state = {}
     for key in expected:
         tensor = read(key)
