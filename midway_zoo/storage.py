@@ -147,7 +147,12 @@ def empty_network(build: "type[MidwayNetwork]", config: MidwayConfig) -> "Midway
 
 
 def assemble(
-    network: "MidwayNetwork", found: Described, read: Callable[[str], torch.Tensor], name: str
+    network: "MidwayNetwork",
+    found: Described,
+    read: Callable[[str], torch.Tensor],
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> "MidwayNetwork":
     """Fill an empty network tensor by tensor; the result is in evaluation mode on the CPU.
 
@@ -156,6 +161,7 @@ def assemble(
         found: shape and dtype of every tensor that the file offers, by our names.
         read: reads one of them.
         name: what to call the file in messages.
+        dtype: of the network's tensors; None: half precision where all tensors have the same, else float32.
 
     Raises:
         CheckpointError: naming the tensor, if one is missing, unexpected, of another shape, not
@@ -165,7 +171,8 @@ def assemble(
     check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
     kinds = {kind for _, kind in found.values()}
     # One precision throughout, or the parts could not be run together; double is no use for inference.
-    dtype = kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else torch.float32
+    half = len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}
+    dtype = dtype or (kinds.pop() if half else torch.float32)
     state = {}
     for key in expected:
         tensor = read(key)
