@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
-from midway_zoo.errors import CheckpointError, MissingFileError
+from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
 from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
 from midway_zoo.version import __version__
 
@@ -75,7 +75,7 @@ def load_file(
             names = {name: name for name in file.keys()}  # noqa: SIM118  (no mapping)
             config = MidwayConfig.from_dict(saved["config"])
             if paired and not config.paired:
-                raise CheckpointError(
+                raise SingleEncoderError(
                     f"{path.name} holds one encoder; paired=True needs a file that was saved with both."
                 )
             if config.paired and paired is False:
