@@ -12,8 +12,8 @@ from midway_zoo import manifest
 from tests.hub.conftest import hub  # noqa: F401
 from tests.hub.hub_server import HubServer
 from tests.reference.conftest import build_formula
-from tests.released_files import assert_same_state, expected_state
 from tests.weights.as_trained import as_trained, save
+from tests.weights.released_files import assert_same_state, expected_state
 
 LAYOUTS = {
     "vit_small": ("midway_vits", mz.MidwayConfig()),

@@ -23,7 +23,7 @@ from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.pickles import plain
 from midway_zoo.weights.released import Parts, checkpoint_summary
 from midway_zoo.weights.run_config import RunConfig
-from tests.released_files import DROP, TINY, assert_same_state, expected_state, write_released
+from tests.weights.released_files import DROP, TINY, assert_same_state, expected_state, write_released
 
 SETTINGS = "midway_model_configs"
 
@@ -257,7 +257,7 @@ def test_an_interpolation_that_cannot_be_followed_is_shown(tmp_path: Path, value
 
 
 def test_structured_configuration(tmp_path: Path) -> None:
-    from tests import structured
+    from tests.weights import structured
 
     checkpoint = write_released(tmp_path / "file.pth", edit=structured.add)
     with open_archive(tmp_path / "file.pth") as archive:
