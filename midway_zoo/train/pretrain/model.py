@@ -36,6 +36,9 @@ class PretrainModel(nn.Module):
             align(self.network.dynamics)
         self._use_drop_path(config.network.drop_path)
         self.network.encoder.set_grad_checkpointing(config.network.grad_checkpointing)
+        for module in self.network.modules():
+            if isinstance(module, Mlp):
+                module.recompute = config.network.mlp_recompute
         head = config.head
         self.head: DINOHead | None = None
         self.teacher_head: DINOHead | None = None
@@ -83,7 +86,8 @@ class PretrainModel(nn.Module):
         Args:
             views: normalised views, see :func:`~midway_zoo.train.pretrain.batch.normalised_views`: "dynamics"
                 (2, B, 3, S, S), source and target; "globals" (4, B, 3, G, G), order x1, x2, y1, y2; "locals"
-                (2 * n, B, 3, L, L), those of the source first, or absent.
+                (2 * n, B, 3, L, L), those of the source first, or absent; "teacher_temperature" (), or absent where
+                it is the configuration's.
 
         Returns:
             Scalars: "loss" and its parts ("invariance", "dynamics", "dynamics_LEVEL"); without gradient, for health:
@@ -124,7 +128,7 @@ class PretrainModel(nn.Module):
             teacher,
             self.center,
             student_temperature=self.objective.student_temperature,
-            teacher_temperature=self.objective.teacher_temperature,
+            teacher_temperature=views.get("teacher_temperature", self.objective.teacher_temperature),
         )
         if self.training:
             self.center_sum += teacher.flatten(0, 1).float().mean(0, keepdim=True)

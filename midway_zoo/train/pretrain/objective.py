@@ -26,7 +26,7 @@ def pair_mask(views: int, device: torch.device | None = None) -> Tensor:
 
 
 def dino_loss(
-    student: Tensor, teacher: Tensor, center: Tensor, *, student_temperature: float, teacher_temperature: float
+    student: Tensor, teacher: Tensor, center: Tensor, *, student_temperature: float, teacher_temperature: float | Tensor
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy between centred, sharpened teacher views and student views, over all counted pairs at once.
 
