@@ -33,9 +33,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from midway_zoo.train.config import load_config
 from midway_zoo.train.launch import make_accelerator
 from midway_zoo.train.optim import parameter_groups, set_hyperparameters
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.model import PretrainModel
-from midway_zoo.train.pretrain.task import PretrainTask
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.model import PretrainModel
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 
 Step = Callable[[dict[str, Tensor]], dict[str, Tensor] | dict[str, float]]
 STEPS_PER_EPOCH = 1000

@@ -24,16 +24,16 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import midway_zoo as mz
-from midway_zoo.clips import read_frames
 from midway_zoo.files import write_json
 from midway_zoo.flow import FlowMetrics
+from midway_zoo.inference.motion import read_frames
 from midway_zoo.train.checkpoints import best_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.export import network_of_checkpoint
-from midway_zoo.train.flow.config import FlowConfig
-from midway_zoo.train.flow.task import FlowTask
-from midway_zoo.train.flow.validation import SceneValidation
 from midway_zoo.train.loop import fit
+from midway_zoo.train.tasks.flow.config import FlowConfig
+from midway_zoo.train.tasks.flow.task import FlowTask
+from midway_zoo.train.tasks.flow.validation import SceneValidation
 
 Pairs = list[tuple[Tensor, Tensor, Tensor]]
 """Batches of source and target (B, 3, h, w) in [0, 1] and flow (B, 2, h, w) in pixels."""

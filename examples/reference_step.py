@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.train.pretrain.model import PretrainModel
+from midway_zoo.train.tasks.pretrain.model import PretrainModel
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from midway_zoo.flow import FlowMetrics
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.config import load_config
-from midway_zoo.train.flow.config import FlowConfig
+from midway_zoo.train.tasks.flow.config import FlowConfig
 
 
 class Floors:

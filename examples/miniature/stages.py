@@ -20,17 +20,17 @@ from midway_zoo.train.alignment import align
 from midway_zoo.train.checkpoints import Checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import RunConfig, load_config
 from midway_zoo.train.export import network_of_checkpoint
-from midway_zoo.train.flow.config import FlowConfig
-from midway_zoo.train.flow.task import FlowTask
-from midway_zoo.train.flow.validation import SceneValidation
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.task import PretrainTask
-from midway_zoo.train.segmentation.config import SegmentationConfig
-from midway_zoo.train.segmentation.data import held_out_scenes
-from midway_zoo.train.segmentation.metrics import SegmentationMetrics
-from midway_zoo.train.segmentation.task import SegmentationTask
+from midway_zoo.train.tasks.flow.config import FlowConfig
+from midway_zoo.train.tasks.flow.task import FlowTask
+from midway_zoo.train.tasks.flow.validation import SceneValidation
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
+from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
+from midway_zoo.train.tasks.segmentation.data import held_out_scenes
+from midway_zoo.train.tasks.segmentation.metrics import SegmentationMetrics
+from midway_zoo.train.tasks.segmentation.task import SegmentationTask
 
 TASKS: dict[str, tuple[type[RunConfig], Callable[[Any], Any]]] = {
     "pretrain": (PretrainConfig, PretrainTask),

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from midway_zoo.api import Model
-from midway_zoo.batching import inference
-from midway_zoo.clips import Clip, Frame, frame_batches, read_frames
 from midway_zoo.errors import InputError
-from midway_zoo.images import Size
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import (
+from midway_zoo.inference.api import Model
+from midway_zoo.inference.batches import inference
+from midway_zoo.inference.images import Size
+from midway_zoo.inference.motion import Clip, Frame, frame_batches, read_frames
+from midway_zoo.inference.perturbation import (
     check_candidates,
     check_draws,
     check_window,
@@ -24,10 +23,11 @@ from midway_zoo.perturbation import (
     most_similar,
     sensitivity_of,
 )
-from midway_zoo.registry import resolve_network
+from midway_zoo.inference.tiles import Frames
+from midway_zoo.inference.video import check_sampling
+from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import _ShapeRepr
-from midway_zoo.tiles import Frames
-from midway_zoo.video import check_sampling
+from midway_zoo.weights.registry import resolve_network
 
 
 @dataclass(frozen=True, repr=False, eq=False)

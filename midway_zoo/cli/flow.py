@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midway_zoo.api import predict_flow, predict_flows
 from midway_zoo.cli.inference import add_command, load, report, size
-from midway_zoo.clips import read_frames
 from midway_zoo.errors import InputError
 from midway_zoo.files import write_png
 from midway_zoo.flow.formats import check_ending, write_flow
+from midway_zoo.inference.api import predict_flow, predict_flows
+from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.video_writer import write_video
 from midway_zoo.results import FlowPrediction
-from midway_zoo.video_writer import write_video
 from midway_zoo.visualize import flow_to_image
 
 DESCRIPTION = (

@@ -7,17 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from midway_zoo import manifest
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.files import sha256_of, write_json
-from midway_zoo.registry import list_models, load_checkpoint, split_name
-from midway_zoo.weights import manifest
-from midway_zoo.weights.box import check_box, check_request, load_boxed
+from midway_zoo.manifest import boxed_file
+from midway_zoo.weights.bundled import check_box, check_request, load_boxed
 from midway_zoo.weights.golden import TOLERANCE, check_golden
 from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
-from midway_zoo.weights.manifest import boxed_file
-from midway_zoo.weights.pretrained import parts_for
+from midway_zoo.weights.load import parts_for
+from midway_zoo.weights.publish import push_folder
+from midway_zoo.weights.registry import list_models, load_checkpoint, split_name
 from midway_zoo.weights.remote import RemoteFile
-from midway_zoo.weights.sharing import push_folder
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "

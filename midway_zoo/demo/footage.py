@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from midway_zoo.clips import read_frames
 from midway_zoo.errors import InputError
-from midway_zoo.images import resize, to_tensor
+from midway_zoo.inference.images import resize, to_tensor
+from midway_zoo.inference.motion import read_frames
 from midway_zoo.results import _ShapeRepr
 
 SIDE = 128

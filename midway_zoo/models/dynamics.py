@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import InputError
-from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
 from midway_zoo.results import DynamicsOutput
 

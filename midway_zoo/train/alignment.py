@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import ConfigError
-from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.places import PlacedAttention
 

@@ -22,9 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Task -> (module, configuration, class); imported when it is run.
 TASKS = {
-    "pretrain": ("midway_zoo.train.pretrain", "config.PretrainConfig", "task.PretrainTask"),
-    "flow": ("midway_zoo.train.flow", "config.FlowConfig", "task.FlowTask"),
-    "segmentation": ("midway_zoo.train.segmentation", "config.SegmentationConfig", "task.SegmentationTask"),
+    "pretrain": ("midway_zoo.train.tasks.pretrain", "config.PretrainConfig", "task.PretrainTask"),
+    "flow": ("midway_zoo.train.tasks.flow", "config.FlowConfig", "task.FlowTask"),
+    "segmentation": ("midway_zoo.train.tasks.segmentation", "config.SegmentationConfig", "task.SegmentationTask"),
 }
 
 

@@ -5,15 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
+from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
 from midway_zoo.files import write_safetensors
-from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import WEIGHTS, save_network
 from midway_zoo.train.checkpoints import BEST, CONFIG, STATE, best_checkpoint, open_checkpoint
 from midway_zoo.train.initial import run_checkpoint
-from midway_zoo.train.segmentation.export import HEAD, segmentation_head
+from midway_zoo.train.tasks.segmentation.export import HEAD, segmentation_head
 from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
-from midway_zoo.weights.folder import WEIGHTS, save_network
 
 LAYOUTS = ("zoo", "released")
 
@@ -26,7 +26,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
         out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
             timm's ``local-dir:``; of a segmentation run also ``segmentation_head.safetensors`` (for
-            :func:`midway_zoo.train.segmentation.export.load_segmentation`). For "released" a ``.pth`` file in the
+            :func:`midway_zoo.train.tasks.segmentation.export.load_segmentation`). For "released" a ``.pth`` file in the
             authors' layout.
         layout: "zoo" or "released".
         best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
@@ -45,7 +45,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     if checkpoint is None:
         raise MissingFileError(f"{run} holds no checkpoint of a run (checkpoints/step_*).")
     if layout == "released":
-        from midway_zoo.train.pretrain.released_export import export_released
+        from midway_zoo.train.tasks.pretrain.released_export import export_released
 
         return [export_released(checkpoint, out, overwrite=overwrite)]
     network = network_of_checkpoint(checkpoint, paired=None)

@@ -10,11 +10,11 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import ConfigError, MissingFileError, nearest
-from midway_zoo.models.config import MidwayConfig
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.registry import create_model, list_models, load_checkpoint
 from midway_zoo.train.checkpoints import MODEL, STATE, latest_checkpoint
+from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
 
 logger = logging.getLogger(__name__)
 

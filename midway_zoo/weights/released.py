@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
-from midway_zoo.models.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import assemble, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.assemble import assemble, empty_network
 from midway_zoo.weights.pickles import TensorRef, plain, short
 
 EncoderName = Literal["teacher", "student"]
@@ -89,7 +89,7 @@ def load_released(
     """Build a network from a released-layout file on disk; see :func:`midway_zoo.load_checkpoint`."""
     with open_archive(path) as archive:
         parts = Parts(archive)
-        network = empty_network(parts.config(encoder, paired=paired, overrides=config))
+        network = empty_network(MidwayNetwork, parts.config(encoder, paired=paired, overrides=config))
         refs = parts.network_refs(network, encoder)
         found = {name: (ref.shape, ref.dtype) for name, ref in refs.items()}
         network = assemble(network, found, lambda name: archive.read(refs[name]), path.name)

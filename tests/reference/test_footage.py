@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 import midway_zoo as mz
 from midway_zoo.cli import main
-from midway_zoo.video import read_video
+from midway_zoo.inference.video import read_video
 
 
 def frames(video: Path, folder: Path) -> list[Path]:

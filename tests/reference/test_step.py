@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.initial import initialise
-from midway_zoo.train.pretrain.model import PretrainModel
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.initial import initialise
+from midway_zoo.train.tasks.pretrain.model import PretrainModel
 from midway_zoo.weights.released import released_name
 
 SETTINGS = [

@@ -7,9 +7,9 @@ from safetensors.torch import save_file
 from midway_zoo.train.config import load_config
 from midway_zoo.train.launch import make_accelerator
 from midway_zoo.train.loop import Run
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.task import PretrainTask
 from midway_zoo.train.sharding import gathered
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 
 
 class Recording(PretrainTask):

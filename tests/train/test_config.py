@@ -3,9 +3,9 @@
 import pytest
 
 from midway_zoo.errors import ConfigError, MissingFileError
+from midway_zoo.manifest import load_manifest
 from midway_zoo.train.config import load_config, recipe_names, to_yaml
-from midway_zoo.train.pretrain.config import PretrainConfig, check_pretrain
-from midway_zoo.weights.manifest import load_manifest
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig, check_pretrain
 
 GIVEN = ["out=runs/a", "data.root=videos"]
 PRETRAINING = ["bdd100k_vitb", "bdd100k_vits", "nano", "wt_venice_vits"]

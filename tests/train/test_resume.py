@@ -30,8 +30,8 @@ def lines(out: Path) -> list[dict]:
 def whole(videos, tmp_path_factory) -> Path:
     """An uninterrupted run of eight steps with stochastic depth."""
     from midway_zoo.train.config import load_config
-    from midway_zoo.train.pretrain.config import PretrainConfig
-    from midway_zoo.train.pretrain.task import PretrainTask
+    from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+    from midway_zoo.train.tasks.pretrain.task import PretrainTask
     from tests.train.conftest import TINY
 
     out = tmp_path_factory.mktemp("whole") / "run"

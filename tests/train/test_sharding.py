@@ -13,8 +13,8 @@ from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.task import PretrainTask
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from tests.train.conftest import TINY
 from tests.train.gradients_run import record
 from tests.train.test_resume import ONE_THREAD, command

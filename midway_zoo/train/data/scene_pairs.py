@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from midway_zoo.errors import ConfigError
+from midway_zoo.scenes import SceneGenerator, ScenesConfig
+from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.batched_views import BatchedViews
 from midway_zoo.train.data.loading import make_loader
 from midway_zoo.train.data.pairs import Sample
 from midway_zoo.train.data.sampling import StepBatches
-from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
-from midway_zoo.train.data.scenes.draws import Draws
 from midway_zoo.train.data.views import ViewsConfig
 
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingFileError
-from midway_zoo.images import to_tensor
+from midway_zoo.inference.images import to_tensor
 
 VIDEO_SUFFIXES = (
     *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),

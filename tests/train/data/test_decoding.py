@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from midway_zoo.errors import InputError
+from midway_zoo.inference.video import read_video
 from midway_zoo.train.data import decoding
 from midway_zoo.train.data.clip import Clip
 from midway_zoo.train.data.index import build_index
 from midway_zoo.train.data.sources import Source
-from midway_zoo.video import read_video
-from tests.test_video import CLOCKWISE, set_display_matrix
+from tests.inference.test_video import CLOCKWISE, set_display_matrix
 from tests.train.data.videos import damage, shown, write_folder, write_video
 
 

@@ -8,7 +8,7 @@ import pytest
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.train.data.index import build_index
 from midway_zoo.train.data.prepare import prepare
-from tests.test_video import CLOCKWISE, set_display_matrix
+from tests.inference.test_video import CLOCKWISE, set_display_matrix
 from tests.train.data.videos import shown, write_folder, write_video
 
 TIMES = np.cumsum(np.random.default_rng(0).integers(20, 200, 30)).tolist()

@@ -1,0 +1,1 @@
+"""From images and clips to features, motion latents and flow."""

@@ -1,0 +1,77 @@
+"""The losses against their definitions, term by term."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import ConfigError
+from midway_zoo.results import DynamicsOutput
+from midway_zoo.train.tasks.pretrain.head import DINOHead
+from midway_zoo.train.tasks.pretrain.objective import combine_levels, dino_loss, dynamics_losses, pair_mask
+
+
+def term_by_term(student, teacher, center) -> tuple[torch.Tensor, int]:
+    total, count = torch.zeros(()), 0
+    for q in range(4):
+        target = F.softmax((teacher[q] - center) / 0.04, dim=-1)
+        for v in range(len(student)):
+            if v == q or (v < 4 and abs(v - q) == 2):
+                continue
+            total = total + torch.sum(-target * F.log_softmax(student[v] / 0.1, dim=-1), dim=-1).mean()
+            count += 1
+    return total / count, count
+
+
+@pytest.mark.parametrize(("views", "terms"), [(20, 72), (4, 8), (6, 16)])
+def test_dino_loss_is_the_mean_over_its_terms(views: int, terms: int) -> None:
+    student = torch.randn(views, 3, 32, requires_grad=True)
+    teacher, center = torch.randn(4, 3, 32), torch.randn(1, 32) / 10
+    loss, entropy = dino_loss(student, teacher, center, student_temperature=0.1, teacher_temperature=0.04)
+    (gradient,) = torch.autograd.grad(loss, student)
+    expected, count = term_by_term(student, teacher, center)
+    assert count == terms == pair_mask(views).sum()
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, student)[0])
+    targets = F.softmax((teacher - center) / 0.04, dim=-1)
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(targets).entropy().mean(), atol=1e-4, rtol=1e-4)
+    assert 0 <= entropy <= math.log(32)
+
+
+def test_dino_loss_in_bfloat16_keeps_its_precision() -> None:
+    student, teacher = torch.randn(20, 2, 64), torch.randn(4, 2, 64)
+    args = {"student_temperature": 0.1, "teacher_temperature": 0.04}
+    exact, _ = dino_loss(student.bfloat16().float(), teacher.bfloat16().float(), torch.zeros(1, 64), **args)
+    loss, _ = dino_loss(student.bfloat16(), teacher.bfloat16(), torch.zeros(1, 64), **args)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, exact)
+
+
+def test_dynamics_losses() -> None:
+    prediction, target = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    output = DynamicsOutput(predictions={2: prediction, 0: 3 * target}, targets={2: target, 0: target})
+    losses = dynamics_losses(output)
+    cosine = (F.normalize(prediction, dim=-1) * F.normalize(target, dim=-1)).sum(-1)
+    torch.testing.assert_close(losses[2], (2 - 2 * cosine).mean())
+    torch.testing.assert_close(losses[0], torch.zeros(()), atol=1e-6, rtol=0)
+
+
+def test_levels_are_summed_or_averaged() -> None:
+    losses = {2: torch.tensor(1.0), 1: torch.tensor(2.0), 0: torch.tensor(3.0)}
+    assert combine_levels(losses, [1, 1, 1], "sum") == 6
+    assert combine_levels(losses, [1, 1, 1], "mean") == 2
+    assert combine_levels(losses, [1, 0, 2], "sum") == 7
+    with pytest.raises(ConfigError, match="one weight"):
+        combine_levels(losses, [1], "sum")
+
+
+def test_head() -> None:
+    head = DINOHead(6, 8, 4, 10)
+    logits = head(torch.randn(3, 6))
+    assert logits.shape == (3, 10)
+    assert logits.abs().max() <= head.last_layer.weight.norm(dim=1).max() + 1e-5
+    with torch.autocast("cpu", torch.bfloat16):
+        assert head(torch.randn(3, 6)).dtype == torch.float32
+    assert head.last_layer.parametrizations.weight.original0.requires_grad
+    assert not DINOHead(6, 8, 4, 10, norm_last_layer=True).last_layer.parametrizations.weight.original0.requires_grad
