@@ -13,7 +13,7 @@ import midway_zoo as mz
 from midway_zoo.errors import ConfigError, InputError, MissingFileError, OutputExistsError
 from midway_zoo.flow import read_flow
 from midway_zoo.train.data.flow.reading import read_sample
-from midway_zoo.train.tasks.flow import predictions as module
+from midway_zoo.train.tasks.flow import evaluate as module
 from midway_zoo.train.tasks.flow.evaluate import (
     evaluate_flow,
     evaluate_parts,
