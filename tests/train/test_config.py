@@ -5,7 +5,7 @@ import pytest
 from midway_zoo.errors import ConfigError, MissingFileError
 from midway_zoo.manifest import load_manifest
 from midway_zoo.train.config import load_config, recipe_names, to_yaml
-from midway_zoo.train.tasks.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 
 GIVEN = ["out=runs/a", "data.root=videos"]
 PRETRAINING = ["bdd100k_vitb", "bdd100k_vits", "nano", "wt_venice_vits"]
@@ -15,7 +15,7 @@ PRETRAINING = ["bdd100k_vitb", "bdd100k_vits", "nano", "wt_venice_vits"]
 def test_recipes_are_complete_and_valid(name: str, tmp_path) -> None:
     assert name in recipe_names()
     config = load_config(PretrainConfig, name, GIVEN)
-    check_pretrain(config)
+    config.check()
     whole = tmp_path / "whole.yaml"
     whole.write_text(to_yaml(config))
     assert load_config(PretrainConfig, whole) == config
@@ -87,7 +87,7 @@ def test_bad_settings(setting: str, message: str) -> None:
 )
 def test_bad_combinations(settings: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        check_pretrain(load_config(PretrainConfig, "nano", [*GIVEN, *settings]))
+        load_config(PretrainConfig, "nano", [*GIVEN, *settings])
 
 
 def test_no_is_no() -> None:

@@ -24,7 +24,7 @@ class PairSource(Protocol):
     """Of the data; a resumed run must have the same."""
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """What :func:`~midway_zoo.train.tasks.pretrain.batch.normalised_views` takes, with "index" and "failures"."""
+        """What :func:`~midway_zoo.train.tasks.pretrain.model.normalised_views` takes, with "index" and "failures"."""
         ...
 
 

@@ -19,8 +19,7 @@ from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.loading import Sample
 from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, draw_parameters, photometric_parameters
 from midway_zoo.train.data.scene_pairs import RenderedBatches
-from midway_zoo.train.tasks.segmentation.config import SegmentationDataConfig
-from midway_zoo.train.tasks.segmentation.metrics import IGNORE
+from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationDataConfig
 
 # What is trained on, what is validated on, and what pretraining sees have nothing in common.
 _TRAIN, _HELD_OUT, _AUGMENT = 0x7365676D << 32, 0x68656C64 << 32, 0x61756720 << 32
@@ -44,7 +43,9 @@ class LabelledScenes(RenderedBatches):
         draws = Draws(self._seed ^ _AUGMENT, index.numpy())
         flipped = torch.from_numpy(draws.uniform(1) < self.config.flip_p).to(self.device)
         uniform = draws.uniform(UNIFORMS).T
-        photometric = photometric_parameters(self.config.photometric, [ViewKind.LOCAL] * len(index), uniform)
+        photometric = photometric_parameters(
+            self.config.photometric.for_views(), [ViewKind.LOCAL] * len(index), uniform
+        )
         return {
             "image": torch.where(flipped[..., None, None], images.flip(-1), images),
             "labels": torch.where(flipped[..., None], labels.flip(-1), labels),
@@ -128,7 +129,7 @@ class LabelledFiles(Dataset[Sample]):
         picture, mask = read_pair(image_file, mask_file, self.classes)
         rng = np.random.default_rng([self._seed, _CROP, number])
         image, labels = random_crop(picture, mask, self.config, rng)
-        photometric = draw_parameters(self.config.photometric, [ViewKind.LOCAL], rng)[0]
+        photometric = draw_parameters(self.config.photometric.for_views(), [ViewKind.LOCAL], rng)[0]
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "labels": torch.from_numpy(labels),

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from midway_zoo.errors import InputError
-from midway_zoo.train.tasks.segmentation.metrics import SegmentationMetrics
+from midway_zoo.train.tasks.segmentation.evaluate import SegmentationMetrics
 
 LABELS = torch.tensor([[0, 0, 0, 1], [1, 2, 255, 255]])
 FOUND = torch.tensor([[0, 0, 1, 1], [1, 0, 0, 3]])

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from midway_zoo.train.tasks.flow.objective import flow_loss, valid_pixels
+from midway_zoo.train.tasks.flow.model import flow_loss, valid_pixels
 
 
 def test_loss_is_the_formula() -> None:

@@ -7,9 +7,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import ConfigError
-from midway_zoo.results import DynamicsOutput
-from midway_zoo.train.tasks.pretrain.head import DINOHead
-from midway_zoo.train.tasks.pretrain.objective import combine_levels, dino_loss, dynamics_losses, pair_mask
+from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, DynamicsLoss, pair_mask
 
 
 def term_by_term(student, teacher, center) -> tuple[torch.Tensor, int]:
@@ -28,7 +26,9 @@ def term_by_term(student, teacher, center) -> tuple[torch.Tensor, int]:
 def test_dino_loss_is_the_mean_over_its_terms(views: int, terms: int) -> None:
     student = torch.randn(views, 3, 32, requires_grad=True)
     teacher, center = torch.randn(4, 3, 32), torch.randn(1, 32) / 10
-    loss, entropy = dino_loss(student, teacher, center, student_temperature=0.1, teacher_temperature=0.04)
+    dino = DINOLoss(32)
+    dino.center.copy_(center)
+    loss, entropy = dino(student, teacher)
     (gradient,) = torch.autograd.grad(loss, student)
     expected, count = term_by_term(student, teacher, center)
     assert count == terms == pair_mask(views).sum()
@@ -41,29 +41,46 @@ def test_dino_loss_is_the_mean_over_its_terms(views: int, terms: int) -> None:
 
 def test_dino_loss_in_bfloat16_keeps_its_precision() -> None:
     student, teacher = torch.randn(20, 2, 64), torch.randn(4, 2, 64)
-    args = {"student_temperature": 0.1, "teacher_temperature": 0.04}
-    exact, _ = dino_loss(student.bfloat16().float(), teacher.bfloat16().float(), torch.zeros(1, 64), **args)
-    loss, _ = dino_loss(student.bfloat16(), teacher.bfloat16(), torch.zeros(1, 64), **args)
+    dino = DINOLoss(64)
+    exact, _ = dino(student.bfloat16().float(), teacher.bfloat16().float())
+    loss, _ = dino(student.bfloat16(), teacher.bfloat16())
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, exact)
 
 
-def test_dynamics_losses() -> None:
+def test_the_center_is_the_mean_of_a_step_whatever_its_micro_batches() -> None:
+    teacher, student = torch.randn(4, 6, 16), torch.randn(6, 6, 16)
+    whole, parts = DINOLoss(16, center_momentum=0.7), DINOLoss(16, center_momentum=0.7)
+    whole(student, teacher)
+    for index in range(0, 6, 2):
+        parts(student[:, index : index + 2], teacher[:, index : index + 2])
+    for dino in (whole, parts):
+        dino.update_center()
+        torch.testing.assert_close(dino.center, 0.3 * teacher.mean((0, 1))[None])
+        assert dino.center_count == 0
+    whole.eval()(student, teacher)
+    assert whole.center_count == 0
+    assert whole.state_dict().keys() == {"center"}
+
+
+def test_dynamics_loss() -> None:
     prediction, target = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    output = DynamicsOutput(predictions={2: prediction, 0: 3 * target}, targets={2: target, 0: target})
-    losses = dynamics_losses(output)
+    predictions, targets = {2: prediction, 0: 3 * target}, {2: target, 0: target}
+    total, levels = DynamicsLoss()(predictions, targets)
     cosine = (F.normalize(prediction, dim=-1) * F.normalize(target, dim=-1)).sum(-1)
-    torch.testing.assert_close(losses[2], (2 - 2 * cosine).mean())
-    torch.testing.assert_close(losses[0], torch.zeros(()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(levels[2], (2 - 2 * cosine).mean())
+    torch.testing.assert_close(levels[0], torch.zeros(()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(total, levels[2] + levels[0])
 
 
 def test_levels_are_summed_or_averaged() -> None:
-    losses = {2: torch.tensor(1.0), 1: torch.tensor(2.0), 0: torch.tensor(3.0)}
-    assert combine_levels(losses, [1, 1, 1], "sum") == 6
-    assert combine_levels(losses, [1, 1, 1], "mean") == 2
-    assert combine_levels(losses, [1, 0, 2], "sum") == 7
+    predictions, targets = ({level: torch.randn(2, 5, 8) for level in (2, 1, 0)} for _ in range(2))
+    total, levels = DynamicsLoss()(predictions, targets)
+    torch.testing.assert_close(DynamicsLoss(reduction="mean")(predictions, targets)[0], total / 3)
+    weighted, _ = DynamicsLoss([1, 0, 2])(predictions, targets)
+    torch.testing.assert_close(weighted, levels[2] + 2 * levels[0])
     with pytest.raises(ConfigError, match="one weight"):
-        combine_levels(losses, [1], "sum")
+        DynamicsLoss([1])(predictions, targets)
 
 
 def test_head() -> None:

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from midway_zoo.train.optim import clip_each, ema_update, parameter_groups, set_hyperparameters
-from midway_zoo.train.schedules import cosine, poly
+from midway_zoo.train.optim import clip_each, cosine, ema_update, parameter_groups, poly, set_hyperparameters
 
 
 def test_cosine_with_warmup_is_dinos() -> None:
@@ -44,11 +43,17 @@ def test_epochs_give_the_length(make_task) -> None:
 def test_groups() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     model[2].requires_grad_(False)
-    groups = parameter_groups(model.named_parameters())
-    assert [[tuple(p.shape) for p in group["params"]] for group in groups] == [[(3, 3)], [(3,), (3,), (3,)]]
+    groups = parameter_groups([model])
+    assert [[tuple(p.shape) for p in group["params"]] for group in groups] == [[(3,), (3,), (3,)], [(3, 3)]]
     optimizer = torch.optim.AdamW(groups, lr=0.0)
     set_hyperparameters(optimizer, 0.1, 0.2)
-    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.2), (0.1, 0.0)]
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.0), (0.1, 0.2)]
+
+
+def test_a_constant_weight_decay_is_left_alone() -> None:
+    optimizer = torch.optim.AdamW(parameter_groups([nn.Linear(3, 3)], weight_decay=0.01), lr=0.0)
+    set_hyperparameters(optimizer, 0.1, 0.2)
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(0.1, 0.0), (0.1, 0.01)]
 
 
 def test_clip_each_tensor_by_itself() -> None:

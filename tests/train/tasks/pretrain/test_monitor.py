@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from midway_zoo.train.tasks.pretrain.health import PATIENCE, Health
+from midway_zoo.train.tasks.pretrain.monitor import PATIENCE, Health
 
 HEALTHY = {"teacher_entropy": 0.5 * math.log(100), "cls_std": 0.6, "token_std": 0.7}
 
