@@ -9,7 +9,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.scenes.config import ScenesConfig
 from midway_zoo.train.alignment import INITS
 from midway_zoo.train.config import RunConfig
-from midway_zoo.train.data.pairs import PairsConfig
+from midway_zoo.train.data.frame_pairs import PairsConfig
 from midway_zoo.train.data.views import ViewsConfig
 
 

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from midway_zoo.models.layers import Gate
 from midway_zoo.train.checkpoints import Checkpoint, latest_checkpoint
-from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import FailureCounter, StepBatches
 from midway_zoo.train.optim import clip_each, cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
