@@ -17,7 +17,7 @@ from midway_zoo.files import METADATA_KEY
 from midway_zoo.manifest import BOXED, load_manifest
 from midway_zoo.storage import CONFIG, WEIGHTS, load_folder
 from midway_zoo.version import __version__
-from midway_zoo.weights.hub import network_errors
+from midway_zoo.weights.explain import network_errors
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
