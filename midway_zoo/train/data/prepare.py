@@ -258,11 +258,11 @@ def _colours(picture: Any) -> Colours:
     """How a picture is stored so that it decodes to the same colours."""
     if isinstance(picture, Tensor):
         return Colours()
-    tags = {"primaries": int(picture.color_primaries), "transfer": int(picture.color_trc)}
+    primaries, transfer = int(picture.color_primaries), int(picture.color_trc)
     if not _converts(picture):
-        return Colours(**tags)
+        return Colours(primaries=primaries, transfer=transfer)
     full_range = picture.color_range == Colours(full_range=True).range or picture.format.name.startswith("yuvj")
-    return Colours(_matrix(picture), full_range=full_range, **tags)
+    return Colours(_matrix(picture), full_range=full_range, primaries=primaries, transfer=transfer)
 
 
 def _converts(picture: Any) -> bool:
