@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
-from midway_zoo.errors import CheckpointError, MissingFileError
+from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
 from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
 from midway_zoo.version import __version__
 
@@ -75,7 +75,7 @@ def load_file(
             names = {name: name for name in file.keys()}  # noqa: SIM118  (no mapping)
             config = MidwayConfig.from_dict(saved["config"])
             if paired and not config.paired:
-                raise CheckpointError(
+                raise SingleEncoderError(
                     f"{path.name} holds one encoder; paired=True needs a file that was saved with both."
                 )
             if config.paired and paired is False:
@@ -147,7 +147,12 @@ def empty_network(build: "type[MidwayNetwork]", config: MidwayConfig) -> "Midway
 
 
 def assemble(
-    network: "MidwayNetwork", found: Described, read: Callable[[str], torch.Tensor], name: str
+    network: "MidwayNetwork",
+    found: Described,
+    read: Callable[[str], torch.Tensor],
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> "MidwayNetwork":
     """Fill an empty network tensor by tensor; the result is in evaluation mode on the CPU.
 
@@ -156,6 +161,7 @@ def assemble(
         found: shape and dtype of every tensor that the file offers, by our names.
         read: reads one of them.
         name: what to call the file in messages.
+        dtype: of the network's tensors; None: half precision where all tensors have the same, else float32.
 
     Raises:
         CheckpointError: naming the tensor, if one is missing, unexpected, of another shape, not
@@ -165,7 +171,8 @@ def assemble(
     check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
     kinds = {kind for _, kind in found.values()}
     # One precision throughout, or the parts could not be run together; double is no use for inference.
-    dtype = kinds.pop() if len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16} else torch.float32
+    half = len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}
+    dtype = dtype or (kinds.pop() if half else torch.float32)
     state = {}
     for key in expected:
         tensor = read(key)

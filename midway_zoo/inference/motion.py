@@ -15,6 +15,7 @@ from tqdm import tqdm
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.api import Model, motion_latent
 from midway_zoo.inference.batches import Fit, check_batch_size, inference, network_size, normaliser
+from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.images import Images, Size, count, iterate, resize, to_tensor
 from midway_zoo.inference.video import check_sampling, read_video
 from midway_zoo.models.network import MidwayNetwork
@@ -42,7 +43,7 @@ def infer_motion_latents(
     Args:
         model: a network or a pretrained name.
         clip: frames as a list of images, a tensor (T, 3, H, W) or array (T, H, W, 3); the path of a video
-            (needs the ``video`` extra); or a folder of frames, read in the order of their names. All
+            (needs the ``video`` extra); or a folder of frames, in natural order of their names. All
             frames have one size.
         stride: take frames 0, stride, 2 * stride, ...
         fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
@@ -123,8 +124,7 @@ def read_frames(clip: Clip, stride: int, fps: float | None) -> tuple[Iterator[Fr
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:
-    known = Image.registered_extensions()
-    frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
+    frames = [folder / name for name in frame_files(folder)]
     if not frames:
         raise InputError(f"the folder {folder} holds no image files.")
     return frames

@@ -121,7 +121,9 @@ class GatedBlock(Block):
 
             self.attn = PlacedAttention(dim, heads)
 
-    def forward(self, x: Tensor, gate: Tensor | None = None, *, count: int = 0, grid: tuple[int, int] = (1, 1)) -> Tensor:
+    def forward(
+        self, x: Tensor, gate: Tensor | None = None, *, count: int = 0, grid: tuple[int, int] = (1, 1)
+    ) -> Tensor:
         """x (B, K, D) -> (B, K, D); of a placed block ``count`` and ``grid`` say which tokens are where."""
         kept = x if gate is None else gate * x
         normed = self.norm1(x)

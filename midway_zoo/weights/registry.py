@@ -160,7 +160,9 @@ def load_checkpoint(
             ``flow_head`` the network gets a fresh flow head.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode. A ``.pth`` gives float32 whatever precision it was saved in, so
+        that ordinary frames can be passed to it (``.half()`` makes it small again); what this package wrote keeps
+        its precision.
 
     Raises:
         MissingFileError: if there is no such file.

@@ -13,9 +13,14 @@ import midway_zoo as mz
 from midway_zoo.errors import ConfigError, InputError, MissingFileError, OutputExistsError
 from midway_zoo.flow import read_flow
 from midway_zoo.train.data.flow.reading import read_sample
-from midway_zoo.train.tasks.flow import predictions as module
-from midway_zoo.train.tasks.flow.evaluate import evaluate_flow, evaluate_parts, evaluation_files, table
-from midway_zoo.train.tasks.flow.submission import write_submission
+from midway_zoo.train.tasks.flow import evaluate as module
+from midway_zoo.train.tasks.flow.evaluate import (
+    evaluate_flow,
+    evaluate_parts,
+    evaluation_files,
+    table,
+    write_submission,
+)
 from tests.train.data.flow import miniatures
 from tests.train.data.flow.miniatures import SIZE
 
