@@ -10,11 +10,10 @@ from typing import Literal
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from midway_zoo.models.config import MidwayConfig
-from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock, forward_mode_ad
 from midway_zoo.results import DynamicsOutput
 
 
@@ -70,7 +69,7 @@ class ForwardDynamics(nn.Module):
             The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
             gating.
         """
-        if _forward_mode_ad():
+        if forward_mode_ad():
             # Fused attention kernels have no forward derivative; the math backend has.
             with sdpa_kernel(SDPBackend.MATH):
                 return self._run(motion, source)
@@ -274,9 +273,3 @@ class Dynamics(nn.Module):
             if out.gates is not None:
                 out.gates[level] = gates
         return out
-
-
-def _forward_mode_ad() -> bool:
-    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
-    # torch has no public question for this; the counter has had this name since forward_ad exists.
-    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
