@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import midway_zoo
 from midway_zoo.errors import InputError
+from midway_zoo.inference.flow import flow_of_pairs
+from midway_zoo.inference.flow_options import FlowOptions
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow.entries import FlowEntry
 from midway_zoo.train.data.flow.reading import FlowSample, read_sample
@@ -59,23 +60,31 @@ def predictions(
         raise InputError(f"{title or 'entries'}: there is no pair to evaluate.")
     reader = _Reader(entries, truth=truth)
     loader = DataLoader(reader, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
+    chosen = None if method == "zero" else _options(network, method, batch_size, options)
     index = 0
     with tqdm(total=len(entries), unit=" pairs", desc=title or None, leave=False, disable=None) as bar:
         for samples in loader:
-            flows, used = _predict(network, samples, method, batch_size, options)
+            flows, used = _predict(network, samples, chosen)
             for sample, flow in zip(samples, flows, strict=True):
                 yield index, sample, flow, used
                 index += 1
             bar.update(len(samples))
 
 
+def _options(network: MidwayNetwork, method: str, batch_size: int, options: Mapping[str, Any]) -> FlowOptions:
+    """The options of one row of a table: rows of other methods share the overlap, which only a head reads."""
+    tiled = method == "head" or (method == "auto" and network.flow_head is not None)
+    taken = {name: value for name, value in options.items() if tiled or name != "overlap"}
+    return FlowOptions.of(method=method, batch_size=batch_size, **taken)
+
+
 def _predict(
-    network: MidwayNetwork, samples: Sequence[FlowSample], method: str, batch_size: int, options: Mapping[str, Any]
+    network: MidwayNetwork, samples: Sequence[FlowSample], options: FlowOptions | None
 ) -> tuple[Iterable[Tensor], str]:
-    if method == "zero":
-        return [torch.zeros(2, *sample.source.shape[1:]) for sample in samples], method
+    if options is None:
+        return [torch.zeros(2, *sample.source.shape[1:]) for sample in samples], "zero"
     sources, targets = [sample.source for sample in samples], [sample.target for sample in samples]
-    found = midway_zoo.predict_flow(network, sources, targets, method=method, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    found = flow_of_pairs(network, sources, targets, options)
     return found.flow, found.method
 
 
