@@ -29,11 +29,11 @@ from midway_zoo.flow import FlowMetrics
 from midway_zoo.inference.frames import open_frames
 from midway_zoo.train.checkpoints import best_checkpoint
 from midway_zoo.train.config import load_config
-from midway_zoo.train.export import network_of_checkpoint
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig
 from midway_zoo.train.tasks.flow.task import FlowTask
 from midway_zoo.train.tasks.flow.validation import SceneValidation
+from midway_zoo.train.weights import network_of_checkpoint
 
 Pairs = list[tuple[Tensor, Tensor, Tensor]]
 """Batches of source and target (B, 3, h, w) in [0, 1] and flow (B, 2, h, w) in pixels."""
@@ -145,7 +145,7 @@ def main() -> None:
     config = train(options.out, options.seconds, options.settings)
     best = best_checkpoint(options.out)
     assert best is not None, "validation.scenes=0: no checkpoint was validated"
-    network = network_of_checkpoint(best.path, paired=False)
+    network = network_of_checkpoint(best, paired=False)
     sets = {"held-out scenes": held_out(config)}
     sets |= {f"warped {path.name}": warped(path, config, options.frames, options.longest) for path in options.media}
     results: dict[str, Any] = {name: measure(network, pairs) for name, pairs in sets.items()}

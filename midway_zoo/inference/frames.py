@@ -16,6 +16,7 @@ from midway_zoo import inference
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.batches import Fit, network_size, normaliser
 from midway_zoo.inference.checks import check_integer
+from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.images import ImageLike, Images, Size, count, iterate, resize, to_tensor
 from midway_zoo.models.network import MidwayNetwork
 
@@ -104,8 +105,7 @@ def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:
-    known = Image.registered_extensions()
-    frames = sorted(path for path in folder.iterdir() if path.suffix.lower() in known)
+    frames = [folder / name for name in frame_files(folder)]
     if not frames:
         raise InputError(f"the folder {folder} holds no image files.")
     return frames

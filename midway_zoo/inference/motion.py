@@ -65,8 +65,8 @@ def infer_motion_latents(
     Args:
         model: a network or a pretrained name.
         clip: frames as a list or iterator of images, a tensor (T, 3, H, W) or array (T, H, W, 3); the path of a
-            video (needs the ``video`` extra); or a folder of frames, read in the order of their names. All
-            frames have one size.
+            video (needs the ``video`` extra); or a folder of frames, in natural order of their names. All frames
+            have one size.
         stride: take frames 0, stride, 2 * stride, ...
         fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
         gap: compare the frames t and t + gap, for every t, of those taken.

@@ -192,7 +192,7 @@ def sensitivity_of(
     chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
 
     def predict(value: Tensor) -> Tensor:
-        return dynamics.predict(level, motion, value)[0]
+        return dynamics.predict(level, motion, value, grid)[0]
 
     def column(token: Tensor, direction: Tensor) -> Tensor:
         """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""

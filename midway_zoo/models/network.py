@@ -11,11 +11,13 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
+from midway_zoo.card import network_card
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.layers import leading_tokens
 from midway_zoo.results import DynamicsOutput
+from midway_zoo.storage import load_folder, save_network
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -242,8 +244,6 @@ class MidwayNetwork(
         return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        from midway_zoo.storage import save_network
-
         save_network(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
@@ -253,8 +253,6 @@ class MidwayNetwork(
 
     def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
         """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
-        from midway_zoo.weights.publish import network_card
-
         return ModelCard(network_card(self, repo_id))
 
     @classmethod
@@ -285,17 +283,17 @@ class MidwayNetwork(
             MissingFileError: if there is no such folder.
             CheckpointError: if what it holds is damaged or no Midway network.
         """
-        from midway_zoo.storage import load_folder
         from midway_zoo.weights.hub import download_folder
 
         if model_kwargs:
             raise ConfigError(f"from_pretrained takes no {', '.join(map(repr, model_kwargs))}.")
         name = str(pretrained_model_name_or_path)
         if Path(name).is_dir():
-            return load_folder(Path(name))
+            return load_folder(cls, Path(name))
         if isinstance(pretrained_model_name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise MissingFileError(f"there is no folder {name}, and no Hub repository is called that (org/name).")
         return load_folder(
+            cls,
             download_folder(
                 name,
                 force_download=force_download,
@@ -303,5 +301,5 @@ class MidwayNetwork(
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 revision=revision,
-            )
+            ),
         )

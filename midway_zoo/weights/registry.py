@@ -163,7 +163,9 @@ def load_checkpoint(
             ``flow_head`` the network gets a fresh flow head.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode. A ``.pth`` gives float32 whatever precision it was saved in, so
+        that ordinary frames can be passed to it (``.half()`` makes it small again); what this package wrote keeps
+        its precision.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -182,7 +184,7 @@ def load_checkpoint(
     if path.is_dir() or path.suffix == ".safetensors":
         if config is not None:
             raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
-        return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
+        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
     if isinstance(config, MidwayConfig):
         paired = paired or config.paired
         config = {key: value for key, value in config.to_dict().items() if key not in ("encoder", "paired")}

@@ -7,11 +7,10 @@ from typing import Any, Protocol
 
 import torch
 
-from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
+from midway_zoo.train.data.loading import StepBatches, collate, make_loader
 from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.video_index import INDEX_NAME, index_path, load_or_build_index
 from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 
@@ -25,7 +24,7 @@ class PairSource(Protocol):
     """Of the data; a resumed run must have the same."""
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """What :func:`~midway_zoo.train.tasks.pretrain.batch.normalised_views` takes, with "index" and "failures"."""
+        """What :func:`~midway_zoo.train.tasks.pretrain.model.normalised_views` takes, with "index" and "failures"."""
         ...
 
 
