@@ -4,7 +4,6 @@ import argparse
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,9 @@ from midway_zoo.cli.inference import add_command, load, report, size
 from midway_zoo.errors import InputError
 from midway_zoo.files import write_png
 from midway_zoo.flow.formats import check_ending, write_flow
-from midway_zoo.inference.api import predict_flow, predict_flows
-from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.flow import flow_of_clip, flow_of_pairs
+from midway_zoo.inference.flow_options import FlowOptions
+from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.video_writer import write_video
 from midway_zoo.results import FlowPrediction
 from midway_zoo.visualize import flow_to_image
@@ -59,12 +59,11 @@ def _flow(options: argparse.Namespace) -> None:
         check_ending(options.output)
         if options.stride != 1 or options.fps is not None:
             raise InputError("--stride and --fps are for a video; leave out B to pass one.")
-    network = load(options)
     names = ("method", "size", "tile", "overlap", "coarse", "draws", "seed", "batch_size")
-    chosen: dict[str, Any] = {name: getattr(options, name) for name in names}
+    chosen = FlowOptions(**{name: getattr(options, name) for name in names})
+    network = load(options)
     if options.target is None:
-        sampling = {"stride": options.stride, "fps": options.fps}
-        flows = predict_flows(network, options.source, **sampling, **chosen)
+        flows = flow_of_clip(network, options.source, chosen, stride=options.stride, fps=options.fps)
         first = next(flows)
         count = write_video(
             options.output,
@@ -74,7 +73,7 @@ def _flow(options: argparse.Namespace) -> None:
         )
         report(options, f"{count} frames, method={first.method!r}, grid={first.grid}")
         return
-    prediction = predict_flow(network, options.source, options.target, **chosen)
+    prediction = flow_of_pairs(network, options.source, options.target, chosen)
     write_flow(options.output, prediction.flow[0], overwrite=options.force)
     if options.picture:
         picture = flow_to_image(prediction.flow[0], max_flow=options.max_flow)
@@ -92,12 +91,12 @@ def _check_video(options: argparse.Namespace) -> None:
 def _side_by_side(options: argparse.Namespace, flows: Iterator[FlowPrediction]) -> Iterator[Tensor]:
     """Source frame and flow, (3, H, 2 W) uint8; colours are of one scale, which only ever grows."""
     longest = 1e-6
-    frames, _ = read_frames(options.source, options.stride, options.fps)
-    for prediction, (frame, _) in zip(flows, frames, strict=False):  # the last frame is a target only
+    frames = open_frames(options.source, stride=options.stride, fps=options.fps)
+    for prediction, frame in zip(flows, frames, strict=False):  # the last frame is a target only
         flow = prediction.flow[0].cpu()
         longest = max(longest, float(torch.linalg.vector_norm(flow, dim=0).max()))
         picture = flow_to_image(flow, max_flow=options.max_flow or longest)
-        yield torch.cat([frame.mul(255).round().to(torch.uint8), picture], dim=2)
+        yield torch.cat([frame.image.mul(255).round().to(torch.uint8), picture], dim=2)
 
 
 def _rate(first: FlowPrediction) -> float:
