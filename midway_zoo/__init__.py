@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         predict_flows,
     )
     from midway_zoo.inference.motion import infer_motion_latents
+    from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
     from midway_zoo.weights.load import register_weights
@@ -37,6 +38,7 @@ _HOMES = {
         *("predict_flow", "predict_flows"),
     ),
     "inference.motion": ("infer_motion_latents",),
+    "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
     "visualize": ("visualize",),
@@ -65,6 +67,7 @@ __all__ = [
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",
+    "read_video",
     "register_weights",
     "visualize",
 ]
