@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from midway_zoo.inference.flow import predict_flow, predict_flows
     from midway_zoo.inference.motion import infer_motion_latent, infer_motion_latents
     from midway_zoo.inference.perturbation import perturbation_heatmap
+    from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
     from midway_zoo.weights.load import register_weights
@@ -32,6 +33,7 @@ _HOMES = {
     "inference.flow": ("predict_flow", "predict_flows"),
     "inference.motion": ("infer_motion_latent", "infer_motion_latents"),
     "inference.perturbation": ("perturbation_heatmap",),
+    "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
     "visualize": ("visualize",),
@@ -60,6 +62,7 @@ __all__ = [
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",
+    "read_video",
     "register_weights",
     "visualize",
 ]
