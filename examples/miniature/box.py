@@ -78,7 +78,7 @@ def box(path: Path, name: str, out: Path | None) -> list[Path]:
         weights = Path(temporary) / entry["file"]
         golden = weights.with_name(golden_file(entry).name)
         write_safetensors(weights, stored(network), metadata)
-        write_safetensors(golden, golden_outputs(load_file(weights).float()), {"of": entry["file"]})
+        write_safetensors(golden, golden_outputs(load_file(MidwayNetwork, weights).float()), {"of": entry["file"]})
         for file, largest in ((weights, LARGEST_BYTES), (golden, LARGEST_GOLDEN_BYTES)):
             if file.stat().st_size > largest:
                 raise CheckpointError(f"{file.name} would have {file.stat().st_size} bytes; a box may have {largest}.")

@@ -58,6 +58,6 @@ def load_boxed(
     fields = dict(overrides or {})
     if fields.get("dynamics") is False:
         fields["flow_head"] = None
-    network = load_file(path, overrides=fields).float()
+    network = load_file(MidwayNetwork, path, overrides=fields).float()
     network.provenance["sha256"] = entry["sha256"]
     return network
