@@ -17,14 +17,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import timm
 
 import midway_zoo  # noqa: F401  (registers the encoders)
-from midway_zoo.models.config import ARCHITECTURES
-from tests.hub.hub_server import HubServer
-from tests.released_files import write_released
+from midway_zoo.config import ARCHITECTURES
+from tests.weights.hub.hub_server import HubServer
+from tests.weights.released_files import write_released
 
 FETCH = """
 import sys, time
 import midway_zoo as mz
-from midway_zoo.weights import hub, manifest
+from midway_zoo import manifest
+from midway_zoo.weights import hub
 mz.register_weights(sys.argv[1] + ".bench", repo_id="lab/bench", file="bench.pth")
 start = time.perf_counter()
 print(hub.fetch(sys.argv[1] + ".bench", manifest.find(sys.argv[1] + ".bench"), ["teacher"])["teacher"])

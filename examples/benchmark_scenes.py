@@ -11,7 +11,7 @@ import time
 
 import torch
 
-from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
+from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 
 def pairs_per_second(generator: SceneGenerator, batch: int, seconds: float) -> tuple[float, float]:

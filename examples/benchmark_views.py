@@ -19,9 +19,9 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision import transforms as T  # noqa: N812
 
+from midway_zoo.inference.video import read_video
 from midway_zoo.train.data.photometric import augment
 from midway_zoo.train.data.views import ViewSampler, ViewsConfig, random_box
-from midway_zoo.video import read_video
 
 Pair = tuple[np.ndarray, np.ndarray]
 

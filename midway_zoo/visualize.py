@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import InputError, InputTypeError
-from midway_zoo.images import ImageLike, to_tensor
+from midway_zoo.inference.images import ImageLike, to_tensor
 
 # Lengths of the colour wheel's six transitions: red-yellow, yellow-green, ... (Baker et al., "A Database and
 # Evaluation Methodology for Optical Flow", IJCV 2011).
@@ -74,7 +74,7 @@ def _wheel() -> Tensor:
     """(55, 3) colours in [0, 1] around the circle."""
     parts = []
     for length, start, stop in zip(_TRANSITIONS, _CORNERS[:-1], _CORNERS[1:], strict=True):
-        weight = torch.arange(length)[:, None] / length
+        weight = torch.arange(length, dtype=torch.float32)[:, None] / length
         parts.append(torch.lerp(torch.tensor(start).float(), torch.tensor(stop).float(), weight))
     return torch.cat(parts) / 255
 
@@ -142,7 +142,7 @@ def heatmap_overlay(
     """A heat map over its image.
 
     Args:
-        image: any single image that :func:`midway_zoo.images.to_tensor` reads, (H, W) pixels.
+        image: any single image that :func:`midway_zoo.inference.images.to_tensor` reads, (H, W) pixels.
         heatmap: (h, w) values; enlarged bilinearly to the image. NaN is drawn as ``vmin``.
         alpha: weight of the heat map, 0 to 1.
         vmin: value drawn darkest; None: the smallest.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import midway_zoo as mz
-from midway_zoo.weights import manifest
+from midway_zoo import manifest
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, nearest
-from midway_zoo.models.config import MidwayConfig, override
 from midway_zoo.train.config import load_config
-from midway_zoo.train.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 STAGES = ("pretrain", "probe", "segmentation", "flow", "frozen", "tracking", "course", "media")

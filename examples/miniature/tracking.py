@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from midway_zoo.analysis import flow_at, identity_share, pck, sensitivity_matrix, track
+from midway_zoo.inference.perturbation import matches
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.perturbation import matches
+from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
 from midway_zoo.train.config import load_config
-from midway_zoo.train.data.scenes import SceneBatch, SceneGenerator, ScenesConfig
-from midway_zoo.train.flow.config import FlowConfig
+from midway_zoo.train.tasks.flow.config import FlowConfig
 
 SEED = 0x7472_6163_6B  # of the scenes that are held out; no run should have it as its own
 AT_ONCE = 8

@@ -106,7 +106,7 @@ def _footage(options: argparse.Namespace) -> "Footage":
 def generated_clip(frames: int) -> "Footage":
     """A scene of textured objects whose motions change over the clip, and the truth about it."""
     from midway_zoo.demo.footage import Footage
-    from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
+    from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
     config = ScenesConfig(
         height=64,

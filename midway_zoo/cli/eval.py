@@ -82,8 +82,8 @@ def _workers(text: str) -> int:
 
 def _flow(options: argparse.Namespace) -> None:
     needs_extra()
-    from midway_zoo.train.flow.evaluate import evaluate_parts, evaluation_files, table
-    from midway_zoo.train.flow.validation import spread
+    from midway_zoo.train.tasks.flow.evaluate import evaluate_parts, evaluation_files, table
+    from midway_zoo.train.tasks.flow.validation import spread
 
     split = options.split or ("test" if options.submission else None)
     passes = (options.passes,) if options.passes else ("clean", "final")
@@ -113,7 +113,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
-    from midway_zoo.train.flow.submission import write_submission
+    from midway_zoo.train.tasks.flow.evaluate import write_submission
 
     if options.dataset not in _FORMS:
         raise InputError(f"--submission is for {', '.join(_FORMS)}; {options.dataset} has no such server.")
@@ -134,8 +134,8 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
 
 
 def _network(options: argparse.Namespace) -> MidwayNetwork:
-    from midway_zoo.train.export import network_of_checkpoint
-    from midway_zoo.train.initial import run_checkpoint
+    from midway_zoo.train.checkpoints import run_checkpoint
+    from midway_zoo.train.weights import network_of_checkpoint
 
     run = run_checkpoint(Path(options.model))
     if run is None:

@@ -19,9 +19,9 @@ from timm.models._pretrained import PretrainedCfg
 from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from midway_zoo.config import ARCHITECTURES
 from midway_zoo.errors import CheckpointError
-from midway_zoo.models.config import ARCHITECTURES
-from midway_zoo.weights.manifest import BOXED, boxed_file, load_manifest
+from midway_zoo.manifest import BOXED, boxed_file, load_manifest
 
 
 def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     config = ARCHITECTURES[variant]
     fetched = pretrained and not _has_own_source(kwargs)
     if fetched:
-        from midway_zoo.weights.pretrained import encoder_state  # needs the networks, which need this module
+        from midway_zoo.weights.load import encoder_state  # needs the networks, which need this module
 
         tag = kwargs.get("pretrained_cfg") or default_cfgs[variant].tags[0]
         state = encoder_state(f"{variant}.{tag}" if tag else variant, cache_dir=kwargs.get("cache_dir"))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import ConfigError
-from midway_zoo.models.config import MidwayConfig
 
 ERROR_SCALES = (0.25, 4.0)
 """Smallest and largest error scale in pixels that the head can express."""

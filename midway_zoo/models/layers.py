@@ -20,8 +20,11 @@ class Mlp(TimmMlp):
     The checkpoint ends where the last layer's input is known: no matrix product is repeated.
     """
 
+    recompute = True
+    """Set it to False on a module to keep the activations: a sixth faster where memory does not matter (on a CPU)."""
+
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.training and torch.is_grad_enabled()) or _cannot_recompute():
+        if not (self.recompute and self.training and torch.is_grad_enabled()) or _cannot_recompute():
             return super().forward(x)
         return checkpoint(self._activate_and_project, self.fc1(x), use_reentrant=False, preserve_rng_state=False)
 
@@ -122,10 +125,19 @@ class Gate(nn.Module):
 class GatedBlock(Block):
     """A block of the forward dynamics: h = gate * x + Attn(LN1 x); out = h + MLP(LN2 h)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, placed: bool = False) -> None:
         super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
+        self.placed = placed
+        if placed:  # imported here: hardly any network has it
+            from midway_zoo.models.places import PlacedAttention
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+            self.attn = PlacedAttention(dim, heads)
+
+    def forward(
+        self, x: Tensor, gate: Tensor | None = None, *, count: int = 0, grid: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        """x (B, K, D) -> (B, K, D); of a placed block ``count`` and ``grid`` say which tokens are where."""
         kept = x if gate is None else gate * x
-        x = kept + self.attn(self.norm1(x))
+        normed = self.norm1(x)
+        x = kept + (self.attn(normed, count, grid) if self.placed else self.attn(normed))
         return x + self.mlp(self.norm2(x))

@@ -6,12 +6,12 @@ from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
 
+from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
-from midway_zoo.models.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import CONFIG, WEIGHTS, load_file, save_network
 from midway_zoo.weights.archive import open_archive
-from midway_zoo.weights.folder import CONFIG, WEIGHTS, load_file, save_network
 from midway_zoo.weights.released import EncoderName, checkpoint_summary, load_released
 
 ENCODER_FOLDER = "encoder"
@@ -82,7 +82,7 @@ def _read(
             return network, checkpoint_summary(archive)
     if config:
         raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
-    return load_file(path, encoder=encoder, paired=paired).float(), {}
+    return load_file(MidwayNetwork, path, encoder=encoder, paired=paired).float(), {}
 
 
 def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:

@@ -10,10 +10,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from midway_zoo.api import extract_features, infer_motion_latent, perturbation_heatmap, predict_flow
 from midway_zoo.errors import CheckpointError
+from midway_zoo.inference.features import extract_features
+from midway_zoo.inference.flow import predict_flow
+from midway_zoo.inference.motion import infer_motion_latent
+from midway_zoo.inference.perturbation import perturbation_heatmap
+from midway_zoo.manifest import boxed_file
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.manifest import boxed_file
 
 TOLERANCE = 1e-3
 """Largest difference from a golden output that is accepted, relative to that output's largest absolute value.

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 import midway_zoo as mz
-from midway_zoo.train.released_layout import read_center, read_head, write_released
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.pickles import TensorRef, plain
+from midway_zoo.weights.released_writer import read_center, read_head, write_released
 
 PARTS = ("student", "teacher", "motion_loss", "dino_loss")
 

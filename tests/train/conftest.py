@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.task import PretrainTask
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from tests.train.videos import write_video
 
 TINY_NETWORK = [

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from midway_zoo.config import MidwayConfig, architecture_config, override
 from midway_zoo.errors import ConfigError
-from midway_zoo.models.config import MidwayConfig, architecture_config, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import align
 from midway_zoo.train.config import load_config
-from midway_zoo.train.flow.config import FlowConfig
-from midway_zoo.train.flow.task import FlowTask
-from midway_zoo.train.pretrain.config import PretrainConfig
-from midway_zoo.train.pretrain.task import PretrainTask
+from midway_zoo.train.tasks.flow.config import FlowConfig
+from midway_zoo.train.tasks.flow.task import FlowTask
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 
 NANO = architecture_config("midway_nano")
 

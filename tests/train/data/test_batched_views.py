@@ -6,9 +6,9 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import InputError
+from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.batched_views import BatchedViews, cut, random_boxes
 from midway_zoo.train.data.photometric import Column
-from midway_zoo.train.data.scenes.draws import Draws
 from midway_zoo.train.data.views import ViewsConfig, random_box
 
 ASPECT = (3 / 4, 4 / 3)

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from midway_zoo.errors import ConfigError
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.scenes import SceneGenerator, ScenesConfig
+from midway_zoo.scenes.draws import Draws
+from midway_zoo.train.data.loading import StepBatches
 from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
-from midway_zoo.train.data.scenes import SceneGenerator, ScenesConfig
-from midway_zoo.train.data.scenes.draws import Draws
 from midway_zoo.train.data.views import ViewsConfig
 
 VIEWS = ViewsConfig(dynamics_size=32, global_size=32, local_size=16, local_crops=1, initial_area=(0.5, 1.0))

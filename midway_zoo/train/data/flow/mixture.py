@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from midway_zoo.errors import ConfigError
+from midway_zoo.scenes import ScenesConfig
 from midway_zoo.train.data.flow.augment import FlowAugmentConfig, check_augment
 from midway_zoo.train.data.flow.entries import FlowEntry, FlowFiles
 from midway_zoo.train.data.flow.parts import check_part, list_part
-from midway_zoo.train.data.scenes import ScenesConfig
 
 _logger = logging.getLogger(__name__)
 _ORDER, _REPLACE, _AUGMENT = 1, 2, 3

@@ -1,0 +1,214 @@
+"""The shape of a Midway network: everything that is needed to rebuild it empty."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from midway_zoo.errors import ConfigError, InputError, UnknownModelError, nearest
+
+LEVELS = (2, 1, 0)
+"""Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
+
+_LARGEST = 2**16  # of any size here: larger ones are damage or mistakes, and would take minutes to refuse
+
+_PAPER_FLOW_HEAD = (96, 192, 384, 768, 256)
+
+# The registered architectures by timm name, in one place: what differs from the fields' defaults, and the widths of the
+# flow head that ``flow_head=True`` means.
+_REGISTERED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "midway_vits": ({}, _PAPER_FLOW_HEAD),
+    # The released ViT-B keeps six heads in the dynamics, while its encoder has twelve.
+    "midway_vitb": ({"embed_dim": 768, "num_heads": 12}, _PAPER_FLOW_HEAD),
+    "midway_nano": (
+        {
+            **{"embed_dim": 96, "num_heads": 3, "patch_size": 8, "grid": (8, 8), "motion_dim": 48},
+            **{"backward_heads": 3, "forward_heads": 3, "flow_size": (64, 96)},
+        },
+        (24, 32, 48, 64, 32),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class MidwayConfig:
+    """Architecture of a :class:`~midway_zoo.MidwayNetwork` (paper section 3, appendix A).
+
+    The defaults are ViT-S/16 as pretrained on BDD100K.
+    """
+
+    encoder: str = "midway_vits"
+    """timm name of the encoder; the five fields below may differ from that name's own."""
+    embed_dim: int = 384
+    """Encoder width D."""
+    depth: int = 12
+    num_heads: int = 6
+    patch_size: int = 16
+    """Side of a square patch in pixels."""
+    grid: tuple[int, int] = (14, 14)
+    """Native token grid (rows, columns): the size of the learned position tables."""
+    feature_blocks: tuple[int, int, int, int] = (2, 5, 8, 11)
+    """Encoder blocks (0-based) whose normed outputs are the four feature levels."""
+    motion_dim: int = 192
+    """Width C of the motion latents and of the midway path."""
+    motion_tokens: int = 10
+    """Number M of motion tokens."""
+    midway_depth: int = 4
+    midway_heads: int = 3
+    backward_heads: int = 6
+    forward_depth: int = 4
+    forward_heads: int = 6
+    flow_head: tuple[int, int, int, int, int] | None = None
+    """Widths of the DPT flow head: its four maps from fine to coarse, then their fusion; None: no head. True is
+    taken for the widths that fit the encoder (the paper's 96, 192, 384, 768, 256)."""
+    flow_size: tuple[int, int] = (320, 384)
+    """(height, width) in pixels at which the flow head was trained, and the tile that it is run on."""
+    gate_bias: float = 4.0
+    """Added to a gate's logit, so that a fresh gate is almost open."""
+    paired: bool = False
+    """True: the network holds a second encoder for the target frame, as in pretraining."""
+
+    # The variants of the paper's ablations. The paper names them without defining all of them; what each one does
+    # here is our reading, stated below.
+    dynamics: bool = True
+    """False: an encoder alone (invariance objective only); features work, everything about motion is refused."""
+    levels: tuple[int, ...] = LEVELS
+    """Prediction targets, top-down: (2, 1, 0) or a part of it in that order. A single level is (2,). Whatever comes
+    first starts from level 3 (the encoder's last tapped block), and what is left out has no parameters; the last one
+    gives the final motion latent."""
+    backward: bool = True
+    """False: no backward layers. The encoder's tokens of a level take the place of its backward features, on both
+    sides: the forward dynamics reads the source's tokens of its level, the midway path the target's of the level
+    above."""
+    refinement: bool = True
+    """False: every level infers its motion latent anew, from the learned motion tokens and from both frames' backward
+    features of the level above, instead of adding to the latent above (m' + m) and reading the prediction above (z)."""
+    gating: bool = True
+    """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
+    forward_places: bool = False
+    """True: the second block of the forward dynamics also attends by place, displaced by what the motion tokens
+    say (see :class:`~midway_zoo.models.places.PlacedAttention`). Not in the paper; a small network does not find
+    where things go without it."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.flow_head, bool):
+            registered = _REGISTERED.get(self.encoder, ({}, _PAPER_FLOW_HEAD))
+            object.__setattr__(self, "flow_head", registered[1] if self.flow_head else None)
+        lists = ["grid", "feature_blocks", "levels", "flow_size"] + ["flow_head"] * (self.flow_head is not None)
+        for name in lists:
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
+            # JSON and YAML turn tuples into lists.
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        self._check_types(lists)
+        self._check_divisible("num_heads", "embed_dim")
+        if self.dynamics:
+            self._check_divisible("midway_heads", "motion_dim")
+            self._check_divisible("forward_heads", "embed_dim")
+        if self.dynamics and self.backward:
+            self._check_divisible("backward_heads", "embed_dim")
+        if len(self.grid) != 2 or not 0 < min(self.grid) <= max(self.grid) <= _LARGEST:
+            raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
+        blocks = self.feature_blocks
+        if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= self.depth:
+            raise ConfigError(
+                f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
+            )
+        if not self.levels or self.levels != tuple(level for level in LEVELS if level in self.levels):
+            raise ConfigError(f"levels={self.levels} must be {LEVELS} or a part of it in that order, such as (2,).")
+        self._check_flow()
+
+    def _check_flow(self) -> None:
+        size, head = self.flow_size, self.flow_head
+        if len(size) != 2 or not 0 < min(size) <= max(size) <= _LARGEST:
+            raise ConfigError(f"flow_size={size} must be two positive integers: height, width.")
+        if head is None:
+            return
+        if len(head) != 5 or not 0 < min(head) <= max(head) <= _LARGEST or head[-1] % 2:
+            raise ConfigError(f"flow_head={head} must be five positive widths, the last one even.")
+        if not self.dynamics:
+            raise ConfigError("flow_head needs the dynamics, whose maps it reads; dynamics=False is an encoder alone.")
+        if any(side % self.patch_size for side in size):
+            raise ConfigError(f"flow_size={size} must hold multiples of patch_size={self.patch_size}.")
+
+    def _check_types(self, lists: Iterable[str]) -> None:
+        positive = [field.name for field in fields(self) if field.type is int]
+        for name in positive:
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
+                raise ConfigError(f"{name}={value!r} must be a positive integer, at most {_LARGEST}.")
+        for name in lists:
+            if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
+        if self.encoder not in _REGISTERED:
+            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), _REGISTERED)}")
+        for name in [field.name for field in fields(self) if field.type is bool]:
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
+        number = isinstance(self.gate_bias, int | float) and not isinstance(self.gate_bias, bool)
+        if not number or not math.isfinite(self.gate_bias):
+            raise ConfigError(f"gate_bias={self.gate_bias!r} must be a finite number.")
+
+    def _check_divisible(self, heads: str, width: str) -> None:
+        if getattr(self, width) % getattr(self, heads):
+            raise ConfigError(
+                f"{heads}={getattr(self, heads)} does not divide {width}={getattr(self, width)}; choose a divisor."
+            )
+
+    def check_level(self, level: object) -> None:
+        """Raise :class:`InputError` unless ``level`` is one of this network's ``levels``."""
+        if isinstance(level, bool) or not isinstance(level, int) or level not in self.levels:
+            *others, last = map(str, self.levels)
+            raise InputError(f"level={level!r}: {', '.join(others)}{' or ' if others else ''}{last} is expected.")
+
+    @property
+    def img_size(self) -> tuple[int, int]:
+        """Native (height, width) in pixels."""
+        return self.grid[0] * self.patch_size, self.grid[1] * self.patch_size
+
+    @property
+    def encoder_args(self) -> dict[str, Any]:
+        """Keyword arguments that give the timm model named ``encoder`` this shape."""
+        return {
+            "img_size": self.img_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.num_heads,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """A plain dict of JSON types; ``MidwayConfig.from_dict`` reads it back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "MidwayConfig":
+        """Build from a mapping; an unknown key raises :class:`ConfigError` with the nearest one."""
+        return override(cls(), values)
+
+
+def check_keys(keys: Iterable[str]) -> None:
+    """Raise :class:`ConfigError`, with the nearest name, for a key that :class:`MidwayConfig` does not have."""
+    known = [field.name for field in fields(MidwayConfig)]
+    for key in keys:
+        if key not in known:
+            raise ConfigError(f"unknown configuration key {key!r}.{nearest(key, known)} Known: {', '.join(known)}.")
+
+
+def override(config: MidwayConfig, values: Mapping[str, Any]) -> MidwayConfig:
+    """``config`` with some fields replaced; an unknown key is an error that suggests the nearest."""
+    check_keys(values)
+    return replace(config, **values)
+
+
+ARCHITECTURES = {name: MidwayConfig(encoder=name, **fields) for name, (fields, _) in _REGISTERED.items()}
+"""The registered architectures, by timm name."""
+
+
+def architecture_config(name: str) -> MidwayConfig:
+    """Configuration of a registered architecture, such as ``"midway_vits"``."""
+    if name not in ARCHITECTURES:
+        raise UnknownModelError(
+            f"unknown architecture {name!r}.{nearest(name, ARCHITECTURES)} Known: {', '.join(ARCHITECTURES)}."
+        )
+    return ARCHITECTURES[name]

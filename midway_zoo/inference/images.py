@@ -1,0 +1,329 @@
+"""Images in, network batches out: every accepted kind of image, resized to the patch grid."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import InputError, InputTypeError, MissingFileError
+
+ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
+Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
+Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
+
+MAX_TOKENS = 2**16
+"""Above this many patches per image a size is taken for a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
+_RANGE_SLACK = 1e-3  # resampling, or arithmetic in half precision, may leave [0, 1] by this much
+
+
+def to_tensor(image: ImageLike) -> Tensor:
+    """One image as float32 (3, H, W) in [0, 1], RGB.
+
+    Args:
+        image: PIL image or path (EXIF orientation applied; alpha dropped; grey, palette and 16-bit
+            images converted), numpy (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or tensor (1 or 3, H, W);
+            arrays and tensors uint8, uint16 or floats in [0, 1].
+
+    Raises:
+        InputError: for content that is no image (range, NaN, size, channels, unreadable file).
+        InputTypeError: for a type or dtype that is not accepted.
+        MissingFileError: for a path that does not exist.
+    """
+    if isinstance(image, str | PathLike):
+        return _open(Path(image))
+    if isinstance(image, Image.Image):
+        return _from_pil(image)
+    if isinstance(image, np.ndarray):
+        return _from_numpy(image)
+    if isinstance(image, Tensor):
+        return _from_tensor(image)
+    raise InputTypeError(
+        f"{type(image).__name__} is no image: pass a PIL image, a path, a numpy array (H, W, 3) or a tensor (3, H, W)."
+    )
+
+
+def iterate(images: Images, *, step: int = 1) -> Iterator[Tensor]:
+    """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time.
+
+    ``step`` is how far apart the images were in what the caller gave: messages count by it.
+    """
+    if not _several(images):
+        yield to_tensor(images)  # type: ignore[arg-type]
+        return
+    for index, image in enumerate(images):  # type: ignore[arg-type]
+        try:
+            yield to_tensor(image)
+        except (InputError, InputTypeError) as error:
+            raise type(error)(f"image {index * step}: {error}") from error
+
+
+def count(images: Images) -> int:
+    """How many images :func:`iterate` will give.
+
+    Raises:
+        InputError: if it is none.
+    """
+    number = len(images) if _several(images) else 1  # type: ignore[arg-type]
+    if number == 0:
+        raise InputError("got no images: the list or batch is empty.")
+    return number
+
+
+def _several(images: Images) -> bool:
+    return isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
+
+
+def _open(path: Path) -> Tensor:
+    with reading(path), Image.open(path) as image:
+        return _from_pil(image)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of reading an image file, as those of this package that name it.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it is no image, is damaged, or has more pixels than Pillow allows.
+    """
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise MissingFileError(f"there is no image {path}.") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path} is no image that Pillow can read.") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "
+            "it, make it smaller, or raise the limit with PIL.Image.MAX_IMAGE_PIXELS = None."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path} cannot be read as an image: {error}.") from error
+
+
+def read_image(path: Path, short_side: int | None = None) -> Tensor:
+    """An image file as uint8 (3, H, W), RGB, upright, shorter side at most ``short_side``; see :func:`to_tensor`.
+
+    Raises:
+        InputError: if it cannot be read.
+        MissingFileError: if it is not there.
+    """
+    return to_uint8(to_tensor(path), short_side, enlarge=False)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Upright (height, width) of an image file, read to its end but without torch: its threads do not outlive a fork.
+
+    Raises:
+        InputError: if it cannot be read.
+        MissingFileError: if it is not there.
+    """
+    with reading(path), Image.open(path) as image:
+        image.load()
+        width, height = ImageOps.exif_transpose(image).size
+        return height, width
+
+
+def read_labels(path: Path) -> npt.NDArray[Any]:
+    """A mask of integers (H, W), turned by its EXIF orientation as pictures are: the values or palette indices stored.
+
+    Raises:
+        InputError: if it cannot be read, or has more than one channel.
+        MissingFileError: if it is not there.
+    """
+    with reading(path), Image.open(path) as image:
+        image.load()
+        labels = np.array(ImageOps.exif_transpose(image))
+        if labels.ndim != 2 or labels.dtype.kind not in "uib":
+            raise InputError(
+                f"the mask has shape {labels.shape} and values of {labels.dtype}: one channel of whole numbers is "
+                "expected, or a palette."
+            )
+        return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
+
+
+def to_uint8(image: Tensor, size: int | tuple[int, int] | None = None, *, enlarge: bool = True) -> Tensor:
+    """A float image (3, H, W) in [0, 1] as uint8, brought to a shorter side or (height, width) by bicubic filtering."""
+    pixels = (image * 255).round().to(torch.uint8)
+    given = (pixels.shape[1], pixels.shape[2])
+    wanted = scaled_size(*given, size, enlarge=enlarge) if size is None or isinstance(size, int) else size
+    if wanted != given:
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        resized = np.array(picture.resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)
+    return pixels.contiguous()
+
+
+def scaled_size(height: int, width: int, short_side: int | None, *, enlarge: bool = False) -> tuple[int, int]:
+    """(height, width) with the shorter side brought to ``short_side``; None keeps both."""
+    if short_side is None or (min(height, width) <= short_side and not enlarge):
+        return height, width
+    scale = short_side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _from_pil(image: Image.Image) -> Tensor:
+    if 0 in image.size:
+        raise InputError(f"the image has zero size: {image.width} x {image.height} pixels.")
+    try:
+        image.load()
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"the PIL image cannot be read: {error}. Its file may be truncated or closed.") from error
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16-bit greyscale, held in 16 or 32 bits
+        return _from_numpy(_sixteen_bit(np.asarray(image)))
+    if image.mode == "F":
+        return _from_numpy(np.asarray(image))
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.copy()
+        del image.info["transparency"]  # alpha is dropped; Pillow would warn
+    try:
+        array = np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(f"the image of mode {image.mode} cannot be converted to RGB: {error}.") from error
+    return torch.from_numpy(array).permute(2, 0, 1).float() / 255
+
+
+def _sixteen_bit(array: npt.NDArray[Any]) -> npt.NDArray[np.uint16]:
+    if array.min() < 0 or array.max() > 65535:
+        raise InputError(f"integer image with values in [{array.min()}, {array.max()}]; 16-bit images end at 65535.")
+    return array.astype(np.uint16)
+
+
+def _from_numpy(array: npt.NDArray[Any]) -> Tensor:
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        raise InputError(
+            f"numpy image of shape {array.shape}: (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) is expected. "
+            "Channels-first data can be passed as a torch tensor (3, H, W)."
+        )
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if array.dtype == np.uint16:
+        array = array.astype(np.float32) / np.float32(65535)
+    if array.dtype.kind not in "uf" or (array.dtype.kind == "u" and array.dtype != np.uint8):
+        raise InputTypeError(f"numpy image of dtype {array.dtype}: uint8, uint16 or floats in [0, 1] are expected.")
+    pixels = np.ascontiguousarray(array[:, :, :3].transpose(2, 0, 1))
+    if pixels.dtype != np.uint8:
+        pixels = pixels.astype(np.float32, copy=False)
+    return _from_tensor(torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy()))
+
+
+def _from_tensor(image: Tensor) -> Tensor:
+    if image.ndim != 3 or image.shape[0] not in (1, 3):
+        raise InputError(
+            f"tensor image of shape {tuple(image.shape)}: (3, H, W), (1, H, W) or (B, 3, H, W) is expected. "
+            "For (H, W, 3) pass image.permute(2, 0, 1)."
+        )
+    if 0 in image.shape:
+        raise InputError(f"the image has zero size: shape {tuple(image.shape)}.")
+    if image.dtype == torch.uint8:
+        image = image.float() / 255
+    elif image.dtype == torch.uint16:
+        image = image.float() / 65535
+    elif image.is_floating_point():
+        image = image.detach().float()
+        _check_range(image)
+        image = image.clamp(0, 1)
+    else:
+        raise InputTypeError(f"tensor image of dtype {image.dtype}: uint8, uint16 or floats in [0, 1] are expected.")
+    return image.expand(3, -1, -1)
+
+
+def _check_range(image: Tensor) -> None:
+    low, high = (float(bound) for bound in image.aminmax())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("the image holds NaN or infinity; finite values in [0, 1] are expected.")
+    if low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK:
+        return
+    name, value = ("maximum", high) if high > 1 + _RANGE_SLACK else ("minimum", low)
+    place = int(image.argmax() if name == "maximum" else image.argmin())
+    channel, row, column = np.unravel_index(place, tuple(image.shape))
+    raise InputError(
+        f"float image with values in [{low:.6g}, {high:.6g}]: [0, 1] is expected, before normalisation; the {name} "
+        f"{value:.6g} is in channel {channel}, row {row}, column {column}. Divide 8-bit values by 255; do not subtract "
+        "the mean; clamp what resampling added."
+    )
+
+
+def target_size(height: int, width: int, size: Size, native: tuple[int, int], patch: int) -> tuple[int, int]:
+    """The (height, width) in pixels, multiples of ``patch``, at which an image enters the network.
+
+    Args:
+        height: of the image.
+        width: of the image.
+        size: None: shorter side as the shorter side of ``native``, aspect ratio kept, both sides rounded
+            to the patch; an int: the same with that shorter side; (H, W): exactly that; "full": the
+            image's own size, rounded to the patch.
+        native: the model's native (height, width).
+        patch: side of a patch in pixels.
+
+    Raises:
+        InputError: for a size that makes no sense, does not fit the patch or has over ``MAX_TOKENS`` patches.
+    """
+    if isinstance(size, tuple | list):
+        result = _exact(tuple(size), patch)
+    elif size == "full":
+        result = _rounded(height, patch), _rounded(width, patch)
+    elif size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0):
+        shorter = min(native) if size is None else size
+        scale = shorter / min(height, width)
+        result = _rounded(height * scale, patch), _rounded(width * scale, patch)
+    else:
+        raise InputError(f'size={size!r}: None, a positive number of pixels, (height, width) or "full" is expected.')
+    if result[0] // patch * (result[1] // patch) > MAX_TOKENS:
+        raise InputError(
+            f"an image of {height} x {width} pixels would become {result[0]} x {result[1]}, over {MAX_TOKENS} patches. "
+            "Pass size=(height, width) with smaller sides, or crop the image."
+        )
+    return result
+
+
+def _exact(size: tuple[Any, ...], patch: int) -> tuple[int, int]:
+    if len(size) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in size):
+        raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
+    fitting = tuple(_rounded(side, patch) for side in size)
+    if fitting != size:
+        raise InputError(f"size={size} does not fit patches of {patch} pixels; the nearest that does is {fitting}.")
+    return size
+
+
+def _rounded(side: float, patch: int) -> int:
+    return max(1, round(side / patch)) * patch
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Antialiased bicubic resize of (..., 3, H, W) in [0, 1]; an image that has the size is left as it is."""
+    if images.shape[-2:] == size:
+        return images
+    batch = images if images.ndim == 4 else images[None]
+    result = F.interpolate(batch, size=size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return result if images.ndim == 4 else result[0]
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """(x - mean) / std per channel, then the model's device and dtype."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    device: torch.device
+    dtype: torch.dtype
+
+    def __call__(self, images: Tensor) -> Tensor:
+        images = images.to(self.device, non_blocking=True)
+        mean, std = (torch.tensor(v, device=self.device).view(3, 1, 1) for v in (self.mean, self.std))
+        return ((images - mean) / std).to(self.dtype)

@@ -1,0 +1,310 @@
+"""Forwarded feature perturbation: where each source token goes, without any training (paper section 4.4).
+
+A random tangent on one source token is pushed through the forward dynamics by forward-mode automatic
+differentiation, the motion latent held fixed. The cosine between the tangent and the resulting tangent of
+every predicted target token says how much of that source token arrives there.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+from torch.nn import functional as F  # noqa: N812
+from tqdm import tqdm
+
+from midway_zoo.errors import InputError
+from midway_zoo.inference.batches import in_order, inference, pair_batches, scatter, stack
+from midway_zoo.inference.checks import check_draws
+from midway_zoo.inference.images import Images, Size, count
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.results import PerturbationHeatmap
+from midway_zoo.weights.registry import Model, resolve_network
+
+
+def perturbation_heatmap(
+    model: Model,
+    source: Images,
+    target: Images,
+    xy: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+    *,
+    size: Size = None,
+    batch_size: int = 8,
+    level: int | None = None,
+    draws: int = 8,
+    seed: int = 0,
+) -> PerturbationHeatmap:
+    """Where one point of the source went: its sensitivity over the target's tokens (section 4.4).
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several, all of one size.
+        target: as many images of that size.
+        xy: (x, y) in pixels of the source, or one per pair (B, 2).
+        size: as in :func:`~midway_zoo.extract_features`.
+        batch_size: pairs at once.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
+        draws: random perturbations to average.
+        seed: of the perturbations.
+
+    Returns:
+        ``heatmap`` (B, h, w) cosines in [-1, 1], the perturbed token, and the peak's position in pixels.
+
+    Raises:
+        InputError: for images or arguments that cannot be used, or a point outside the image.
+        ConfigError: if the network is an encoder alone.
+    """
+    network = resolve_network(model)
+    level = match_level(network, level)
+    check_draws(draws, seed)
+    pairs = count(source)
+    points = parse_points(xy, {1, pairs}, f"one (x, y) or one per pair, ({pairs}, 2)").expand(pairs, 2)
+    heat: dict[int, Tensor] = {}
+    tokens: dict[int, Tensor] = {}
+    peaks: dict[int, Tensor] = {}
+    with inference(network):
+        for batch in pair_batches(network, source, target, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            where = list(zip(batch.indices, batch.given, strict=True))
+            chosen = torch.cat([tokens_under(points, given, grid, slice(index, index + 1)) for index, given in where])
+            flat = chosen[:, 1] * grid[1] + chosen[:, 0]
+            matrix = sensitivity(network, *batch.images, tokens=flat, level=level, draws=draws, seed=seed)
+            centre = matches(matrix, grid, window=0)[0][:, 0] + 0.5
+            scatter(heat, batch, matrix.unflatten(2, grid)[:, 0])
+            scatter(tokens, batch, chosen)
+            for row, (index, given) in enumerate(where):
+                peaks[index] = centre[row] * centre.new_tensor(pixels_per_token(given, grid)) - 0.5
+    heatmap = stack(heat)
+    if isinstance(heatmap, list):
+        raise InputError("the pairs' sizes lead to different grids; call perturbation_heatmap once per size.")
+    return PerturbationHeatmap(
+        heatmap, torch.stack(in_order(tokens)), torch.stack(in_order(peaks)), (heatmap.shape[1], heatmap.shape[2])
+    )
+
+
+def parse_points(xy: Any, counts: set[int] | None, expected: str) -> Tensor:
+    """(n, 2) float32 points on the CPU, from one (x, y) or several; ``counts``: how many there may be, None for any.
+
+    A single point in a list counts as several: it is refused where one per pair is expected of more pairs.
+
+    Raises:
+        InputError: naming what is ``expected``.
+    """
+    try:
+        points = torch.as_tensor(xy, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"xy={xy!r:.80}: {expected} is expected.") from error
+    several = points.ndim == 2 and len(points) > 0 and (counts is None or len(points) == max(counts))
+    if points.shape[-1:] != (2,) or not (several or points.ndim == 1):
+        raise InputError(f"xy has shape {tuple(points.shape)}: {expected} is expected.")
+    return points.reshape(-1, 2)
+
+
+def check_inside(points: Tensor, given: tuple[int, int], first: int = 0) -> None:
+    """Raise :class:`InputError`, counting from ``first``, for points (n, 2) outside (height, width) pixels."""
+    last = points.new_tensor([given[1] - 1, given[0] - 1])
+    inside = ((points >= 0) & (points <= last)).all(dim=1)
+    if not inside.all():
+        index = int(inside.logical_not().nonzero()[0])
+        x, y = points[index].tolist()
+        raise InputError(
+            f"xy[{first + index}]=({x:g}, {y:g}) is outside the image of {given[1]} x {given[0]} pixels "
+            "(width x height)."
+        )
+
+
+def tokens_under(points: Tensor, given: tuple[int, int], grid: tuple[int, int], rows: slice = slice(None)) -> Tensor:
+    """(n, 2) columns and rows of the tokens under points (n, 2) in pixels of (height, width) ``given``."""
+    chosen = points[rows]
+    check_inside(chosen, given, rows.start or 0)
+    column_row = ((chosen + 0.5) / chosen.new_tensor(pixels_per_token(given, grid))).long()
+    return column_row.minimum(column_row.new_tensor([grid[1] - 1, grid[0] - 1]))
+
+
+def pixels_per_token(given: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+    """(x, y) pixels of an image of (height, width) per token."""
+    return given[1] / grid[1], given[0] / grid[0]
+
+
+def match_level(network: MidwayNetwork, level: int | None = None) -> int:
+    """``level`` if the network has it; for None the level that heat maps and zero-shot flow read by default.
+
+    That is the highest, 2: its features are most alike across frames, and it is the cheapest, since nothing
+    below it has to be computed.
+
+    Raises:
+        ConfigError: if the network is an encoder alone.
+        InputError: if it does not have that level.
+    """
+    config = network.require_dynamics().config
+    chosen = config.levels[0] if level is None else level
+    config.check_level(chosen)
+    return chosen
+
+
+def sensitivity(network: MidwayNetwork, source: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """:func:`sensitivity_of` normalised images (B, 3, H, W), with its options."""
+    return sensitivity_of(network, *network.encode_pair(source, target), network.grid_of(source), **options)
+
+
+def sensitivity_of(
+    network: MidwayNetwork,
+    source: Sequence[Tensor],
+    target: Sequence[Tensor],
+    grid: tuple[int, int],
+    *,
+    tokens: Sequence[int] | Tensor | None = None,
+    level: int | None = None,
+    draws: int = 1,
+    seed: int = 0,
+    chunk_size: int | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """Sensitivity of every predicted target token to source tokens.
+
+    Args:
+        network: a Midway network.
+        source: four levels of tokens (B, L, D) of the source frames, as ``network.encode`` gives them.
+        target: of the target frames.
+        grid: (h, w), h * w = N = L - 1.
+        tokens: patch indices n in row-major order to perturb; a (B,) tensor perturbs one token per pair
+            and None all N.
+        level: level of the forward dynamics, 2, 1 or 0; None for the highest that the network has.
+        draws: number k of random tangents to average over.
+        seed: of the tangents; a token's tangents depend on the seed and the token alone.
+        chunk_size: source tokens perturbed at once; None chooses by device and number of pairs.
+        progress: show a progress bar on stderr if that is a terminal.
+
+    Returns:
+        (B, n, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens; n is 1 for a
+        (B,) tensor of tokens.
+
+    Raises:
+        InputError: for token indices that the grid does not have.
+        ConfigError: if the network is an encoder alone.
+    """
+    dynamics, level = network.require_dynamics(), match_level(network, level)
+    motion, features = dynamics.forward_inputs(source, target, grid, level=level)
+    directions = _directions(grid[0] * grid[1], draws, features, seed)
+    per_pair = isinstance(tokens, Tensor)
+    chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
+
+    def predict(value: Tensor) -> Tensor:
+        return dynamics.predict(level, motion, value, grid)[0]
+
+    def column(token: Tensor, direction: Tensor) -> Tensor:
+        """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""
+        at = F.one_hot(token + 1, features.shape[1]).to(features)  # row 0 is the CLS token
+        moved = jvp(predict, (features,), (at[:, :, None] * direction[:, None, :],))[1]
+        return F.cosine_similarity(moved[:, 1:].float(), direction[:, None, :].float(), dim=-1, eps=1e-12)
+
+    pairs = len(features)
+    rows = chosen[None] if per_pair else chosen[:, None].expand(-1, pairs)  # (n, B)
+    chunk = chunk_size or _chunk(features)
+    jobs = torch.cartesian_prod(torch.arange(draws), torch.arange(len(rows))).to(features.device)
+    push = vmap(column)
+    total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device, dtype=torch.float32)
+    with tqdm(total=len(jobs), unit=" tokens", leave=False, disable=None if progress else True) as bar:
+        for part in jobs.split(chunk):
+            draw, index = part.unbind(1)
+            with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
+                warnings.simplefilter("ignore", FutureWarning)
+                found = push(rows[index], directions[draw[:, None], rows[index]])
+            for row, cosines in zip(index.tolist(), found, strict=True):
+                total[row] += cosines
+            bar.update(len(part))
+    return (total / draws).transpose(0, 1)
+
+
+def _chunk(features: Tensor) -> int:
+    """How many tangents of tokens (B, L, D) are pushed at once."""
+    pairs = len(features)
+    if features.device.type != "cpu":
+        return max(1, 64 // pairs)
+    # Measured: past about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; for few or short tokens the
+    # cost is that of a push, whatever it carries.
+    return max(1, 8 // pairs, 8 * 197 * 384 // features.numel())
+
+
+def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: int) -> Tensor:
+    if tokens is None:
+        return torch.arange(count)
+    chosen = torch.as_tensor(tokens)
+    whole = not chosen.is_floating_point() and chosen.dtype != torch.bool and chosen.ndim == 1
+    if not whole or chosen.numel() == 0 or int(chosen.min()) < 0 or int(chosen.max()) >= count:
+        raise InputError(f"tokens={tokens!r:.80}: token indices from 0 to {count - 1} are expected.")
+    if isinstance(tokens, Tensor) and len(chosen) != pairs:
+        raise InputError(
+            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list is for all."
+        )
+    return chosen.long()
+
+
+def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
+    """(draws, N, D) standard normal tangents, drawn on the CPU so that every device sees the same."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(draws, count, like.shape[-1], generator=generator, dtype=torch.float32).to(like)
+
+
+def matches(
+    matrix: Tensor, grid: tuple[int, int], *, window: int = 1, temperature: float = 0.1, best: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Sub-token target position of each row of a sensitivity matrix.
+
+    Args:
+        matrix: (B, n, N) sensitivities.
+        grid: (h, w), h * w = N.
+        window: radius in tokens of the square around the arg-max over which a softmax-weighted mean is
+            taken; 0 gives the plain arg-max.
+        temperature: of that softmax.
+        best: (B, n) target tokens to take instead of the arg-max.
+
+    Returns:
+        Positions (B, n, 2) in token units (x, y), token centres at integers, and the values there (B, n).
+    """
+    rows, columns = grid
+    best = matrix.argmax(dim=-1) if best is None else best
+    peak = matrix.gather(-1, best[..., None])[..., 0]
+    index = torch.arange(rows * columns, device=matrix.device)
+    xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
+    centre = xy[best][:, :, None]
+    near = (centre - xy).abs().amax(dim=-1) <= window
+    # Where the square is cut by the border, its mirror image is cut too: a mean over half a square would
+    # pull every border token inwards.
+    mirrored = 2 * centre - xy
+    near &= ((mirrored >= 0) & (mirrored <= mirrored.new_tensor([columns - 1, rows - 1]))).all(dim=-1)
+    weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)
+    return weights @ xy, peak
+
+
+def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
+    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
+
+    Args:
+        matrix: (B, n, N) sensitivities.
+        source: (B, n, D) features of the source tokens that were perturbed.
+        target: (B, N, D) features of all target tokens.
+        candidates: how many of the most sensitive ones are compared; no more than N are.
+
+    Returns:
+        (B, n) indices of target tokens, the same as the arg-max for one candidate.
+    """
+    among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
+    alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)
+    return among.gather(-1, alike.gather(-1, among).argmax(dim=-1, keepdim=True))[..., 0]
+
+
+def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tuple[Tensor, Tensor]:
+    """Flow on the token grid from a full sensitivity matrix (B, N, N).
+
+    Returns:
+        Flow (B, 2, h, w) in token units and confidence (B, 1, h, w), the peak sensitivity.
+    """
+    rows, columns = grid
+    position, peak = matches(matrix, grid, window=window)
+    index = torch.arange(rows * columns, device=matrix.device)
+    start = torch.stack([index % columns, index // columns], dim=-1)
+    flow = (position - start).transpose(1, 2).unflatten(2, grid)
+    return flow, peak.unflatten(1, grid)[:, None]

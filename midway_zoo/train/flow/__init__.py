@@ -1,1 +1,0 @@
-"""Fine-tuning and evaluation of optical flow (appendix B.4)."""

@@ -1,1 +1,0 @@
-"""Midway pretraining (paper section 3): objective, model and task."""

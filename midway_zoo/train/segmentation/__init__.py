@@ -1,1 +1,0 @@
-"""Semantic segmentation by a linear head on a frozen network."""

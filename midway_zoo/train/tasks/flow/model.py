@@ -1,0 +1,108 @@
+"""What flow fine-tuning optimises: a network with a flow head, and the loss, the negative log-likelihood of a Laplace
+distribution (appendix B.4)."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from midway_zoo.errors import ConfigError
+from midway_zoo.models.flow_head import error_scale
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.data.flow.reading import LONGEST
+from midway_zoo.train.weights import load_into, network_from
+
+
+class FlowModel(nn.Module):
+    """A network whose flow is compared with the truth.
+
+    Args:
+        network: with a flow head and one encoder.
+        frozen: train the flow head alone.
+    """
+
+    def __init__(self, network: MidwayNetwork, *, frozen: bool = False) -> None:
+        super().__init__()
+        self.network = network
+        assert network.flow_head is not None
+        # The target side of the dynamics, an average in pretraining, is fine-tuned as everything else is.
+        network.requires_grad_(not frozen)
+        network.flow_head.requires_grad_(True)
+        _freeze_unused(network)
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss of B pairs.
+
+        Args:
+            inputs: "source" and "target" (B, 3, H, W), normalised; "flow" (B, 2, H, W); "pixels", see
+                :func:`flow_loss`.
+        """
+        output = self.network.flow(inputs["source"], inputs["target"])
+        return flow_loss(output, inputs["flow"], inputs.get("pixels"))
+
+
+def _freeze_unused(network: MidwayNetwork) -> None:
+    """Take the gradient from what the flow does not depend on (the target's backward layer of the last level, and
+    more in the variants of the method): processes that exchange gradients would wait for it."""
+    side = 4 * network.config.patch_size
+    image = torch.zeros(1, 3, side, side, device=network.device, dtype=network.dtype)
+    network.flow(image, image).sum().backward()
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.grad is not None)
+        parameter.grad = None
+
+
+def initialise(network: MidwayNetwork, source: str, mode: str) -> bool:
+    """Copy weights into a fresh network; returns whether the flow head was among them.
+
+    Args:
+        network: with a flow head.
+        source: what ``init_from=`` says.
+        mode: "full": encoder and dynamics, and the flow head where ``source`` has one of the same widths; "encoder":
+            the encoder alone.
+
+    Raises:
+        ConfigError: if the source does not fit, or is an encoder alone and ``mode`` is "full".
+        MidwayZooError: whatever reading it raises.
+    """
+    given = network_from(source, paired=False)
+    rooms: tuple[str, ...] = ("encoder",)
+    if mode == "full":
+        if given.dynamics is None:
+            raise ConfigError(f"init_from={source} is an encoder alone; initial=encoder takes that.")
+        rooms = ("encoder", "dynamics")
+        if given.config.flow_head == network.config.flow_head:
+            rooms = (*rooms, "flow_head")
+    load_into(network, given, source, rooms=rooms)
+    return "flow_head" in rooms
+
+
+def valid_pixels(flow: Tensor) -> Tensor:
+    """Where flow (B, 2, H, W) can be trained on, (B, H, W) bool: finite and shorter than 10 000 pixels."""
+    return torch.hypot(flow[:, 0], flow[:, 1]) < LONGEST  # false for NaN and infinity
+
+
+def flow_loss(output: Tensor, flow: Tensor, pixels: Tensor | None = None) -> dict[str, Tensor]:
+    """Mean over valid pixels of (\\|du\\| + \\|dv\\|) / s + ln s, s = :func:`~midway_zoo.models.flow_head.error_scale`.
+
+    Args:
+        output: (B, 3, H, W) of :meth:`MidwayNetwork.flow <midway_zoo.MidwayNetwork.flow>`.
+        flow: (B, 2, H, W) in pixels; anything that is not valid, NaN included, takes no part.
+        pixels: what sums are divided by, where the mean is to be over more than this batch; None: its valid pixels.
+
+    Returns:
+        Scalars in float32: "loss", and without gradient "epe", the mean end-point error in pixels. Both are 0, with
+        gradients of 0, if nothing is valid.
+    """
+    output, flow = output.float(), flow.float()
+    valid = valid_pixels(flow)
+    # Replaced before it is used: a NaN would reach the gradients even of terms that are masked out.
+    error = output[:, :2] - torch.where(valid[:, None], flow, 0)
+    scale = error_scale(output[:, 2])
+    terms = error.abs().sum(dim=1) / scale + scale.log()
+    count = (valid.sum() if pixels is None else pixels).clamp(min=1)
+    epe = torch.linalg.vector_norm(error.detach(), dim=1)
+    return {
+        "loss": torch.where(valid, terms, 0).sum() / count,
+        "epe": torch.where(valid, epe, 0).sum() / count,
+    }

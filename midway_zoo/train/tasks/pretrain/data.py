@@ -1,0 +1,76 @@
+"""Where a pretraining run's batches come from: videos or rendered scenes."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
+from midway_zoo.train.data.loading import StepBatches, collate, make_loader
+from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
+from midway_zoo.train.data.views import ViewSampler
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+
+
+class PairSource(Protocol):
+    """Batches of views, by step."""
+
+    pairs_per_epoch: int | None
+    """None: there is no end to them."""
+    fingerprint: str
+    """Of the data; a resumed run must have the same."""
+
+    def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
+        """What :func:`~midway_zoo.train.tasks.pretrain.model.normalised_views` takes, with "index" and "failures"."""
+        ...
+
+
+def pair_source(config: PretrainConfig) -> PairSource:
+    """The source that ``data.source`` names."""
+    return Scenes(config) if config.data.source == "scenes" else Videos(config)
+
+
+class Videos:
+    """Pairs of frames of files."""
+
+    def __init__(self, config: PretrainConfig) -> None:
+        assert config.data.root is not None  # checked with the configuration
+        index = load_or_build_index(config.data.root, _index_file(config))
+        self.config = config
+        self.fingerprint = index.fingerprint
+        self.stream = pair_stream(index, config.data, config.seed)
+        self.pairs_per_epoch: int | None = self.stream.pairs_per_epoch
+
+    def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
+        """Decoded and cut by the workers."""
+        views = ViewSampler(self.config.views)
+        dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side)
+        return make_loader(dataset, steps, collate, num_workers=self.config.num_workers)
+
+
+class Scenes:
+    """Pairs of rendered frames."""
+
+    pairs_per_epoch: int | None = None
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.fingerprint = f"scenes {scenes_fingerprint(config.data.scenes)}"
+        SceneViews(config.data.scenes, config.views, config.seed)  # refuses what cannot be rendered, before training
+
+    def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
+        """Rendered and cut on ``device``, or by the workers if that is the CPU."""
+        config = self.config
+        dataset = SceneViews(config.data.scenes, config.views, config.seed, device)
+        return scene_batches(dataset, steps, num_workers=config.num_workers)
+
+
+def _index_file(config: PretrainConfig) -> Path | None:
+    """The index that is named, or the one in the run folder, where earlier releases kept it for data that cannot be
+    written to; None: where it belongs."""
+    if config.data.index is not None:
+        return Path(config.data.index)
+    earlier = Path(config.out) / INDEX_NAME
+    return earlier if earlier.is_file() else None

@@ -1,0 +1,162 @@
+"""Pretrained names: from the cached parts of a released file, the package, or a user's own file to networks."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from midway_zoo import manifest
+from midway_zoo.config import ARCHITECTURES, architecture_config, override
+from midway_zoo.errors import ConfigError, WeightsUnavailableError
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import assemble, empty_network, load_file, load_folder
+from midway_zoo.weights.released import EncoderName, load_released
+
+Folder = str | os.PathLike[str] | None
+
+
+def parts_for(encoder: EncoderName, paired: bool) -> list[str]:
+    """The parts that a network is made of."""
+    return ["student", "teacher", "dynamics"] if paired else [encoder, "dynamics"]
+
+
+def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any) -> dict[str, Tensor]:
+    """State of one encoder, by timm's names; options as for :func:`load_pretrained`."""
+    entry = manifest.find(name)
+    if entry.get("path"):
+        return _local(name, entry, encoder=encoder).encoder.state_dict()
+    if entry["format"] == manifest.BOXED:
+        return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
+    from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
+
+    verify = options.pop("verify", True)
+    return load_part(fetch(name, entry, [encoder], **options)[encoder], verify=verify).tensors
+
+
+def load_pretrained(
+    name: str,
+    *,
+    encoder: EncoderName = "teacher",
+    paired: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    cache_dir: Folder = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    verify: bool = True,
+) -> MidwayNetwork:
+    """The network of a pretrained name; see :func:`midway_zoo.create_model`."""
+    entry = manifest.find(name)
+    if entry.get("path"):
+        return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
+    if entry["format"] == manifest.BOXED:
+        from midway_zoo.weights.bundled import (
+            check_request,
+            load_boxed,
+        )  # in the package: neither cache nor token play a part
+
+        check_request(name, encoder=encoder, paired=paired, revision=revision)
+        return load_boxed(name, entry, overrides, verify=verify)
+    from midway_zoo.weights.hub import fetch, load_part
+
+    paths = fetch(name, entry, parts_for(encoder, paired), cache_dir=cache_dir, revision=revision, token=token)
+    parts = {part: load_part(path, verify=verify) for part, path in paths.items()}
+    facts = parts["dynamics"].facts
+    rooms = {"encoder": "student" if paired else encoder, "dynamics": "dynamics"}
+    rooms |= {"target_encoder": "teacher"} if paired else {}
+    state = {f"{room}.{key}": tensor for room, part in rooms.items() for key, tensor in parts[part].tensors.items()}
+    config = override(architecture_config(entry["architecture"]), facts["config"] | {"paired": paired})
+    config = override(config, overrides or {})
+    if not config.dynamics:
+        state = {key: tensor for key, tensor in state.items() if not key.startswith("dynamics.")}
+    found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
+    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name)
+    network.provenance = {
+        "source": facts["file"],
+        "repo_id": facts["repo_id"],
+        "commit": facts["commit"],
+        "sha256": facts["source_sha256"],
+        "encoder": "student and teacher" if paired else encoder,
+    }
+    return network
+
+
+def _local(
+    name: str,
+    entry: Mapping[str, Any],
+    *,
+    encoder: EncoderName,
+    paired: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+) -> MidwayNetwork:
+    path = Path(entry["path"])
+    if not path.exists():
+        raise WeightsUnavailableError(f"{name}: the file registered for it, {path}, does not exist.")
+    if path.is_dir() or path.suffix == ".safetensors":
+        if overrides or entry.get("config"):
+            raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
+        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
+    return load_released(
+        path, encoder=encoder, paired=paired, config={**(entry.get("config") or {}), **(overrides or {})}
+    )
+
+
+def register_weights(
+    name: str,
+    *,
+    repo_id: str | None = None,
+    file: str | None = None,
+    path: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+    config: Mapping[str, Any] | None = None,
+    sha256: str | None = None,
+    license: str | None = None,
+    training_data: str = "unknown",
+    epochs: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Add pretrained weights of one's own, for this process: ``create_model(name, pretrained=True)`` finds them.
+
+    Args:
+        name: "architecture.tag", with a registered architecture such as "midway_vits".
+        repo_id: a Hub repository "org/name" with a released-layout file; or
+        path: a file or folder on disk that :func:`midway_zoo.load_checkpoint` reads.
+        file: the file in the repository.
+        revision: branch, tag or commit.
+        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not tell.
+        sha256: of the file in the repository, if it is to be enforced.
+        license: of the weights.
+        training_data: what they were trained on.
+        epochs: how long.
+        overwrite: replace an entry of that name that was registered before.
+
+    Raises:
+        ConfigError: if the name is taken or malformed, or the source is not said, or said twice.
+    """
+    architecture, _, tag = name.partition(".")
+    if architecture not in ARCHITECTURES or not tag:
+        raise ConfigError(f"{name!r} must be ARCHITECTURE.TAG with one of {', '.join(ARCHITECTURES)}.")
+    if name in manifest.load_manifest()["models"] or (name in manifest.entries() and not overwrite):
+        raise ConfigError(f"{name!r} is taken; choose another tag (or overwrite=True for one of your own).")
+    if (path is None) == (repo_id is None) or (repo_id is None) != (file is None):
+        raise ConfigError("say where the weights are: either path=, or repo_id= and file=.")
+    override(ARCHITECTURES[architecture], config or {})
+    manifest.register(
+        name,
+        {
+            "architecture": architecture,
+            "repo_id": repo_id,
+            "revision": revision,
+            "file": file if path is None else Path(path).name,
+            "path": None if path is None else str(Path(path).absolute()),
+            "format": "released-pth",
+            "sha256": sha256,
+            "parts": {},
+            "config": dict(config or {}),
+            "training_data": training_data,
+            "epochs": epochs,
+            "license": license,
+            "metrics": [],
+        },
+    )

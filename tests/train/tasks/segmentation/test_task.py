@@ -1,0 +1,148 @@
+"""Linear segmentation runs: they learn, resume, validate and export."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
+from midway_zoo.train.checkpoints import latest_checkpoint
+from midway_zoo.train.config import load_config
+from midway_zoo.train.loop import fit
+from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
+from midway_zoo.train.tasks.segmentation.evaluate import sliding_logits
+from midway_zoo.train.tasks.segmentation.model import HEAD, load_segmentation
+from midway_zoo.train.tasks.segmentation.task import SegmentationTask
+from midway_zoo.train.weights import export
+from midway_zoo.weights.registry import load_checkpoint
+from tests.train.tasks.segmentation.folders import write_folder
+from tests.train.test_resume import assert_same_weights, lines
+
+TINY = [
+    "network.overrides={embed_dim: 24, depth: 4, feature_blocks: [0, 1, 2, 3], motion_dim: 12, motion_tokens: 2, "
+    "midway_depth: 1, forward_depth: 2, grid: [4, 4]}",
+    *("batch_size=4", "num_workers=0", "schedule_steps=6", "trackers=[]", "save_every=100"),
+    *("data.scenes.height=32", "data.scenes.width=32", "data.val_scenes=8", "data.crop=32"),
+]
+
+
+@pytest.fixture
+def task(tmp_path) -> Callable[..., SegmentationTask]:
+    """A tiny run on scenes; further overrides as arguments."""
+
+    def build(*more: str, name: str = "run") -> SegmentationTask:
+        settings = [*TINY, f"out={tmp_path / name}", *more]
+        return SegmentationTask(load_config(SegmentationConfig, "segmentation_scenes_nano", settings))
+
+    return build
+
+
+def figures(out: Path) -> dict[str, float]:
+    return json.loads((latest_checkpoint(out).path / "state.json").read_text())["validation"]
+
+
+def test_resumed_run_is_the_same_and_only_the_head_moves(task, tmp_path) -> None:
+    before = {name: value.clone() for name, value in task().model.state_dict().items()}
+    fit(task())
+    fit(task("max_steps=3", "num_workers=1", name="again"))
+    again = task(name="again")
+    fit(again)
+    assert lines(tmp_path / "run") == lines(tmp_path / "again")
+    assert_same_weights(tmp_path / "run", tmp_path / "again")
+    assert figures(tmp_path / "run") == figures(tmp_path / "again")
+    moved = {name for name, value in again.model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"head.weight", "head.bias", "mean", "std"}
+
+
+def test_files_are_learned_and_validated_by_windows(task, tmp_path) -> None:
+    write_folder(tmp_path / "data", 3)
+    files = [f"data.root={tmp_path / 'data'}", f"data.val_root={tmp_path / 'data'}", "data.classes=2"]
+    settings = ["data.source=folder", *files, "features.source=encoder", "schedule_steps=60", "optim.lr=0.02"]
+    fit(task(*settings, "data.scale=[1, 1]", "optim.warmup_steps=5"))
+    found = figures(tmp_path / "run")
+    assert found["mIoU"] > 0.7
+    assert found["aAcc"] > 0.8
+
+
+def test_features_are_standardised(task) -> None:
+    model = task().model
+    images = torch.rand(6, 3, 32, 32)
+    model.standardise(images.split(2))
+    features = model.features(images)
+    torch.testing.assert_close(features.mean((0, 2, 3)), torch.zeros(72), atol=1e-3, rtol=0)
+    torch.testing.assert_close(features.std((0, 2, 3), correction=0), torch.ones(72), atol=1e-2, rtol=0)
+
+
+def test_windows_cover_everything(task) -> None:
+    model = task().model.eval()
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(sliding_logits(model, images, 32), model.logits(images))
+        wide = sliding_logits(model, torch.rand(1, 3, 40, 93), 32)
+    assert wide.shape == (1, 13, 40, 93)
+    assert wide.isfinite().all()
+
+
+def test_ignored_pixels_give_no_gradient(task) -> None:
+    model = task().model
+    losses = model({"images": torch.rand(2, 3, 32, 32), "labels": torch.full((2, 32, 32), 255)})
+    losses["loss"].backward()
+    assert losses["loss"] == 0
+    assert losses["accuracy"] == 0
+    assert not model.head.weight.grad.any()
+
+
+def test_export_and_reading_back(task, tmp_path) -> None:
+    trained = task()
+    fit(trained)
+    files = export(tmp_path / "run", tmp_path / "out")
+    assert tmp_path / "out" / HEAD in files
+    model = load_segmentation(tmp_path / "out")
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model.logits(images), trained.model.cpu().eval().logits(images))
+    assert load_checkpoint(tmp_path / "out").config.embed_dim == 24
+    again = task(f"init_from={tmp_path / 'out'}", name="again")  # the frozen network goes from run to run
+    name, value = next(iter(trained.model.network.encoder.named_parameters()))
+    torch.testing.assert_close(again.model.network.encoder.get_parameter(name), value)
+    (tmp_path / "out" / HEAD).write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match="no head"):
+        load_segmentation(tmp_path / "out")
+    (tmp_path / "out" / HEAD).unlink()
+    with pytest.raises(MissingFileError, match=r"no .*segmentation_head"):
+        load_segmentation(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("features", "parts"),
+    [
+        ("{source: backward}", 3),
+        ("{source: backward, levels: [0]}", 1),
+        ("{source: encoder}", 4),
+        ("{source: encoder, blocks: [1, 3]}", 2),
+    ],
+)
+def test_features(task, features, parts) -> None:
+    model = task(f"features={features}").model
+    with torch.no_grad():
+        assert model.features(torch.rand(2, 3, 32, 40)).shape == (2, parts * 24, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["features.source=v"], "backward, encoder"),
+        (["features.levels=[3]"], r"features.levels=\[3\]"),
+        (["features.source=encoder", "features.blocks=[4]"], "0 to 3"),
+        (["network.overrides={dynamics: false}"], "features.source=encoder"),
+        (["data.source=folder"], "data.root"),
+        (["schedule_steps=null"], "schedule_steps="),
+        (["optim.betas=[0.9]"], "betas"),
+        (["data.val_scenes=0"], "val_scenes"),
+    ],
+)
+def test_refused(task, settings, message) -> None:
+    with pytest.raises(ConfigError, match=message):
+        task(*settings)

@@ -1,0 +1,55 @@
+"""How much is fetched: of a file with an optimizer, one encoder costs little more than its own bytes."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import midway_zoo as mz
+from midway_zoo import manifest
+from midway_zoo.weights import hub as hub_weights
+from tests.weights.hub.hub_server import HubServer
+from tests.weights.released_files import write_released
+
+CONFIG = mz.MidwayConfig(depth=6, feature_blocks=(1, 2, 4, 5))  # half of a ViT-S: a file of 0.6 GB
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("large") / "large.pth"
+    write_released(path, CONFIG)
+    yield path
+    path.unlink()
+
+
+def test_bytes_and_requests(hub: HubServer, large: Path) -> None:
+    hub.add_repo("lab/large")
+    hub.add_file("lab/large", "large.pth", large, lfs=True)
+    mz.register_weights("midway_vits.large", repo_id="lab/large", file="large.pth", overwrite=True)
+    paths = hub_weights.fetch("midway_vits.large", manifest.find("midway_vits.large"), ["teacher"])
+    encoder = 4 * sum(tensor.numel() for tensor in hub_weights.load_part(paths["teacher"]).tensors.values())
+    sent = hub.bytes_sent()
+    assert sent <= 1.1 * encoder, (sent, encoder)
+    assert sent <= 0.12 * large.stat().st_size
+    assert len(hub.requests) < 60
+
+
+def test_an_unchanged_part_is_hashed_once_and_a_changed_one_again(tmp_path, monkeypatch) -> None:
+    """What is written is what was hashed; only another file in its place has to be hashed before it is used."""
+    path = tmp_path / "w.teacher.safetensors"
+    place = hub_weights._Place(tmp_path, "w")
+    hub_weights._store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
+    calls: list[Path] = []
+    original = hub_weights.sha256_of
+    monkeypatch.setattr(hub_weights, "sha256_of", lambda file: calls.append(file) or original(file))
+    hub_weights.load_part(path)
+    assert not calls
+    hub_weights.load_part(path, rehash=True)
+    assert len(calls) == 1
+    path.write_bytes(path.read_bytes())  # the same bytes, but another time
+    hub_weights.load_part(path)
+    hub_weights.load_part(path)
+    assert len(calls) == 2
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(mz.MidwayZooError, match="sha256"):
+        hub_weights.load_part(path)
