@@ -16,6 +16,7 @@ from midway_zoo.inference.batches import check_batch_size, common, in_order, inf
 from midway_zoo.inference.images import MAX_TOKENS, Images, Size, target_size
 from midway_zoo.inference.motion import Clip, frame_batches, pair_times, read_frames
 from midway_zoo.inference.perturbation import check_draws, check_window, match_level, sensitivity_of, token_flow
+from midway_zoo.inference.refinement import check_refinement, mean_over_mirrors, refined
 from midway_zoo.inference.tiles import Frames, raw_flow
 from midway_zoo.inference.video import check_sampling
 from midway_zoo.models.network import MidwayNetwork
@@ -79,6 +80,8 @@ class HeadFlow:
     tile: tuple[int, int]
     overlap: float
     coarse: bool
+    refine: int = 0
+    mirrored: bool = False
     name = "head"
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
@@ -106,7 +109,22 @@ class HeadFlow:
         return size == self.tile
 
     def __call__(self, source: Frames, target: Frames, *, both: bool) -> Found:
-        raw = raw_flow(
+        if self.mirrored:
+            look = mean_over_mirrors(self._look)
+            raw = [look(source, target), look(target, source)][: 1 + both]
+        else:
+            look = self._look
+            raw = self._raw(source, target, both=both)
+        pairs = ((source, target), (target, source))[: 1 + both]
+        raw = [refined(look, *pair, found, self.refine) for pair, found in zip(pairs, raw, strict=True)]
+        # The third channel is the logit of the expected error: small where the head is sure.
+        return [(found[:, :2], torch.sigmoid(-found[:, 2:])) for found in raw]
+
+    def _look(self, source: Frames, target: Frames) -> Tensor:
+        return self._raw(source, target, both=False)[0]
+
+    def _raw(self, source: Frames, target: Frames, *, both: bool) -> list[Tensor]:
+        return raw_flow(
             source,
             target,
             self.tile,
@@ -115,8 +133,6 @@ class HeadFlow:
             coarse=self.coarse,
             both=both,
         )
-        # The third channel is the logit of the expected error: small where the head is sure.
-        return [(found[:, :2], torch.sigmoid(-found[:, 2:])) for found in raw]
 
 
 Method: TypeAlias = PerturbationFlow | HeadFlow
@@ -131,6 +147,8 @@ def choose(
     tile: int | tuple[int, int] | None = None,
     overlap: float = 0.7,
     coarse: bool = False,
+    refine: int = 0,
+    mirrored: bool = False,
     level: int | None = None,
     draws: int = 1,
     seed: int = 0,
@@ -141,6 +159,7 @@ def choose(
     level = match_level(network, level)
     check_draws(draws, seed)
     check_window(window)
+    check_refinement(refine, mirrored)
     side = _tile(network, tile)
     if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
         raise InputError(f"overlap={overlap!r}: a number from 0 to below 1 is expected.")
@@ -149,12 +168,15 @@ def choose(
     if method == "head" and network.flow_head is None:
         raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
     if method == "perturbation" or network.flow_head is None:
-        if tile is not None or coarse:
-            raise InputError("tile and coarse are for the flow head; for the zero-shot flow pass size, a finer grid.")
+        if tile is not None or coarse or refine or mirrored:
+            raise InputError(
+                "tile, coarse, refine and mirrored are for the flow head; for the zero-shot flow pass size, a finer "
+                "grid."
+            )
         if method == "auto":
             _logger.info("the network has no flow head, using the zero-shot perturbation flow")
         return PerturbationFlow(network, size, batch_size, level, draws, seed, window)
-    return HeadFlow(network, size, batch_size, side, overlap, coarse)
+    return HeadFlow(network, size, batch_size, side, overlap, coarse, refine, mirrored)
 
 
 def _tile(network: MidwayNetwork, tile: Any) -> tuple[int, int]:
