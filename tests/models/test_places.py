@@ -54,7 +54,8 @@ def test_perturbations_go_where_the_displacement_says(
     expected = (there[..., 1] * columns + there[..., 0])[inside]
     assert (peaks.reshape(GRID)[inside] == expected).float().mean() > 0.6
     if motion != (0, 0):
-        assert (peaks == torch.arange(rows * columns)).float().mean() < 0.2
+        stayed = (peaks.reshape(GRID) == torch.arange(rows * columns).reshape(GRID))[inside]
+        assert stayed.float().mean() < 0.1
 
 
 def test_gradients_reach_the_displacement_and_the_sharpness(network: MidwayNetwork) -> None:
@@ -81,4 +82,5 @@ def test_it_is_off_unless_asked_for() -> None:
     assert not any("displace" in name for name in plain.state_dict())
     placed = MidwayNetwork(override(architecture_config("midway_nano"), {"forward_places": True}))
     extra = {name for name in placed.state_dict() if "displace" in name or "sharpness" in name}
-    assert len(extra) == 9 and set(placed.state_dict()) - extra == set(plain.state_dict())
+    assert len(extra) == 9
+    assert set(placed.state_dict()) - extra == set(plain.state_dict())

@@ -178,7 +178,8 @@ def test_pairs_that_are_none() -> None:
 
 def test_natural_pictures_have_edges_at_every_scale_and_repeat_nothing() -> None:
     config = ScenesConfig(textures="natural", natural=5, texture_size=64, lighting=0.0, noise=0.0, objects=(0, 0))
-    assert config.num_classes == 6 and not config.procedural
+    assert config.num_classes == 6
+    assert not config.procedural
     scenes = SceneGenerator(config, 0)
     batch = scenes.render(range(4))
     y, x = torch.meshgrid(torch.arange(64.0), torch.arange(64.0), indexing="ij")
