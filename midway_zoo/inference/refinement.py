@@ -10,35 +10,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import InputError
-from midway_zoo.inference.tiles import Frames
+from midway_zoo.inference.encoded import EncodedFrames
 
-Look = Callable[[Frames, Frames], Tensor]
+Look = Callable[[EncodedFrames, EncodedFrames], Tensor]
 """Raw flow (b, 3, H, W) of frames: x, y, and the logit of the expected error."""
 
-MOST = 16
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
-
-
-def check_refinement(refine: object, mirrored: object) -> None:
-    """Raise :class:`InputError` unless these are a number of looks from 0 to 16 and a truth value."""
-    if isinstance(refine, bool) or not isinstance(refine, int) or not 0 <= refine <= MOST:
-        raise InputError(f"refine={refine!r}: a whole number from 0 to {MOST} is expected.")
-    if not isinstance(mirrored, bool):
-        raise InputError(f"mirrored={mirrored!r}: True or False is expected.")
 
 
 def mean_over_mirrors(look: Look) -> Look:
     """``look`` at the pair as it is, mirrored left to right, top to bottom, and both; four times the work."""
 
-    def mean(source: Frames, target: Frames) -> Tensor:
+    def mean(source: EncodedFrames, target: EncodedFrames) -> Tensor:
         found = [_unmirrored(look(_mirrored(source, axes), _mirrored(target, axes)), axes) for axes in _MIRRORS]
         return torch.stack(found).mean(dim=0)
 
     return mean
 
 
-def refined(look: Look, source: Frames, target: Frames, raw: Tensor, times: int) -> Tensor:
+def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tensor, times: int) -> Tensor:
     """Raw flow after ``times`` further looks, each at the source and the target as warped by the flow so far.
 
     Args:
@@ -50,7 +40,7 @@ def refined(look: Look, source: Frames, target: Frames, raw: Tensor, times: int)
     """
     for _ in range(times):
         flow = raw[:, :2]
-        rest = look(source, Frames(target.network, warp(target.images, flow)))
+        rest = look(source, target.showing(warp(target.images, flow)))
         # The warped target at x + rest is the target at x + rest + flow(x + rest).
         raw = torch.cat([rest[:, :2] + warp(flow, rest[:, :2]), rest[:, 2:]], dim=1)
     return raw
@@ -69,8 +59,8 @@ def warp(values: Tensor, flow: Tensor) -> Tensor:
     return seen.where(at.isfinite().all(dim=-1)[:, None], torch.nan)
 
 
-def _mirrored(frames: Frames, axes: Sequence[int]) -> Frames:
-    return Frames(frames.network, frames.images.flip(tuple(axes))) if axes else frames
+def _mirrored(frames: EncodedFrames, axes: Sequence[int]) -> EncodedFrames:
+    return frames.showing(frames.images.flip(tuple(axes))) if axes else frames
 
 
 def _unmirrored(raw: Tensor, axes: Sequence[int]) -> Tensor:

@@ -87,7 +87,9 @@ class Procedural:
 
 
 class Images:
-    """The user's images, and pictures drawn by formula, mirrored at their sides, sampled bilinearly (which defines what lies between texels).
+    """The user's images, and pictures drawn by formula, mirrored at their sides.
+
+    They are sampled bilinearly, which defines what lies between texels.
 
     Args:
         atlas: (N, S, S, 3) uint8.

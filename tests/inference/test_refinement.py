@@ -7,7 +7,7 @@ from torch import Tensor
 import midway_zoo as mz
 from midway_zoo.errors import InputError
 from midway_zoo.inference.refinement import mean_over_mirrors, refined, warp
-from midway_zoo.inference.tiles import Frames
+from midway_zoo.inference.encoded import EncodedFrames
 from tests.models.test_flow_head import TINY
 
 
@@ -22,13 +22,13 @@ def network() -> mz.MidwayNetwork:
     return network
 
 
-def scene(network: mz.MidwayNetwork, right: float, down: float) -> Frames:
+def scene(network: mz.MidwayNetwork, right: float, down: float) -> EncodedFrames:
     """A frame that shows at each pixel where in the scene it is; the scene has moved by (right, down)."""
     y, x = torch.meshgrid(torch.arange(32.0) - down, torch.arange(48.0) - right, indexing="ij")
-    return Frames(network, torch.stack([x, y, torch.zeros_like(x)])[None])
+    return EncodedFrames(network, torch.stack([x, y, torch.zeros_like(x)])[None])
 
 
-def timid(source: Frames, target: Frames) -> Tensor:
+def timid(source: EncodedFrames, target: EncodedFrames) -> Tensor:
     """Seven tenths of the true flow, as a head that errs on the side of no motion."""
     flow = 0.7 * (source.images - target.images)[:, :2]
     return torch.cat([flow, flow[:, :1].abs()], dim=1)
@@ -57,7 +57,7 @@ def test_warping_goes_by_pixels_and_passes_what_is_unknown_on() -> None:
 
 
 def test_mirrors_even_out_what_a_head_adds_on_one_side(network: mz.MidwayNetwork) -> None:
-    def biased(source: Frames, target: Frames) -> Tensor:
+    def biased(source: EncodedFrames, target: EncodedFrames) -> Tensor:
         flow = (source.images - target.images)[:, :2]
         # In the mirrored frame the scene's x runs to the left.
         axes = zip(source.images[0, :2], (1, 0), strict=True)
@@ -90,7 +90,7 @@ def test_arguments_are_checked(network: mz.MidwayNetwork) -> None:
         ({"refine": -1}, "refine=-1"),
         ({"refine": 1.5}, "refine=1.5"),
         ({"mirrored": 1}, "mirrored=1"),
-        ({"refine": 1, "method": "perturbation"}, "for the flow head"),
+        ({"refine": 1, "method": "perturbation"}, "refine=1: for the flow head only"),
     ):
         with pytest.raises(InputError, match=text):
             mz.predict_flow(network, image, image, **options)
