@@ -113,7 +113,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
-    from midway_zoo.train.tasks.flow.submission import write_submission
+    from midway_zoo.train.tasks.flow.evaluate import write_submission
 
     if options.dataset not in _FORMS:
         raise InputError(f"--submission is for {', '.join(_FORMS)}; {options.dataset} has no such server.")
@@ -134,8 +134,8 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
 
 
 def _network(options: argparse.Namespace) -> MidwayNetwork:
-    from midway_zoo.train.export import network_of_checkpoint
-    from midway_zoo.train.initial import run_checkpoint
+    from midway_zoo.train.checkpoints import run_checkpoint
+    from midway_zoo.train.weights import network_of_checkpoint
 
     run = run_checkpoint(Path(options.model))
     if run is None:

@@ -4,12 +4,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from midway_zoo.errors import ConfigError
+from midway_zoo.train.checkpoints import Checkpoint
 from midway_zoo.train.config import Config
 
 
@@ -40,6 +42,13 @@ class Task(ABC, Generic[Config]):
     """What batch_size counts."""
     best_by: str | None = None
     """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Values of a step that the progress bar shows, beside the loss and the learning rate."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Tensors of the model in checkpoints of earlier versions -> what they are called now."""
+    assumed: ClassVar[Mapping[str, Any]] = {}
+    """What a checkpoint of an earlier version was trained with where its :meth:`identity` does not say."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -99,6 +108,20 @@ class Task(ABC, Generic[Config]):
     def describe(self) -> dict[str, Any]:
         """Entries of a checkpoint's state.json that say what the model is; "network" is needed for exports."""
         return {}
+
+    @classmethod
+    def export_files(cls, checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        """What an export holds beside the network: file name -> tensors and metadata of a safetensors file."""
+        return {}
+
+    @classmethod
+    def export_as(cls, layout: str, checkpoint: Checkpoint, out: Path, *, overwrite: bool) -> Path:
+        """Write ``out`` in a layout of the task's own (``TaskEntry.layouts``) instead of the zoo's.
+
+        Raises:
+            ConfigError: if there is no such layout of this task.
+        """
+        raise ConfigError(f"{checkpoint.path} is of a {cls.name} run, which has no layout {layout!r}: --layout zoo.")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and optimizer; JSON types."""

@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.assemble import check_tensors, empty_network
 from midway_zoo.weights.explain import explain, network_errors, unwritable, write_failure
 from midway_zoo.weights.pickles import TensorRef
 from midway_zoo.weights.ranges import read_parts
@@ -227,7 +228,7 @@ def _select(
     """Where the tensors of parts are, after the whole file's structure was accounted for."""
     contents = Parts(archive)
     config = contents.config(paired=True, overrides=entry.get("config") or {})
-    network = empty_network(config)
+    network = empty_network(MidwayNetwork, config)
     refs = contents.network_refs(network, "teacher")
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     check_tensors(expected, {key: (ref.shape, ref.dtype) for key, ref in refs.items()}, archive.name)

@@ -18,7 +18,7 @@ from midway_zoo.train.checkpoints import best_checkpoint, find_checkpoints, late
 from midway_zoo.train.config import load_config, recipe_names
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
-from midway_zoo.train.tasks.flow.config import FlowConfig, check_flow
+from midway_zoo.train.tasks.flow.config import FlowConfig
 from midway_zoo.train.tasks.flow.task import FlowTask
 from midway_zoo.train.tasks.flow.validation import HELD_OUT_SEED
 from tests.train.data.flow import miniatures
@@ -43,7 +43,7 @@ def test_protocol_of_the_recipes() -> None:
         assert (config.epochs, config.batch_size, config.precision) == (240, 8, "no")
         assert config.data.mixture == ("full" if name == "flow_full" else "small")
         assert config.frozen == (name == "flow_frozen")
-        check_flow(config)
+        config.check()
 
 
 def test_learning_rate_rises_an_epoch_and_falls_to_zero(make_task: Make) -> None:
