@@ -28,13 +28,10 @@ from huggingface_hub.errors import (
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.released import Parts
+from midway_zoo.weights.released import Selection, select_parts
 from midway_zoo.weights.remote import (
     ATTEMPTS,
     NetworkError,
@@ -161,14 +158,14 @@ def _download(
     try:
         try:
             archive = TorchArchive(remote, remote.filename)
-            tensors, config = _select(archive, entry, missing, remote)
+            tensors, selected = _select(archive, entry, missing, remote)
         except RangesRefusedError:
             log.warning(
                 "%s: the server refuses range requests; downloading all %d bytes of the file", where, remote.size
             )
             path = _whole_file(remote, pinned)
             with open_archive(path) as archive:
-                tensors, config = _select(archive, entry, missing, None)
+                tensors, selected = _select(archive, entry, missing, None)
     except MidwayZooError:
         raise
     except network_errors() as error:
@@ -182,22 +179,18 @@ def _download(
             "commit": remote.commit,
             "file": remote.filename,
             "source_sha256": remote.sha256,
-            "config": config.to_dict(),
+            "config": selected.config.to_dict(),
+            "filled": selected.filled,
         }
         _store(place, part, tensors[part], facts, (entry.get("parts") or {}).get(part, {}).get("sha256"))
 
 
 def _select(
     archive: TorchArchive, entry: Mapping[str, Any], wanted: Sequence[str], remote: RemoteFile | None
-) -> tuple[dict[str, dict[str, torch.Tensor]], MidwayConfig]:
-    """Tensors of parts, after the whole file's structure was accounted for; from the network or from disk."""
-    contents = Parts(archive)
-    config = contents.config(paired=True, overrides=entry.get("config") or {})
-    network = empty_network(MidwayNetwork, config)
-    refs = contents.network_refs(network, "teacher")
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    check_tensors(expected, {key: (ref.shape, ref.dtype) for key, ref in refs.items()}, archive.name)
-    chosen = {key: ref for key, ref in refs.items() if key.startswith(tuple(PARTS[part] for part in wanted))}
+) -> tuple[dict[str, dict[str, torch.Tensor]], Selection]:
+    """Tensors of parts, after the file's structure was accounted for; from the network or from disk."""
+    selected = select_parts(archive, entry.get("config") or {}, wanted)
+    chosen = {PARTS[part] + key: ref for part, refs in selected.refs.items() for key, ref in refs.items()}
     if remote is None:
         tensors = {key: archive.read(ref) for key, ref in chosen.items()}
     else:
@@ -206,7 +199,7 @@ def _select(
         part: {key.removeprefix(PARTS[part]): tensors[key] for key in sorted(tensors) if key.startswith(PARTS[part])}
         for part in wanted
     }
-    return split, MidwayConfig.from_dict({**config.to_dict(), "paired": False})
+    return split, selected
 
 
 def _whole_file(remote: RemoteFile, pinned: str | None) -> Path:

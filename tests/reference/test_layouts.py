@@ -9,10 +9,10 @@ import pytest
 
 import midway_zoo as mz
 from midway_zoo import manifest
-from tests.hub.conftest import hub  # noqa: F401
-from tests.hub.hub_server import HubServer
 from tests.reference.conftest import build_formula
 from tests.weights.as_trained import as_trained, save
+from tests.weights.hub.conftest import hub  # noqa: F401
+from tests.weights.hub.hub_server import HubServer
 from tests.weights.released_files import assert_same_state, expected_state
 
 LAYOUTS = {
