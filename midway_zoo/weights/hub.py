@@ -31,6 +31,7 @@ from safetensors.torch import load_file
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.weights.archive import TorchArchive, open_archive
+from midway_zoo.weights.pins import check_source, enforced, forget, record_in
 from midway_zoo.weights.released import Selection, select_parts
 from midway_zoo.weights.remote import (
     ATTEMPTS,
@@ -90,6 +91,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         raise _unwritable(cache_dir or constants.HF_ASSETS_CACHE, error) from error
 
 
+@enforced
 def fetch(
     name: str,
     entry: Mapping[str, Any],
@@ -153,8 +155,7 @@ def _download(
     place: _Place, missing: Sequence[str], remote: RemoteFile, entry: Mapping[str, Any], where: str, name: str
 ) -> None:
     pinned = entry.get("sha256")
-    if pinned and remote.sha256 and pinned != remote.sha256:
-        raise CheckpointError(f"{where}: the manifest pins sha256 {pinned}, the Hub has {remote.sha256}.")
+    check_source(name, where, entry, remote, record_in(place.folder, place.stem))
     try:
         try:
             archive = TorchArchive(remote, remote.filename)
@@ -178,7 +179,8 @@ def _download(
             "repo_id": remote.repo_id,
             "commit": remote.commit,
             "file": remote.filename,
-            "source_sha256": remote.sha256,
+            "source_size_bytes": remote.size,
+            "sha256_claimed_by_hub": remote.sha256,
             "config": selected.config.to_dict(),
             "filled": selected.filled,
         }
@@ -387,8 +389,34 @@ def clear_cache(name: str | None = None, cache_dir: str | os.PathLike[str] | Non
             for path in cached.parts.values():
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
+            forget(cached.parts)
             freed += cached.size_bytes
     return freed
+
+
+def open_source(
+    name: str, entry: Mapping[str, Any], *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[RemoteFile, str]:
+    """The source file of an entry on the Hub, and what to call it in messages; asked for once, without patience.
+
+    Raises:
+        WeightsUnavailableError: if it cannot be had.
+    """
+    revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
+    where = f"{name}: {entry['file']} of {constants.ENDPOINT}/{entry['repo_id']} at {revision}"
+    with explained(name, where, entry["repo_id"]):
+        return RemoteFile(entry["repo_id"], entry["file"], revision, token, attempts=1), where
+
+
+@contextmanager
+def explained(name: str, where: str, repo: str) -> Iterator[None]:
+    """Turn what kept a file from coming into the package's error."""
+    try:
+        yield
+    except MidwayZooError:
+        raise
+    except network_errors() as error:
+        raise explain(error, name, where, repo) from error
 
 
 def download_folder(repo_id: str, **options: Any) -> Path:

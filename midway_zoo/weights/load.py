@@ -62,6 +62,7 @@ def load_pretrained(
         check_request(name, encoder=encoder, paired=paired, revision=revision)
         return load_boxed(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import fetch, load_part
+    from midway_zoo.weights.pins import digests
 
     dynamics = (overrides or {}).get("dynamics", (entry.get("config") or {}).get("dynamics", True))
     wanted = parts_for(encoder, paired, dynamics=dynamics is not False)
@@ -81,7 +82,7 @@ def load_pretrained(
         "source": facts["file"],
         "repo_id": facts["repo_id"],
         "commit": facts["commit"],
-        "sha256": facts["source_sha256"],
+        **digests(facts, paths[wanted[-1]], wanted[-1]),
         "encoder": "student and teacher" if paired else encoder,
     }
     return network
