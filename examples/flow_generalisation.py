@@ -26,7 +26,7 @@ from torch.nn import functional as F  # noqa: N812
 import midway_zoo as mz
 from midway_zoo.files import write_json
 from midway_zoo.flow import FlowMetrics
-from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.frames import open_frames
 from midway_zoo.train.checkpoints import best_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import fit
@@ -84,10 +84,10 @@ def warped(media: Path, config: FlowConfig, count: int, longest: float, seed: in
 
 def _frames(media: Path, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
     """At most ``count`` frames (3, H, W) in [0, 1], scaled to twice the crop so that real textures are in it."""
-    frames, _ = read_frames(media, 1 if media.is_dir() else 15, None)
-    for found, (frame, _) in enumerate(frames):
+    for found, taken in enumerate(open_frames(media, stride=1 if media.is_dir() else 15)):
         if found == count:
             return
+        frame = taken.image
         factor = max(2 * side / own for side, own in zip(size, frame.shape[-2:], strict=True))
         scaled = [max(side, round(own * factor)) for side, own in zip(size, frame.shape[-2:], strict=True)]
         yield F.interpolate(frame[None], scaled, mode="bilinear", antialias=True, align_corners=False)[0]
@@ -119,10 +119,12 @@ def measure(network: mz.MidwayNetwork, pairs: Pairs) -> dict[str, dict[str, floa
     metrics = {name: FlowMetrics() for name in ("model", "zero", "translation", "zero-shot")}
     for source, target, flow in pairs:
         found = {
-            "model": network.predict_flow(source, target, method="head", tile=tuple(source.shape[-2:])).flow,
+            "model": mz.predict_flow(network, source, target, method="head", tile=tuple(source.shape[-2:])).flow,
             "zero": torch.zeros_like(flow),
             "translation": translation(flow),
-            "zero-shot": network.predict_flow(source, target, method="perturbation", size=tuple(flow.shape[-2:])).flow,
+            "zero-shot": mz.predict_flow(
+                network, source, target, method="perturbation", size=tuple(flow.shape[-2:])
+            ).flow,
         }
         for name, flows in found.items():
             metrics[name].update(flows.to(flow.device), flow)

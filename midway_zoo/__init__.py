@@ -15,14 +15,11 @@ from midway_zoo.version import __version__
 if TYPE_CHECKING:
     from midway_zoo import flow, visualize
     from midway_zoo.config import MidwayConfig
-    from midway_zoo.inference.api import (
-        extract_features,
-        infer_motion_latent,
-        perturbation_heatmap,
-        predict_flow,
-        predict_flows,
-    )
-    from midway_zoo.inference.motion import infer_motion_latents
+    from midway_zoo.inference.features import extract_features
+    from midway_zoo.inference.flow import predict_flow, predict_flows
+    from midway_zoo.inference.motion import infer_motion_latent, infer_motion_latents
+    from midway_zoo.inference.perturbation import perturbation_heatmap
+    from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
     from midway_zoo.weights.load import register_weights
@@ -32,11 +29,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "config": ("MidwayConfig",),
     "flow": ("flow",),
-    "inference.api": (
-        *("extract_features", "infer_motion_latent", "perturbation_heatmap"),
-        *("predict_flow", "predict_flows"),
-    ),
-    "inference.motion": ("infer_motion_latents",),
+    "inference.features": ("extract_features",),
+    "inference.flow": ("predict_flow", "predict_flows"),
+    "inference.motion": ("infer_motion_latent", "infer_motion_latents"),
+    "inference.perturbation": ("perturbation_heatmap",),
+    "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
     "visualize": ("visualize",),
@@ -65,6 +62,7 @@ __all__ = [
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",
+    "read_video",
     "register_weights",
     "visualize",
 ]

@@ -85,6 +85,10 @@ class MidwayConfig:
     features of the level above, instead of adding to the latent above (m' + m) and reading the prediction above (z)."""
     gating: bool = True
     """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
+    forward_places: bool = False
+    """True: the second block of the forward dynamics also attends by place, displaced by what the motion tokens
+    say (see :class:`~midway_zoo.models.places.PlacedAttention`). Not in the paper; a small network does not find
+    where things go without it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.flow_head, bool):

@@ -42,7 +42,13 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
         description="Probe every video (or folder of frames) under ROOT in parallel and write an index file.",
     )
     command.add_argument("root", metavar="ROOT", type=Path)
-    command.add_argument("-o", "--output", type=Path, help="index file; default: kept with the data")
+    command.add_argument(
+        *("-o", "--index", "--output"),
+        dest="output",
+        metavar="PATH",
+        type=Path,
+        help="index file; default: kept with the data, or in a cache folder of yours where that cannot be written to",
+    )
     command.add_argument("--workers", type=positive, help="processes; default: one a core")
     command.add_argument("--force", action="store_true", help="probe again what the index knows")
     command.set_defaults(run=_index)

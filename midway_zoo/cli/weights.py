@@ -15,12 +15,12 @@ from midway_zoo.files import sha256_of, write_json
 from midway_zoo.manifest import boxed_file
 from midway_zoo.weights.bundled import check_box, check_request, load_boxed
 from midway_zoo.weights.golden import TOLERANCE, check_golden
-from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part, open_source
+from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
 from midway_zoo.weights.load import parts_for
 from midway_zoo.weights.publish import push_folder
 from midway_zoo.weights.registry import list_models, load_checkpoint, split_name
 from midway_zoo.weights.remote import is_commit
-from midway_zoo.weights.verification import verify_source
+from midway_zoo.weights.verification import open_source, verify_source
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
@@ -37,6 +37,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--part", choices=("encoder", "network"), default="network", help="default: %(default)s")
     command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
     command.add_argument("--revision", help="branch, tag or commit; default: the manifest's")
+    command.add_argument(
+        "--keep-file", action="store_true", help="keep the whole file, if the server allows no less than that"
+    )
     _add_cache_dir(command)
     command.set_defaults(run=_download)
 
@@ -94,7 +97,9 @@ def _download(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_box(name, entry)}\n")
         return
     parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
-    paths = fetch(name, entry, parts, cache_dir=options.cache_dir, revision=options.revision)
+    paths = fetch(
+        name, entry, parts, cache_dir=options.cache_dir, revision=options.revision, keep_file=options.keep_file
+    )
     sys.stdout.writelines(f"{path}\n" for path in paths.values())
 
 

@@ -1,7 +1,7 @@
 """The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
 
 # No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.layers import leading_tokens
-from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+from midway_zoo.results import DynamicsOutput
 from midway_zoo.storage import load_folder, save_network
 
 if TYPE_CHECKING:
@@ -242,44 +242,6 @@ class MidwayNetwork(
         out = self.require_dynamics()(source, target, grid)
         first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
         return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
-
-    # The methods below are the package's functions of the same name, with the network filled in.
-
-    def extract_features(self, images: Any, **kwargs: Any) -> Features:
-        """See :func:`midway_zoo.extract_features`."""
-        from midway_zoo.inference.api import extract_features
-
-        return extract_features(self, images, **kwargs)
-
-    def infer_motion_latent(self, source: Any, target: Any, **kwargs: Any) -> MotionLatent:
-        """See :func:`midway_zoo.infer_motion_latent`."""
-        from midway_zoo.inference.api import infer_motion_latent
-
-        return infer_motion_latent(self, source, target, **kwargs)
-
-    def infer_motion_latents(self, clip: Any, **kwargs: Any) -> MotionLatent:
-        """See :func:`midway_zoo.infer_motion_latents`."""
-        from midway_zoo.inference.motion import infer_motion_latents
-
-        return infer_motion_latents(self, clip, **kwargs)
-
-    def predict_flow(self, source: Any, target: Any, **kwargs: Any) -> FlowPrediction:
-        """See :func:`midway_zoo.predict_flow`."""
-        from midway_zoo.inference.api import predict_flow
-
-        return predict_flow(self, source, target, **kwargs)
-
-    def predict_flows(self, clip: Any, **kwargs: Any) -> Iterator[FlowPrediction]:
-        """See :func:`midway_zoo.predict_flows`."""
-        from midway_zoo.inference.api import predict_flows
-
-        return predict_flows(self, clip, **kwargs)
-
-    def perturbation_heatmap(self, source: Any, target: Any, xy: Any, **kwargs: Any) -> PerturbationHeatmap:
-        """See :func:`midway_zoo.perturbation_heatmap`."""
-        from midway_zoo.inference.api import perturbation_heatmap
-
-        return perturbation_heatmap(self, source, target, xy, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         save_network(self, save_directory)

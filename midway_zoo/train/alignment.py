@@ -15,6 +15,7 @@ from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.models.places import PlacedAttention
 
 INITS = ("released", "normal", "aligned")
 """Values of ``network.dynamics_init``, see :func:`initialise_dynamics`."""
@@ -50,6 +51,7 @@ def align(dynamics: Dynamics) -> None:
     cosines of the token's column and row there, and a sign for the frame. The first block of every level attends by
     these channels alone, to the same place of the *other* frame, and passes its content on by random rotations. All
     linear layers have a standard deviation of 1 / sqrt(fan in), for the content to matter beside the positions.
+    With ``config.forward_places`` the placed blocks of the forward dynamics begin by taking what is at their own place.
 
     Raises:
         ConfigError: if a head of the midway path has too few channels to tell the places of the grid apart.
@@ -81,8 +83,21 @@ def align(dynamics: Dynamics) -> None:
         rotation, back = (torch.linalg.qr(torch.randn(width, width)).Q for _ in range(2))
         attention.qkv.weight.copy_(torch.cat([query.repeat(heads, 1), key.repeat(heads, 1), rotation]))
         attention.proj.weight.copy_(back)
+    for path in dynamics.forward_dynamics:
+        for block in path.blocks:  # type: ignore[union-attr]
+            if block.placed:
+                _look_at_the_same_place(block.attn)
     dynamics.target_embed.load_state_dict(dynamics.source_embed.state_dict())
     dynamics.target_backward.load_state_dict(dynamics.source_backward.state_dict())
+
+
+def _look_at_the_same_place(attention: PlacedAttention) -> None:
+    """What a token takes from the place that it looks at is what is there; no displacement is known yet."""
+    width = attention.proj.in_features
+    attention.qkv.weight[2 * width :] = torch.eye(width)
+    attention.proj.weight.copy_(torch.eye(width))
+    attention.displace_all.weight.mul_(0.1)
+    attention.displace_each.weight.zero_()
 
 
 def _place_channels(config: MidwayConfig) -> tuple[Tensor, Tensor]:

@@ -91,11 +91,12 @@ def _duration(seconds: float) -> str:
 
 def run_index(root: Path, output: Path | None, *, workers: int | None, force: bool) -> None:
     """Write an index and say what is in it."""
-    from midway_zoo.train.data.index import Index, build_index, index_path
-    from midway_zoo.train.data.sources import base_folder
+    from midway_zoo.train.data.video_files import base_folder
+    from midway_zoo.train.data.video_index import Index, build_index, check_index_path, index_path
 
     location = index_path(root, output)
     known = Index.load(location, base_folder(root)) if location.is_file() and not force else None
+    check_index_path(location)
     index = build_index(root, workers=workers, known=known)
     index.save(location)
     sys.stdout.write(f"{index.report()}\n{location}\n")

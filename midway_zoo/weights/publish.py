@@ -14,7 +14,7 @@ from midway_zoo.errors import MissingFileError, WeightsUnavailableError
 from midway_zoo.files import METADATA_KEY
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import CONFIG, WEIGHTS, load_folder
-from midway_zoo.weights.hub import network_errors
+from midway_zoo.weights.explain import network_errors
 
 
 def push_encoder(encoder: VisionTransformer, repo_id: str, *, token: str | None = None, private: bool = False) -> str:

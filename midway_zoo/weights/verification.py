@@ -5,17 +5,19 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled
 from tqdm import tqdm
 
-from midway_zoo.errors import CheckpointError
+from midway_zoo.errors import CheckpointError, MidwayZooError
 from midway_zoo.files import sha256_of
-from midway_zoo.weights.hub import cache_root, explained, open_source
+from midway_zoo.weights.explain import explain, network_errors
+from midway_zoo.weights.hub import cache_root
 from midway_zoo.weights.pins import check_source, read_record, record_in, write_record
 from midway_zoo.weights.remote import RangesRefusedError, RemoteFile
 
@@ -30,6 +32,31 @@ class Verified(NamedTuple):
     commit: str
     size_bytes: int
     sha256: str
+
+
+def open_source(
+    name: str, entry: Mapping[str, Any], *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[RemoteFile, str]:
+    """The source file of an entry on the Hub, and what to call it in messages; asked for once, without patience.
+
+    Raises:
+        WeightsUnavailableError: if it cannot be had.
+    """
+    revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
+    where = f"{name}: {entry['file']} of {constants.ENDPOINT}/{entry['repo_id']} at {revision}"
+    with _explained(name, where, entry["repo_id"]):
+        return RemoteFile(entry["repo_id"], entry["file"], revision, token, attempts=1), where
+
+
+@contextmanager
+def _explained(name: str, where: str, repo: str) -> Iterator[None]:
+    """Turn what kept a file from coming into the package's error."""
+    try:
+        yield
+    except MidwayZooError:
+        raise
+    except network_errors() as error:
+        raise explain(error, name, where, repo) from error
 
 
 def verify_source(
@@ -59,7 +86,7 @@ def verify_source(
     home = cache_root(cache_dir) / entry["repo_id"].replace("/", "--")
     record = record_in(home / remote.commit, quote(remote.filename, safe=""))
     check_source(name, where, entry, remote, record)
-    with explained(name, where, remote.repo_id):
+    with _explained(name, where, remote.repo_id):
         found = _hash(remote)
     if remote.sha256 is None:
         raise CheckpointError(

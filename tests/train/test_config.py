@@ -21,23 +21,6 @@ def test_recipes_are_complete_and_valid(name: str, tmp_path) -> None:
     assert load_config(PretrainConfig, whole) == config
 
 
-def test_recipes_say_what_the_released_runs_did() -> None:
-    config = load_config(PretrainConfig, "bdd100k_vits", GIVEN)
-    assert (config.epochs, config.batch_size, config.optim.base_lr, config.optim.min_lr) == (300, 200, 5e-4, 1e-6)
-    assert (config.optim.weight_decay, config.optim.weight_decay_end, config.optim.clip) == (0.04, 0.4, 3.0)
-    assert (config.optim.ema_horizon, config.objective.dynamics_reduction, config.views.local_size) == (
-        "released",
-        "sum",
-        96,
-    )
-    assert (config.data.repeats, config.data.starts, config.head.out) == (5, "random", 65536)
-    base = load_config(PretrainConfig, "bdd100k_vitb", GIVEN)
-    assert base.network.name == "midway_vitb"
-    assert base.head.norm_last_layer
-    venice = load_config(PretrainConfig, "wt_venice_vits", GIVEN)
-    assert (venice.data.starts, venice.data.min_seconds, venice.data.max_seconds) == ("all", 0.5, 0.5)
-
-
 def test_every_model_names_its_recipe() -> None:
     for name, entry in load_manifest()["models"].items():
         assert entry["recipe"] in recipe_names(), name
@@ -58,7 +41,7 @@ def test_every_model_names_its_recipe() -> None:
         ("batch_size=0", "at least 1"),
         ("max_steps=0", "positive"),
         ("num_workers=-1", "num_workers"),
-        ("seed=-1", "between 0"),
+        ("seed=-1", "between 0 and"),
         ("seed=20261123120000", "between 0"),
         ("epochs=.inf", "finite"),
         ("data.root=[a", "not readable YAML"),

@@ -60,6 +60,21 @@ def random_boxes(
     return np.where(fits.any(-1)[..., None], first, np.stack(fallback, axis=-1))
 
 
+def shifted_boxes(boxes: Boxes, side: Boxes, share: float, uniform: Floats) -> Boxes:
+    """Boxes moved as :func:`midway_zoo.train.data.views.shifted_box` moves one.
+
+    Args:
+        boxes: (B, n, 4): top, left, height, width.
+        side: (2,): height and width of the frames.
+        share: of the boxes' sides.
+        uniform: (B, n, 2) in [0, 1).
+    """
+    start, sides = boxes[..., :2], boxes[..., 2:]
+    reach = (share * sides).astype(np.int64)
+    low, high = np.maximum(0, start - reach), np.minimum(side - sides, start + reach)
+    return np.concatenate([low + (uniform * (high - low + 1)).astype(np.int64), sides], axis=-1)
+
+
 def cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
     """Resize boxes of images, antialiased bicubic as ``F.interpolate`` does it, with each one's own flip.
 
@@ -150,7 +165,13 @@ class BatchedViews:
             return torch.from_numpy(np.ascontiguousarray(array)).to(frames.device, non_blocking=True)
 
         unflipped = np.zeros((len(frames), 1), dtype=np.bool_)
-        crop = cut(pairs, put(dynamics), put(unflipped), config.dynamics_size)
+        if config.dynamics_shift:
+            moved = shifted_boxes(dynamics, side, config.dynamics_shift, draws.uniform(1, 2))
+            both_boxes = put(np.stack([dynamics, moved], axis=1).reshape(-1, 1, 4))
+            crop = cut(frames.flatten(0, 1), both_boxes, put(unflipped.repeat(2, axis=0)), config.dynamics_size)
+            crop = crop.reshape(-1, 1, 6, *crop.shape[-2:])
+        else:
+            crop = cut(pairs, put(dynamics), put(unflipped), config.dynamics_size)
         both = cut(pairs, put(shared), put(flips[:, :2]), config.global_size)
         count, size = config.local_crops, config.local_size
         locals_ = frames.new_empty(len(frames), 0, 3, size, size, dtype=torch.uint8)

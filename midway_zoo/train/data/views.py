@@ -37,6 +37,10 @@ class ViewsConfig(PhotometricConfig):
     global_area: tuple[float, float] = (0.4, 1.0)
     local_area: tuple[float, float] = (0.05, 0.4)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    dynamics_shift: float = 0.0
+    """The target's dynamics box lies up to this share of the box's sides away from the source's, each way, as far as
+    the frame reaches: motion by the crop, on stills too. An option that the authors' code has and the released runs
+    left at 0: both boxes are the same."""
     flip_p: float = 0.5
 
 
@@ -74,6 +78,21 @@ def random_box(
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 
+def shifted_box(box: Box, height: int, width: int, share: float, rng: np.random.Generator) -> Box:
+    """``box`` moved by up to ``share`` of its sides either way, uniformly, where (height, width) has room for it."""
+    down, right = rng.random(2).tolist()
+    top, left = (
+        _moved(start, side, room, share, place)
+        for start, side, room, place in ((box.top, box.height, height, down), (box.left, box.width, width, right))
+    )
+    return box._replace(top=top, left=left)
+
+
+def _moved(start: int, side: int, room: int, share: float, place: float) -> int:
+    low, high = max(0, start - int(share * side)), min(room - side, start + int(share * side))
+    return low + int(place * (high - low + 1))
+
+
 class ViewSampler:
     """Cuts the views of a pair and draws their photometric parameters.
 
@@ -98,7 +117,8 @@ class ViewSampler:
             rng: what is drawn comes from here only.
 
         Returns:
-            uint8 "dynamics" (2, 3, S, S): source and target, type 1 and 2, never flipped; "globals"
+            uint8 "dynamics" (2, 3, S, S): source and target, type 1 and 2, never flipped (one box, or the target's
+            moved by ``config.dynamics_shift``); "globals"
             (4, 3, G, G): x1, x2 of the source, y1, y2 of the target, where x1 and y1 share their box and
             flip and are of type 1, x2 and y2 likewise of type 2; "locals" (2 * local_crops, 3, L, L): the
             source's, then the target's; and "photometric" float32 (6 + 2 * local_crops, 11), the
@@ -113,7 +133,9 @@ class ViewSampler:
         height, width = source.shape[1:]
         box = random_box(height, width, config.dynamics_area, config.aspect, rng)
         dynamics = _empty(2, config.dynamics_size)
-        _cut(frames, box, False, dynamics)
+        moved = shifted_box(box, height, width, config.dynamics_shift, rng) if config.dynamics_shift else box
+        for i, one in enumerate((box, moved)):
+            _cut(frames[i : i + 1], one, False, dynamics[i : i + 1])
 
         initial = random_box(height, width, config.initial_area, config.aspect, rng)
         global_views = _empty(4, config.global_size)
@@ -155,6 +177,8 @@ def _check_geometry(config: ViewsConfig) -> None:
     aspect = tuple(config.aspect)
     if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1] < math.inf:
         raise ConfigError(f"aspect={aspect}: (smallest, largest) width / height above 0 is expected.")
+    if not 0 <= config.dynamics_shift < 1:
+        raise ConfigError(f"dynamics_shift={config.dynamics_shift}: a share of the box in [0, 1) is expected.")
     if not 0 <= config.flip_p <= 1:
         raise ConfigError(f"flip_p={config.flip_p}: a probability in [0, 1] is expected.")
 

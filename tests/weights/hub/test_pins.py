@@ -15,7 +15,7 @@ from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, WeightsUnavailableError
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.pins import read_record, record_of
-from midway_zoo.weights.verification import verify_source
+from midway_zoo.weights.verification import open_source, verify_source
 from tests.weights.hub.hub_server import HubServer
 
 REPO, FILE, NAME = "lab/weights", "tiny.pth", "midway_nano.tiny"
@@ -223,4 +223,4 @@ def test_pin_says_where_a_repository_is_missing(listing: Path) -> None:
     content = json.loads(listing.read_text())
     content["models"][NAME]["repo_id"] = "lab/none"
     with pytest.raises(WeightsUnavailableError, match=r"lab/none.*no such repository"):
-        hub_weights.open_source(NAME, content["models"][NAME])
+        open_source(NAME, content["models"][NAME])

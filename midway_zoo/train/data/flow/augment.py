@@ -38,8 +38,9 @@ class FlowAugmentConfig:
     """Both sides are scaled by 2 to a power drawn from [min_scale, max_scale]."""
     max_scale: float = 0.5
     stretch_p: float = 0.8
+    """Of those that are scaled."""
     max_stretch: float = 0.2
-    """Then either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
+    """Then either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]; only what is scaled is."""
     horizontal_flip_p: float = 0.5
     vertical_flip_p: float = 0.1
     brightness: float = 0.4
@@ -70,8 +71,8 @@ def check_augment(config: FlowAugmentConfig) -> None:
 class FlowAugment:
     """Makes a training pair of crops.
 
-    In order: scale, stretch, flips, crop, colour jitter. Images are resized only if scale or stretch were drawn or they
-    are smaller than the crop, and never to less than 8 pixels above it.
+    In order: scale, stretch, flips, crop, colour jitter. Images are resized only if a scale was drawn or they are
+    smaller than the crop, and then by no less, on either axis, than what makes both sides 8 pixels larger than it.
 
     Args:
         config: what is drawn.
@@ -137,11 +138,13 @@ class FlowAugment:
         scaled, stretched = rng.random(2) < (config.scale_p, config.stretch_p)
         scale = 2.0 ** rng.uniform(config.min_scale, config.max_scale)
         stretch = 2.0 ** rng.uniform(-config.max_stretch, config.max_stretch, size=2)
-        if not scaled and not stretched and height >= self.size[0] and width >= self.size[1]:
+        if not scaled and height >= self.size[0] and width >= self.size[1]:
             return height, width
-        factors = (scale if scaled else 1.0) * (stretch if stretched else np.ones(2))
-        sides = (round(float(side * factor)) for side, factor in zip((height, width), factors, strict=True))
-        new_height, new_width = (max(side, least + _MARGIN) for side, least in zip(sides, self.size, strict=True))
+        factors = (scale if scaled else 1.0) * (stretch if scaled and stretched else np.ones(2))
+        # No axis below what the axis that needs most takes.
+        least = max((self.size[0] + _MARGIN) / height, (self.size[1] + _MARGIN) / width)
+        sides = (round(float(side * max(f, least))) for side, f in zip((height, width), factors, strict=True))
+        new_height, new_width = sides
         return new_height, new_width
 
     def _jitter(self, image: Tensor, rng: np.random.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.train.data.flow.augment import FlowAugment
 from midway_zoo.train.data.flow.reading import FlowSample
-from midway_zoo.train.data.pairs import Sample
+from midway_zoo.train.data.loading import Sample
 
 
 class GeneratedPairs(Dataset[Sample]):

@@ -9,11 +9,11 @@ from midway_zoo.train.data.flow.reading import FlowSample
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 images (..., 3, H, W) at another (height, width), bilinear; when they shrink, over all pixels covered."""
+    """uint8 images (..., 3, H, W) at another (height, width), bilinear, without antialiasing (as OpenCV does)."""
     if images.shape[-2:] == size:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    resized = F.interpolate(flat, size=size, mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(flat, size=size, mode="bilinear", align_corners=False)
     return resized.reshape(*images.shape[:-2], *size)
 
 

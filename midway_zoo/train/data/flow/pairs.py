@@ -8,7 +8,8 @@ from midway_zoo.train.data.flow.augment import FlowAugment
 from midway_zoo.train.data.flow.generated import GeneratedPairs
 from midway_zoo.train.data.flow.mixture import FlowDataConfig, FlowStream, check_flow_data, list_mixture
 from midway_zoo.train.data.flow.reading import read_sample
-from midway_zoo.train.data.pairs import MAX_ATTEMPTS, Failure, Sample
+from midway_zoo.train.data.frame_pairs import MAX_ATTEMPTS
+from midway_zoo.train.data.loading import Failure, Sample
 
 
 def flow_pairs(config: FlowDataConfig, seed: int) -> Dataset[Sample]:

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.flow import read_flow
+from midway_zoo.inference.images import read_image
 from midway_zoo.results import _ShapeRepr
 from midway_zoo.train.data.flow.entries import FlowEntry
-from midway_zoo.train.data.sources import read_image
 
 LONGEST = 1e4
 """Longer vectors, in pixels, are errors of rendering (FlyingThings3D has some); CroCo v2 leaves them out too."""

@@ -270,7 +270,10 @@ def _predict(
     if method == "zero":
         return [torch.zeros(2, *sample.source.shape[1:]) for sample in samples], method
     sources, targets = [sample.source for sample in samples], [sample.target for sample in samples]
-    found = midway_zoo.predict_flow(network, sources, targets, method=method, batch_size=batch_size, **options)  # type: ignore[arg-type]
+    # Rows of a table share the overlap, which only a head reads.
+    tiled = method == "head" or (method == "auto" and network.flow_head is not None)
+    taken: dict[str, Any] = {name: value for name, value in options.items() if tiled or name != "overlap"}
+    found = midway_zoo.predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
     return found.flow, found.method
 
 

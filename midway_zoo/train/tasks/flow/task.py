@@ -16,11 +16,8 @@ from midway_zoo.inference.batches import normaliser
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import latest_checkpoint
-from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import collate
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
 from midway_zoo.train.optim import cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
 from midway_zoo.train.tasks.flow.config import FlowConfig

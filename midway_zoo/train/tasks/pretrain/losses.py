@@ -79,19 +79,21 @@ class DINOLoss(nn.Module):
         self.register_buffer("center_sum", torch.zeros(1, prototypes), persistent=False)
         self.register_buffer("center_count", torch.zeros(()), persistent=False)
 
-    def forward(self, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, student: Tensor, teacher: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Loss of one (micro-)batch; in training the teacher's logits are noted for :meth:`update_center`.
 
         Args:
             student: logits (V, B, K), global views first.
             teacher: logits (4, B, K); no gradient flows into it.
+            temperature: of the teacher, (), where a schedule changes it; None: the configuration's.
 
         Returns:
             The mean over pairs of views and the batch, a scalar; and the mean entropy of the teacher's
             distributions in nats (log K at most), which says whether it collapses.
         """
         student, teacher = student.float(), teacher.detach().float()
-        targets = F.softmax((teacher - self.center) / self.teacher_temperature, dim=-1)
+        sharpness = self.teacher_temperature if temperature is None else temperature
+        targets = F.softmax((teacher - self.center) / sharpness, dim=-1)
         scaled = student / self.student_temperature
         # -sum_k p log softmax(s) = logsumexp(s) - p . s, since p sums to one: no (V, B, K) log-softmax per pair.
         dots = torch.bmm(targets.transpose(0, 1), scaled.permute(1, 2, 0))  # (B, 4, V)

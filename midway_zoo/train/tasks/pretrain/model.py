@@ -33,6 +33,9 @@ class PretrainModel(nn.Module):
         initialise_dynamics(self.network, config.network.dynamics_init)
         self._use_drop_path(config.network.drop_path)
         self.network.encoder.set_grad_checkpointing(config.network.grad_checkpointing)
+        for module in self.network.modules():
+            if isinstance(module, Mlp):
+                module.recompute = config.network.mlp_recompute
         self.head: DINOHead | None = None
         self.teacher_head: DINOHead | None = None
         self.dino: DINOLoss | None = None
@@ -79,7 +82,7 @@ class PretrainModel(nn.Module):
         Args:
             views: normalised views, see :func:`normalised_views`: "dynamics" (2, B, 3, S, S), source and target;
                 "globals" (4, B, 3, G, G), order x1, x2, y1, y2; "locals" (2 * n, B, 3, L, L), those of the source
-                first, or absent.
+                first, or absent; "teacher_temperature" (), or absent where it is the configuration's.
 
         Returns:
             Scalars: "loss" and its parts ("dino", "dynamics", "dynamics_LEVEL"); without gradient, for health:
@@ -122,7 +125,7 @@ class PretrainModel(nn.Module):
 
     def _dino(self, loss: DINOLoss, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         teacher, cls = self.teacher_logits(views["globals"])
-        value, entropy = loss(self.student_logits(views), teacher)
+        value, entropy = loss(self.student_logits(views), teacher, views.get("teacher_temperature"))
         return {
             "dino": value,
             "teacher_entropy": entropy,

@@ -13,8 +13,7 @@ from torch import Tensor, nn
 
 from midway_zoo.models.layers import Gate
 from midway_zoo.train.checkpoints import Checkpoint, latest_checkpoint
-from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import FailureCounter, StepBatches
 from midway_zoo.train.optim import clip_each, cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
@@ -88,7 +87,19 @@ class PretrainTask(Task[PretrainConfig]):
         return self.source.batches(steps, self.model.network.device)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
-        return normalised_views(batch)
+        views = normalised_views(batch)
+        if self.config.objective.teacher_temperature_start is not None:
+            views["teacher_temperature"] = torch.tensor(
+                self.teacher_temperature(step), device=self.model.network.device
+            )
+        return views
+
+    def teacher_temperature(self, step: int) -> float:
+        """Of the invariance objective."""
+        objective = self.config.objective
+        start, end = objective.teacher_temperature_start, objective.teacher_temperature
+        rise = objective.teacher_temperature_epochs * self.steps_per_epoch
+        return end if start is None or step >= rise else start + (end - start) * step / rise
 
     def hyperparameters(self, step: int) -> Hyperparameters:
         optim, total, batch = self.config.optim, self.total_steps, self.config.batch_size

@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
+from midway_zoo.inference.folders import is_image
+from midway_zoo.inference.images import read_image, read_labels
 from midway_zoo.scenes import SceneGenerator
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.pairs import Sample
+from midway_zoo.train.data.loading import Sample
 from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, draw_parameters, photometric_parameters
 from midway_zoo.train.data.scene_pairs import RenderedBatches
 from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationDataConfig
@@ -23,7 +25,6 @@ from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationDataC
 _TRAIN, _HELD_OUT, _AUGMENT = 0x7365676D << 32, 0x68656C64 << 32, 0x61756720 << 32
 _ORDER, _CROP = 1, 2
 _TRIES = 10
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class LabelledScenes(RenderedBatches):
@@ -80,7 +81,7 @@ def find_files(root: str | Path) -> list[tuple[Path, Path]]:
         if not folder.is_dir():
             raise MissingFileError(f"there is no folder {folder}: {root} must hold images/ and masks/.")
         files: dict[str, Path] = {}
-        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
+        for path in sorted(path for path in folder.rglob("*") if is_image(path.name)):
             if path.stem in files:
                 raise DataError(f"{path} and {files[path.stem]} have the same stem: masks are found by stem.")
             files[path.stem] = path
@@ -93,19 +94,14 @@ def find_files(root: str | Path) -> list[tuple[Path, Path]]:
 
 
 def read_pair(image: Path, mask: Path, classes: int) -> tuple[Image.Image, Image.Image]:
-    """An RGB image and its mask of class ids (mode L).
+    """An RGB image and its mask of class ids (mode L), both upright by their EXIF orientation.
 
     Raises:
         InputError: if one is not readable, their sizes differ, or the mask has other values than classes and 255.
     """
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-        with Image.open(mask) as opened:
-            labels = np.array(opened)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError(f"{image} or {mask} is not readable: {error}") from error
-    if labels.ndim != 2 or (labels.shape[1], labels.shape[0]) != picture.size:
+    picture = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
+    labels = read_labels(mask)
+    if (labels.shape[1], labels.shape[0]) != picture.size:
         raise InputError(f"{mask} has shape {labels.shape}: one channel of {image}'s size {picture.size} is expected.")
     wrong = (labels >= classes) & (labels != IGNORE)
     if wrong.any():

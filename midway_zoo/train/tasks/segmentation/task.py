@@ -13,9 +13,8 @@ from midway_zoo.config import architecture_config, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import class_names
 from midway_zoo.train.checkpoints import Checkpoint
-from midway_zoo.train.data.loading import make_loader
+from midway_zoo.train.data.loading import StepBatches, make_loader
 from midway_zoo.train.data.photometric import augment
-from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.data.scene_pairs import scene_batches, scenes_fingerprint
 from midway_zoo.train.optim import parameter_groups, poly
 from midway_zoo.train.task import Hyperparameters, Task

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from midway_zoo.errors import ConfigError, DataError, InputError
 from midway_zoo.scenes import ScenesConfig
-from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow.augment import FlowAugment, FlowAugmentConfig
 from midway_zoo.train.data.flow.entries import FlowFiles, Relative
 from midway_zoo.train.data.flow.mixture import (
@@ -22,9 +21,7 @@ from midway_zoo.train.data.flow.mixture import (
 )
 from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
 from midway_zoo.train.data.flow.parts import PAIRS
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import collate
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
 from tests.train.data.flow import miniatures
 
 

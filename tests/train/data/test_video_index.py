@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from midway_zoo.errors import InputError, MissingFileError
-from midway_zoo.train.data import index as module
-from midway_zoo.train.data.clip import packed, unpacked
-from midway_zoo.train.data.index import INDEX_NAME, Index, build_index, index_path, load_or_build_index
+from midway_zoo.train.data import video_index as module
+from midway_zoo.train.data.indexed_video import packed, unpacked
+from midway_zoo.train.data.video_index import INDEX_NAME, Index, build_index, index_path, load_or_build_index
 from tests.train.data.videos import write_audio, write_folder, write_video
 
 
@@ -24,7 +24,7 @@ def root(tmp_path: Path) -> Path:
 
 def test_it_says_what_a_video_is(root: Path) -> None:
     index = build_index(root, workers=2)
-    first, second = index.clips
+    first, second = index.videos
     assert (first.path, first.frames, first.height, first.width, first.rotation) == ("a.mp4", 40, 48, 64, 0)
     assert first.duration(1.0) == pytest.approx(39 / 20)
     assert second.duration(1.0) == pytest.approx(39 / 10)
@@ -46,7 +46,7 @@ def test_bad_files_are_rejected_with_reasons(root: Path) -> None:
     index = build_index(root)
     reasons = {reject.path: reject.reason for reject in index.rejects}
     assert sorted(reasons) == ["cut.mp4", "empty.mp4", "lone", "none.mp4", "one.mp4", "sound.mkv", "text.mp4"]
-    assert reasons["sound.mkv"] == "no video stream"
+    assert reasons["sound.mkv"] == "has no video stream"
     assert "only one frame" in reasons["one.mp4"]
     assert "only one frame" in reasons["lone"]
     assert all("corrupt" in reasons[name] for name in ("empty.mp4", "text.mp4", "cut.mp4"))
@@ -79,12 +79,12 @@ def test_changed_files_are_probed_again_and_lost_ones_stay(root: Path, caplog: p
     write_video(root / "c.mp4")
     with caplog.at_level(logging.WARNING):
         after = load_or_build_index(root)
-    assert [(clip.path, clip.frames) for clip in after.clips] == [("a.mp4", 30), ("b.mp4", 40)]
+    assert [(clip.path, clip.frames) for clip in after.videos] == [("a.mp4", 30), ("b.mp4", 40)]
     assert "gone, the first is b.mp4" in caplog.text
     assert "1 of 2 indexed videos changed" in caplog.text
     assert after.fingerprint != before.fingerprint
     assert load_or_build_index(root) == after
-    assert [clip.path for clip in build_index(root, known=after).clips] == ["a.mp4", "c.mp4"]
+    assert [clip.path for clip in build_index(root, known=after).videos] == ["a.mp4", "c.mp4"]
 
 
 def test_fingerprint_does_not_depend_on_the_place(root: Path) -> None:
@@ -100,23 +100,33 @@ def test_index_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
     assert Index.load(tmp_path / "own.json", root) == index
 
 
-def test_data_that_cannot_be_written_to_take_an_index_elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_written_to_take_an_index_elsewhere(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"set data\.index"):
-        load_or_build_index(root)
+    monkeypatch.setenv("MIDWAY_ZOO_INDEXES", str(tmp_path / "cache"))
+    index = load_or_build_index(root)
+    assert not (root / INDEX_NAME).exists()
+    assert index_path(root).parent == tmp_path / "cache"
+    assert Index.load(index_path(root), root) == index
+    monkeypatch.setattr(module, "probe", None)
+    assert load_or_build_index(root) == index
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--index"):
+        load_or_build_index(root, tmp_path / "file" / "index.json")
 
 
 def test_index_of_a_lone_frame_folder_lies_beside_it(tmp_path: Path) -> None:
     write_folder(tmp_path / "walk", 5)
     index = load_or_build_index(tmp_path / "walk")
-    assert index.clips[0].path == "."
+    assert index.videos[0].path == "."
     assert (tmp_path / f"walk.{INDEX_NAME}").is_file()
     assert load_or_build_index(tmp_path / "walk") == index
 
 
 def test_index_of_a_list_lies_beside_it(root: Path) -> None:
     (root / "train.txt").write_text("b.mp4\n")
-    assert [clip.path for clip in load_or_build_index(root / "train.txt").clips] == ["b.mp4"]
+    assert [clip.path for clip in load_or_build_index(root / "train.txt").videos] == ["b.mp4"]
     assert (root / f"train.txt.{INDEX_NAME}").is_file()
 
 

@@ -8,10 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from midway_zoo.errors import ConfigError, DataError
-from midway_zoo.train.data.failures import GRACE, FailureCounter
-from midway_zoo.train.data.index import build_index
-from midway_zoo.train.data.pairs import MAX_ATTEMPTS, PairDataset, PairsConfig, collate, pair_stream
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.frame_pairs import MAX_ATTEMPTS, PairDataset, PairsConfig, pair_stream
+from midway_zoo.train.data.loading import GRACE, FailureCounter, StepBatches, collate
+from midway_zoo.train.data.video_index import build_index
 from tests.train.data.videos import CYCLE, damage, drawn, which, write_folder, write_video
 
 
@@ -41,7 +40,7 @@ def test_samples_show_the_frames_that_the_stream_names(root: Path, starts: str) 
 def test_a_visit_opens_its_file_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(root)
     opened = []
-    clip_type = type(data.stream.clips[0])
+    clip_type = type(data.stream.videos[0])
     read = clip_type.read
     monkeypatch.setattr(clip_type, "read", lambda self, *args: (opened.append(self.path), read(self, *args))[1])
     data.__getitems__(list(range(15)))
@@ -82,7 +81,7 @@ def test_file_deleted_in_mid_run_is_replaced(root: Path) -> None:
     before = drawn(data, range(15))
     (root / "1.mkv").unlink()
     after = drawn(data, range(15))
-    lost = [k for k in range(15) if data.stream.clips[data.stream.pair(k).clip].path == "1.mkv"]
+    lost = [k for k in range(15) if data.stream.videos[data.stream.pair(k).video].path == "1.mkv"]
     assert len(lost) == 3
     for k in range(15):
         if k in lost:
@@ -98,7 +97,7 @@ def test_damage_in_the_middle_replaces_only_the_pairs_it_meets(root: Path) -> No
     damage(root / "3.mkv", 0.4, 0.45)
     data = dataset(root, starts="all")
     stream = data.stream
-    numbers = [k for k in range(stream.pairs_per_epoch) if stream.clips[stream.pair(k).clip].path == "3.mkv"]
+    numbers = [k for k in range(stream.pairs_per_epoch) if stream.videos[stream.pair(k).video].path == "3.mkv"]
     samples = drawn(data, numbers)
     replaced = [sample for sample in samples if sample[3]]
     assert 0 < len(replaced) < len(samples)

@@ -4,24 +4,28 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tqdm import tqdm
 
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
 from midway_zoo.files import atomic
-from midway_zoo.train.data.clip import Clip
-from midway_zoo.train.data.decoding import import_av
-from midway_zoo.train.data.probe import probe
-from midway_zoo.train.data.sources import Kind, Source, base_folder, find_sources, frame_files, stamp
+from midway_zoo.inference.folders import frame_files, suffix_of
+from midway_zoo.inference.video import import_av
+from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.video_files import Kind, Source, base_folder, find_sources, stamp
+from midway_zoo.train.data.video_probe import probe
 
 INDEX_NAME = "midway_index.json"
-FORMAT = 1
+FORMAT = 2
+_OLDER = 1
+"""Its AVI files and frame folders are probed again, as they were read in another order; the others are as now."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +41,7 @@ class Reject:
     reason: str
 
 
-Entry: TypeAlias = Clip | Reject
+Entry: TypeAlias = IndexedVideo | Reject
 
 
 @dataclass(frozen=True)
@@ -46,29 +50,33 @@ class Index:
 
     base: Path
     """Folder that the paths are relative to."""
-    clips: tuple[Clip, ...]
+    videos: tuple[IndexedVideo, ...]
     """In natural order of their paths."""
     rejects: tuple[Reject, ...] = ()
 
     @property
     def entries(self) -> list[Entry]:
-        """Clips and rejects."""
-        return [*self.clips, *self.rejects]
+        """Usable videos and rejects."""
+        return [*self.videos, *self.rejects]
 
     @property
     def fingerprint(self) -> str:
         """Changes with anything that changes which pairs a run sees; not with where the data are."""
-        content = [[value for key, value in asdict(clip).items() if key != "changed_ns"] for clip in self.clips]
+        content = [
+            [value for key, value in asdict(video).items() if key != "changed_ns" and (key, value) != ("stored", None)]
+            for video in self.videos
+        ]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write one JSON object, a line per video; an index that is there is replaced."""
         with atomic(path, overwrite=True) as temporary:
-            temporary.write_text(
-                f'{{"format": {FORMAT},\n"clips": [\n{_lines(self.clips)}\n],\n'
-                f'"rejects": [\n{_lines(self.rejects)}\n]}}\n',
-                encoding="utf-8",
+            text = (
+                f'{{"format": {FORMAT},\n"clips": [\n{_lines(self.videos)}\n],\n'
+                f'"rejects": [\n{_lines(self.rejects)}\n]}}\n'
             )
+            # Names that are not UTF-8 are written as JSON escapes.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
     @classmethod
     def load(cls, path: Path, base: Path) -> "Index":
@@ -80,12 +88,14 @@ class Index:
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["format"] != FORMAT:
+            if content["format"] not in (FORMAT, _OLDER):
+                found = content["format"]
                 raise InputError(
-                    f"{path} is an index of format {content['format']}, not {FORMAT}. Index the data again."
+                    f"{path} is an index of format {found}, not {FORMAT}. Delete it and index the data again."
                 )
-            clips = tuple(Clip(**clip) for clip in content["clips"])
-            return cls(base, clips, tuple(Reject(**reject) for reject in content["rejects"]))
+            videos = tuple(IndexedVideo(**video) for video in content["clips"])
+            index = cls(base, videos, tuple(Reject(**reject) for reject in content["rejects"]))
+            return index if content["format"] == FORMAT else _outdated(index)
         except FileNotFoundError as error:
             raise MissingFileError(f"there is no index {path}; `midway-zoo train index ROOT` writes one.") from error
         except (ValueError, KeyError, TypeError) as error:
@@ -95,13 +105,24 @@ class Index:
 
     def report(self, *, min_seconds: float = 0.5, frames_fps: float = 30.0) -> str:
         """Totals, and every reject with its reason, as text."""
-        hours = sum(clip.duration(frames_fps) for clip in self.clips) / 3600
-        frames = sum(clip.frames for clip in self.clips)
-        short = [clip for clip in self.clips if clip.duration(frames_fps) < min_seconds]
+        hours = sum(video.duration(frames_fps) for video in self.videos) / 3600
+        frames = sum(video.frames for video in self.videos)
+        short = [video for video in self.videos if video.duration(frames_fps) < min_seconds]
         bad = [(reject.path, reject.reason) for reject in self.rejects]
-        bad += [(clip.path, f"too short for a pair: {clip.duration(frames_fps):.2f} s") for clip in short]
-        lines = [f"{len(self.clips) - len(short)} videos, {frames} frames, {hours:.2f} h; {len(bad)} cannot be used"]
-        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in bad])
+        bad += [(video.path, f"too short for a pair: {video.duration(frames_fps):.2f} s") for video in short]
+        lines = [f"{len(self.videos) - len(short)} videos, {frames} frames, {hours:.2f} h; {len(bad)} cannot be used"]
+        text = "\n".join(lines + [f"  {path}: {reason}" for path, reason in bad])
+        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 are no text to print
+
+
+def _outdated(index: Index) -> Index:
+    """An index whose entries that an earlier release read otherwise count as changed."""
+
+    def aged(entry: Any) -> Any:
+        another = entry.kind == "frames" or suffix_of(entry.path) in (".avi", ".gif") or isinstance(entry, Reject)
+        return replace(entry, changed_ns=-1) if another else entry
+
+    return Index(index.base, tuple(map(aged, index.videos)), tuple(map(aged, index.rejects)))
 
 
 def build_index(root: str | os.PathLike[str], *, workers: int | None = None, known: Index | None = None) -> Index:
@@ -110,7 +131,7 @@ def build_index(root: str | os.PathLike[str], *, workers: int | None = None, kno
     A video is demultiplexed for the times of its frames and keyframes, and one frame is decoded.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.sources.find_sources`.
+        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
         workers: threads; by default twice the cores.
         known: an earlier index of the root; files that did not change since are taken from it.
 
@@ -127,13 +148,57 @@ def build_index(root: str | os.PathLike[str], *, workers: int | None = None, kno
 
 
 def index_path(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Where the index of a root is kept: ``path`` if given, else in the folder or beside the list, video or frames."""
-    root = Path(root).resolve()
+    """Where the index of a root is kept.
+
+    ``path`` if given; else in the folder, or beside the list, video or frames; else, where nothing can be written
+    there and none is there, in the user's cache (``MIDWAY_ZOO_INDEXES``, by default
+    ``~/.cache/midway_zoo/indexes``), under a name made of the root's path.
+    """
     if path is not None:
         return Path(path)
-    # A new file in a folder of frames would make the folder look changed.
+    root = Path(root).resolve()
+    # Not in a folder of frames, which are one video: the index is of the videos in a folder.
     inside = root.is_dir() and not frame_files(root)
-    return root / INDEX_NAME if inside else root.with_name(f"{root.name}.{INDEX_NAME}")
+    beside = root / INDEX_NAME if inside else root.with_name(f"{root.name}.{INDEX_NAME}")
+    return beside if beside.is_file() or _writable(beside.parent) else _cached_path(root)
+
+
+def _cached_path(root: Path) -> Path:
+    cache = os.environ.get("MIDWAY_ZOO_INDEXES")
+    home = Path(cache) if cache else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "midway_zoo" / "indexes"
+    digest = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
+    name = root.name.encode("ascii", "replace").decode().replace("?", "_")
+    return home.expanduser() / f"{name}.{digest}.{INDEX_NAME}"
+
+
+def _writable(folder: Path) -> bool:
+    """Whether a file can be made in a folder: tried, as permissions alone do not say it (read-only mounts, quotas)."""
+    try:
+        _try_writing(folder)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
+def _try_writing(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def check_index_path(location: Path) -> None:
+    """Make the folder of an index that shall be written: failing after the work would waste it.
+
+    Raises:
+        InputError: if nothing can be written there.
+    """
+    try:
+        location.parent.mkdir(parents=True, exist_ok=True)
+        _try_writing(location.parent)
+    except OSError as error:
+        raise InputError(
+            f"the index cannot be written to {location} ({error}); set data.index (of `train index`: --index) to a "
+            "file that can be written."
+        ) from error
 
 
 def load_or_build_index(
@@ -146,7 +211,7 @@ def load_or_build_index(
     root again for that. With several processes, let one call this before the others.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.sources.find_sources`.
+        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
         path: where the index is or shall be; by default see :func:`index_path`.
         workers: threads; by default twice the cores.
 
@@ -154,20 +219,19 @@ def load_or_build_index(
         MissingFileError: if there is no such root.
         InputError: if there is no index and none can be written, or there are no videos.
     """
-    location = index_path(root, path)
     if not Path(root).exists():
         raise MissingFileError(f"there is no data folder, list or video {root}.")
+    location = index_path(root, path)
     if location.is_file():
         index = Index.load(location, base_folder(Path(root)))
         refreshed = _refreshed(index, workers)
-        if refreshed is not index and os.access(location.parent, os.W_OK):
+        if refreshed is not index and _writable(location.parent):
             refreshed.save(location)
         return refreshed
-    if not os.access(location.parent, os.W_OK):
-        raise InputError(f"the index cannot be written to {location}; set data.index to a file that can be written.")
+    check_index_path(location)
     index = build_index(root, workers=workers)
     index.save(location)
-    _log.info("indexed %s", index.report().splitlines()[0])
+    _log.info("indexed %s; kept in %s", index.report().splitlines()[0], location)
     return index
 
 
@@ -223,8 +287,8 @@ def _stamp_or_none(base: Path, entry: Entry | Source) -> tuple[int, int] | None:
 
 
 def _assembled(base: Path, entries: Sequence[Entry]) -> Index:
-    clips = tuple(entry for entry in entries if isinstance(entry, Clip))
-    return Index(base, clips, tuple(entry for entry in entries if isinstance(entry, Reject)))
+    videos = tuple(entry for entry in entries if isinstance(entry, IndexedVideo))
+    return Index(base, videos, tuple(entry for entry in entries if isinstance(entry, Reject)))
 
 
 def _threads(workers: int | None) -> int:

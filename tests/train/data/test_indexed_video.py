@@ -8,18 +8,18 @@ import torch
 
 from midway_zoo.errors import InputError
 from midway_zoo.inference.video import read_video
-from midway_zoo.train.data import decoding
-from midway_zoo.train.data.clip import Clip
-from midway_zoo.train.data.index import build_index
-from midway_zoo.train.data.sources import Source
+from midway_zoo.train.data import indexed_video
+from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.video_files import Source
+from midway_zoo.train.data.video_index import build_index
 from tests.inference.test_video import CLOCKWISE, set_display_matrix
 from tests.train.data.videos import damage, shown, write_folder, write_video
 
 
-def indexed(path: Path) -> Clip:
+def indexed(path: Path) -> IndexedVideo:
     index = build_index(path)
     assert not index.rejects, index.rejects
-    return index.clips[0]
+    return index.videos[0]
 
 
 def check_frames(path: Path) -> None:
@@ -87,9 +87,9 @@ def test_it_seeks_only_over_keyframes_and_converts_only_what_is_wanted(
     path = write_video(tmp_path / "video.mp4", gop=8)
     clip = indexed(path)
     seeks, converted = [], []
-    seek, upright = decoding._OrderedReader._seek, decoding.upright
-    monkeypatch.setattr(decoding._OrderedReader, "_seek", lambda self, key: (seeks.append(key), seek(self, key)))
-    monkeypatch.setattr(decoding, "upright", lambda *args: (converted.append(1), upright(*args))[1])
+    seek, upright = indexed_video._OrderedReader._seek, indexed_video.upright
+    monkeypatch.setattr(indexed_video._OrderedReader, "_seek", lambda self, key: (seeks.append(key), seek(self, key)))
+    monkeypatch.setattr(indexed_video, "upright", lambda *a, **b: (converted.append(1), upright(*a, **b))[1])
     clip.read(tmp_path, [2, 6, 30, 17, 18])
     assert seeks == [0, 2, 3]  # 2 and 6 share keyframe 0, 17 and 18 keyframe 16; 30 has 24
     assert len(converted) == 5
@@ -100,7 +100,7 @@ def test_damage_costs_only_the_frames_that_need_it(tmp_path: Path) -> None:
     clip = indexed(path)
     whole, _ = clip.read(tmp_path, range(80))
     damage(path, 0.45, 0.55)
-    clip = Clip(**{**vars(clip), "changed_ns": path.stat().st_mtime_ns})
+    clip = IndexedVideo(**{**vars(clip), "changed_ns": path.stat().st_mtime_ns})
     together, failed = clip.read(tmp_path, range(80))
     assert failed
     assert all("video.mkv" in reason for reason in failed.values())
@@ -115,7 +115,7 @@ def test_file_that_breaks_off_later(tmp_path: Path) -> None:
     path = write_video(tmp_path / "video.mkv", noise=True)
     clip = indexed(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    clip = Clip(**{**vars(clip), "size": path.stat().st_size, "changed_ns": path.stat().st_mtime_ns})
+    clip = IndexedVideo(**{**vars(clip), "size": path.stat().st_size, "changed_ns": path.stat().st_mtime_ns})
     images, failed = clip.read(tmp_path, [1, 39])
     assert shown(images[1]) == 1
     assert list(failed) == [39]
@@ -131,7 +131,7 @@ def test_changed_file_is_not_read_by_an_old_index(tmp_path: Path) -> None:
 
 def test_frame_folder_reads_like_a_video(tmp_path: Path) -> None:
     write_folder(tmp_path / "frames", 12)
-    (clip,) = build_index(tmp_path).clips
+    (clip,) = build_index(tmp_path).videos
     assert Source(clip.path, clip.kind) == Source("frames", "frames")
     np.testing.assert_allclose(clip.seconds(10.0), np.arange(12) / 10)
     images, _ = clip.read(tmp_path, [11, 2])

@@ -8,19 +8,20 @@ import numpy as np
 import pytest
 
 from midway_zoo.errors import ConfigError, DataError
-from midway_zoo.train.data.clip import Clip, timing_fields
-from midway_zoo.train.data.index import Index
-from midway_zoo.train.data.sampling import Pair, PairStream, PairWindows, StepBatches, grouped
+from midway_zoo.train.data.frame_pairs import Pair, PairStream, PairWindows, grouped
+from midway_zoo.train.data.indexed_video import IndexedVideo, timing_fields
+from midway_zoo.train.data.loading import StepBatches
+from midway_zoo.train.data.video_index import Index
 
 
-def clip(name: str, frames: int, fps: float = 30.0, pts: list[int] | None = None) -> Clip:
+def video(name: str, frames: int, fps: float = 30.0, pts: list[int] | None = None) -> IndexedVideo:
     timing = timing_fields(list(range(frames)) if pts is None else pts)
     size = {"kind": "video", "size": 1, "changed_ns": 1, "height": 4, "width": 4, "rotation": 0}
-    return Clip(path=name, **size, tick=1 / fps if pts is None else 1e-3, keyframes=[[0, 1]], **timing)
+    return IndexedVideo(path=name, **size, tick=1 / fps if pts is None else 1e-3, keyframes=[[0, 1]], **timing)
 
 
-def index(*clips: Clip) -> Index:
-    return Index(Path("data"), clips)
+def index(*videos: IndexedVideo) -> Index:
+    return Index(Path("data"), videos)
 
 
 def pairs(stream: PairStream, number: int, first: int = 0) -> list[Pair]:
@@ -29,14 +30,14 @@ def pairs(stream: PairStream, number: int, first: int = 0) -> list[Pair]:
 
 def test_distances_are_those_of_the_paper_and_uniform() -> None:
     """Frames 15 to 30 apart at 30 frames per second."""
-    stream = PairStream(index(clip("a", 200)), seed=3)
+    stream = PairStream(index(video("a", 200)), seed=3)
     distances = Counter(pair.target - pair.source for pair in pairs(stream, 8000))
     assert sorted(distances) == list(range(15, 31))
     assert max(abs(count - 500) for count in distances.values()) < 110  # five standard deviations
 
 
 def test_starts_are_uniform_and_pairs_fit() -> None:
-    stream = PairStream(index(clip("a", 50)), seed=3)
+    stream = PairStream(index(video("a", 50)), seed=3)
     found = pairs(stream, 4000)
     assert max(pair.target for pair in found) == 49
     starts = Counter(pair.source for pair in found)
@@ -46,27 +47,27 @@ def test_starts_are_uniform_and_pairs_fit() -> None:
 
 @pytest.mark.parametrize(("fps", "expected"), [(30.0, {15}), (60.0, {30}), (25.0, {12, 13}), (2.0, {1})])
 def test_exact_distance_takes_the_nearest_frames(fps: float, expected: set[int]) -> None:
-    stream = PairStream(index(clip("a", 90, fps)), min_seconds=0.5, max_seconds=0.5, seed=0)
+    stream = PairStream(index(video("a", 90, fps)), min_seconds=0.5, max_seconds=0.5, seed=0)
     assert {pair.target - pair.source for pair in pairs(stream, 200)} == expected
 
 
 def test_frames_too_sparse_for_a_pair_are_no_data() -> None:
     with pytest.raises(DataError, match=r"0\.5 s long"):
-        PairStream(index(clip("a", 90, 0.2)))
+        PairStream(index(video("a", 90, 0.2)))
 
 
 def test_distances_hold_at_variable_frame_rate() -> None:
     times = np.cumsum(np.random.default_rng(0).integers(10, 150, 300)).tolist()
-    stream = PairStream(index(clip("a", 300, pts=times)), seed=0)
+    stream = PairStream(index(video("a", 300, pts=times)), seed=0)
     for pair in pairs(stream, 500):
         assert 495 <= times[pair.target] - times[pair.source] <= 1005
 
 
 def test_short_clips_are_left_out() -> None:
-    stream = PairStream(index(clip("a", 3), clip("b", 60), clip("c", 15)), seed=0)
-    assert [kept.path for kept in stream.clips] == ["b"]
+    stream = PairStream(index(video("a", 3), video("b", 60), video("c", 15)), seed=0)
+    assert [kept.path for kept in stream.videos] == ["b"]
     with pytest.raises(DataError, match=r"lower data\.min_seconds"):
-        PairStream(index(clip("a", 3)))
+        PairStream(index(video("a", 3)))
 
 
 def test_clip_of_exactly_the_least_distance_has_one_pair() -> None:
@@ -76,10 +77,10 @@ def test_clip_of_exactly_the_least_distance_has_one_pair() -> None:
 
 
 def test_a_round_visits_every_clip_once_in_a_new_order() -> None:
-    stream = PairStream(index(*(clip(str(name), 60) for name in range(20))), repeats=3, seed=1)
+    stream = PairStream(index(*(video(str(name), 60) for name in range(20))), repeats=3, seed=1)
     assert (stream.visits, stream.pairs_per_epoch) == (20, 20)
     rounds = [pairs(stream, 60, first) for first in (0, 60)]
-    orders = [[pair.clip for pair in found] for found in rounds]
+    orders = [[pair.video for pair in found] for found in rounds]
     for order in orders:
         assert order[0::3] == order[1::3] == order[2::3]
         assert sorted(order[::3]) == list(range(20))
@@ -89,18 +90,18 @@ def test_a_round_visits_every_clip_once_in_a_new_order() -> None:
 
 
 def test_all_starts_come_once_a_round() -> None:
-    stream = PairStream(index(clip("a", 75), clip("b", 50)), repeats=5, starts="all", seed=1)
+    stream = PairStream(index(video("a", 75), video("b", 50)), repeats=5, starts="all", seed=1)
     assert stream.pairs_per_epoch == 45 + 20
     first, second = pairs(stream, 65), pairs(stream, 65, 65)
     every = sorted([(0, start) for start in range(45)] + [(1, start) for start in range(20)])
     for found in (first, second):
-        assert sorted((pair.clip, pair.source) for pair in found) == every
+        assert sorted((pair.video, pair.source) for pair in found) == every
     assert [pair.source for pair in first] != [pair.source for pair in second]
     assert len(list(grouped(first))) == stream.visits == 13
 
 
 def test_last_visit_to_a_clip_fills_up_with_starts_that_come_twice() -> None:
-    stream = PairStream(index(clip("a", 52)), repeats=5, starts="all", seed=1)
+    stream = PairStream(index(video("a", 52)), repeats=5, starts="all", seed=1)
     starts = Counter(pair.source for pair in pairs(stream, stream.pairs_per_epoch))
     assert sorted(starts) == list(range(22))
     assert sorted(starts.values())[-4:] == [1, 2, 2, 2]
@@ -108,7 +109,7 @@ def test_last_visit_to_a_clip_fills_up_with_starts_that_come_twice() -> None:
 
 @pytest.mark.parametrize("starts", ["random", "all"])
 def test_stream_is_a_pure_function(starts: str) -> None:
-    data = index(clip("a", 75), clip("b", 50))
+    data = index(video("a", 75), video("b", 50))
     stream = PairStream(data, starts=starts, seed=7)
     expected = pairs(stream, 40)
     other = pickle.loads(pickle.dumps(PairStream(data, starts=starts, seed=7)))
@@ -119,11 +120,11 @@ def test_stream_is_a_pure_function(starts: str) -> None:
 
 
 def test_pairs_of_a_visit_are_replaced_together_and_differently_each_time() -> None:
-    stream = PairStream(index(*(clip(str(name), 90) for name in range(50))), seed=1)
+    stream = PairStream(index(*(video(str(name), 90) for name in range(50))), seed=1)
     visit = pairs(stream, 5)
     attempts = [[stream.replacement(pair, attempt) for pair in visit] for attempt in (1, 2, 3)]
-    assert all(len({pair.clip for pair in replaced}) == 1 for replaced in attempts)
-    assert len({replaced[0].clip for replaced in attempts}) > 1
+    assert all(len({pair.video for pair in replaced}) == 1 for replaced in attempts)
+    assert len({replaced[0].video for replaced in attempts}) > 1
     assert len({pair.source for pair in attempts[0]}) > 1
     assert [pair.number for pair in attempts[0]] == [0, 1, 2, 3, 4]
 
@@ -134,7 +135,7 @@ def test_pairs_of_a_visit_are_replaced_together_and_differently_each_time() -> N
 )
 def test_senseless_values_are_errors(wrong: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(wrong)))):
-        PairStream(index(clip("a", 90)), **wrong)
+        PairStream(index(video("a", 90)), **wrong)
 
 
 @pytest.mark.parametrize(("world", "parts"), [(1, 1), (2, 1), (2, 3), (4, 1)])

@@ -1,30 +1,25 @@
 """What a data root holds: video files, and folders of frames that each count as one video."""
 
+import codecs
 import json
 import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingFileError
-from midway_zoo.inference.images import to_tensor
+from midway_zoo.inference.folders import TIMING_FILE, folder_stamp, frame_files, is_image, natural_key, suffix_of
+from midway_zoo.inference.images import read_image
 
 VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
     *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
 )
 """What a folder is searched for. A list of files may name any other."""
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-TIMING_FILE = "frames.json"
-"""Beside the frames of a folder, what :func:`~midway_zoo.train.data.prepare.prepare` knows of their times."""
 
 Kind: TypeAlias = Literal["video", "frames"]
 
@@ -38,12 +33,6 @@ class Source:
     kind: Kind
 
 
-def natural_key(name: str) -> tuple[Any, ...]:
-    """Sort key under which ``frame10`` comes after ``frame9``."""
-    parts = re.split(r"(\d+)", name)
-    return tuple(int(part) if index % 2 else part for index, part in enumerate(parts)), name
-
-
 def base_folder(root: Path) -> Path:
     """What the paths of a root are relative to: the folder itself, or the one that holds the list or video."""
     return root if root.is_dir() else root.parent
@@ -55,8 +44,8 @@ def find_sources(root: Path) -> list[Source]:
     Args:
         root: a folder, searched with all folders in it for video files and for folders that hold images
             (each is one video); or a text file with the path of a video or frame folder per line,
-            relative to the list's own folder, ``#`` starting a comment; or one video file. Names that
-            start with a dot are left out.
+            relative to the list's own folder, ``#`` at the start or after a space starting a comment; or one video
+            file. Names that start with a dot are left out.
 
     Raises:
         MissingFileError: if there is no such root.
@@ -84,51 +73,72 @@ def _walk(root: Path) -> Iterator[Source]:
         seen.add(real)
         relative = Path(folder).relative_to(root)
         names = [name for name in files if not name.startswith(".")]
-        yield from (Source((relative / name).as_posix(), "video") for name in names if _suffix(name) in VIDEO_SUFFIXES)
-        if any(_suffix(name) in IMAGE_SUFFIXES for name in names):
+        yield from (
+            Source((relative / name).as_posix(), "video") for name in names if suffix_of(name) in VIDEO_SUFFIXES
+        )
+        if any(is_image(name) for name in names):
             yield Source(relative.as_posix(), "frames")
 
 
 def _listed(root: Path) -> list[Source]:
-    lines = (line.split("#")[0].strip() for line in root.read_text(encoding="utf-8").splitlines())
-    paths = dict.fromkeys(Path(line).as_posix() for line in lines if line)
+    paths = dict.fromkeys(path for line in _list_lines(root) if (path := _listed_path(root, line)))
     if not paths:
         raise InputError(f"the list {root} names no file; write the path of a video or frame folder per line.")
     return [Source(path, "frames" if (root.parent / path).is_dir() else "video") for path in paths]
 
 
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path per file is slow for 100 000 files)
+def _list_lines(root: Path) -> Iterator[str]:
+    """Lines of a list. Bytes that are not UTF-8 are kept as Python keeps them in names of files."""
+    content = root.read_bytes()
+    encoding, errors = "utf-8-sig", "surrogateescape"
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        encoding, errors = "utf-16", "strict"
+    try:
+        text = content.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        raise InputError(f"the list {root} cannot be read as {encoding} ({error}); save it as UTF-8.") from error
+    if "\0" in text:
+        raise InputError(f"the list {root} holds zero bytes; save it as UTF-8 text, with the path of a video per line.")
+    # Not splitlines, which also splits at characters that names may hold.
+    return (line.strip() for line in text.replace("\r", "\n").split("\n"))
 
 
-def frame_files(folder: Path) -> list[str]:
-    """Names of the images of a folder, in natural order.
+def _listed_path(root: Path, line: str) -> str | None:
+    """A line as a path, None if it names none: as it stands, without its comment, as Windows programs write it."""
+    bare = re.sub(r"(^|\s)#.*", "", line).strip()
+    forms = [form for form in (line, bare) if form and not form.startswith("#")]
+    forms += [os.fsencode(form).decode("cp1252", "replace") for form in forms if not _encodable(form)]
+    forms += [form.replace("\\", "/") for form in forms if "\\" in form]
+    found = next((form for form in forms if (root.parent / form).exists()), None)
+    if found is None and not _encodable(bare):
+        raise InputError(
+            f"the list {root} names {bare!a}, which is neither UTF-8 nor a file that is there; save it as UTF-8."
+        )
+    return Path(found or bare).as_posix() if found or bare else None
 
-    Raises:
-        MissingFileError: if there is no such folder.
-    """
-    return _frame_files(folder, stamp(folder, "frames")[1])
 
-
-@lru_cache(maxsize=8)
-def _frame_files(folder: Path, changed_ns: int) -> list[str]:
-    """Sorting the frames of an hour takes a second, and every visit to them would."""
-    names = os.listdir(folder)  # noqa: PTH208
-    images = (name for name in names if not name.startswith(".") and _suffix(name) in IMAGE_SUFFIXES)
-    return sorted(images, key=natural_key)
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def stamp(path: Path, kind: Kind) -> tuple[int, int]:
-    """(size, time of change in ns) that tells a changed source; the size of a folder is not meaningful and 0.
+    """Two numbers that tell a changed source: bytes and time of change in ns of a file; 0 and
+    :func:`~midway_zoo.inference.folders.folder_stamp` of a folder.
 
     Raises:
         MissingFileError: if it is not there.
     """
     try:
+        if kind == "frames":
+            return 0, folder_stamp(path)
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError) as error:
         raise MissingFileError(f"{path} is not there any more.") from error
-    return (0 if kind == "frames" else status.st_size), status.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def read_timing(folder: Path) -> dict[str, Any] | None:
@@ -139,36 +149,12 @@ def read_timing(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / TIMING_FILE
     try:
-        timing = json.loads(path.read_text(encoding="utf-8"))
+        timing = json.loads(path.read_text(encoding="utf-8-sig"))
         return {"tick": float(timing["tick"]), "pts": [int(pts) for pts in timing["pts"]]}
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is no file of frame times ({error!r}); delete it to use the assumed rate.") from error
-
-
-def scaled_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """(height, width) with the shorter side brought down to ``short_side``; never enlarged."""
-    if short_side is None or min(height, width) <= short_side:
-        return height, width
-    scale = short_side / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def read_image(path: Path, short_side: int | None = None) -> Tensor:
-    """An image file as uint8 (3, H, W), RGB, upright; 16-bit and grey ones converted.
-
-    Raises:
-        InputError: if it cannot be read.
-        MissingFileError: if it is not there.
-    """
-    image = (to_tensor(path) * 255).round().to(torch.uint8)
-    height, width = scaled_size(image.shape[1], image.shape[2], short_side)
-    if (height, width) != tuple(image.shape[1:]):
-        picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-        resized = np.array(picture.resize((width, height), Image.Resampling.BICUBIC))
-        image = torch.from_numpy(resized).permute(2, 0, 1)
-    return image.contiguous()
 
 
 def read_images(
