@@ -124,7 +124,7 @@ def fetch(
             raise explain(error, name, where, repo) from error
         current = _Place(home / remote.commit, quote(file, safe=""))
         if any(not current.has(part) for part in parts):
-            options = _Options(entry, where, name, cache_dir, keep_file)
+            options = _Options(entry, where, name, None if cache_dir is None else str(cache_dir), keep_file)
             with _writing(home):
                 _complete(current, parts, remote, options)
     except WeightsUnavailableError as error:
@@ -144,7 +144,7 @@ class _Options(NamedTuple):
     entry: Mapping[str, Any]
     where: str
     name: str
-    cache_dir: str | os.PathLike[str] | None
+    cache_dir: str | None
     keep_file: bool
 
 
@@ -232,12 +232,8 @@ def _store_part(
 def _cached_file(remote: RemoteFile, options: _Options) -> Any:
     """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
     return try_to_load_from_cache(
-        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=_hub_cache(options)
+        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=options.cache_dir
     )
-
-
-def _hub_cache(options: _Options) -> str | None:
-    return None if options.cache_dir is None else str(options.cache_dir)
 
 
 @contextmanager
@@ -248,7 +244,7 @@ def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterato
             remote.repo_id,
             remote.filename,
             revision=remote.revision,
-            cache_dir=_hub_cache(options),
+            cache_dir=options.cache_dir,
             token=remote.token,
         )
     )
