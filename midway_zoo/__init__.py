@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from midway_zoo.inference.motion import infer_motion_latent
     from midway_zoo.inference.perturbation import perturbation_heatmap
     from midway_zoo.inference.stream import MotionStream
+    from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
     from midway_zoo.weights.load import register_weights
@@ -36,6 +37,7 @@ _HOMES = {
     "inference.motion": ("infer_motion_latent",),
     "inference.stream": ("MotionStream",),
     "inference.perturbation": ("perturbation_heatmap",),
+    "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
     "visualize": ("visualize",),
@@ -65,6 +67,7 @@ __all__ = [
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",
+    "read_video",
     "register_weights",
     "visualize",
 ]

@@ -89,6 +89,10 @@ class EncodedFrames:
         }
         return self._with(torch.cat([before.images, self.images]), tokens)
 
+    def showing(self, images: Tensor) -> "EncodedFrames":
+        """Other images of the same size, cut into the same windows; nothing of them is encoded yet."""
+        return self._with(images, {})
+
     def _with(self, images: Tensor, tokens: dict[bool, list[Tensor]]) -> "EncodedFrames":
         made = EncodedFrames(self.network, images, self.windows, self.side, self.batch_size, self.fade)
         made._tokens = tokens

@@ -15,6 +15,7 @@ from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow_options import FlowOptions
 from midway_zoo.inference.images import MAX_TOKENS, Images, Size, target_size
 from midway_zoo.inference.perturbation import sensitivity_of, token_flow
+from midway_zoo.inference.refinement import mean_over_mirrors, refined
 from midway_zoo.inference.tiles import corners, placed_flow, tiled_flow
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import FlowPrediction
@@ -66,8 +67,8 @@ def predict_flow(
             own size up to three tiles on an axis, and "full" every pixel. A larger size gives the zero-shot flow a
             finer grid and takes longer.
         batch_size: pairs, or tiles, at once.
-        **options: ``tile``, ``overlap`` and ``coarse`` for the head; ``level``, ``draws``, ``seed`` and ``window`` for
-            perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
+        **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``,
+            ``seed`` and ``window`` for perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
 
     Returns:
         ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down, and ``confidence`` (B, 1, H, W), higher
@@ -183,9 +184,21 @@ class HeadFlow:
         return self.options.coarse and frames.size != self.tile
 
     def __call__(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> Found:
-        raw = (placed_flow if self._places(source) else tiled_flow)(source, target, both=both)
+        if self.options.mirrored:
+            look = mean_over_mirrors(self._look)
+            raw = [look(source, target), look(target, source)][: 1 + both]
+        else:
+            look, raw = self._look, self._raw(source, target, both=both)
+        pairs = ((source, target), (target, source))[: 1 + both]
+        raw = [refined(look, *pair, found, self.options.refine) for pair, found in zip(pairs, raw, strict=True)]
         # The third channel is the logit of the expected error: small where the head is sure.
         return [(found[:, :2], torch.sigmoid(-found[:, 2:])) for found in raw]
+
+    def _look(self, source: EncodedFrames, target: EncodedFrames) -> Tensor:
+        return self._raw(source, target, both=False)[0]
+
+    def _raw(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> list[Tensor]:
+        return (placed_flow if self._places(source) else tiled_flow)(source, target, both=both)
 
 
 Method: TypeAlias = PerturbationFlow | HeadFlow

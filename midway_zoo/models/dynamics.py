@@ -11,12 +11,11 @@ from typing import Any, Literal
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import InputError
-from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock, forward_mode_ad
 from midway_zoo.results import DynamicsOutput
 
 
@@ -79,7 +78,7 @@ class ForwardDynamics(nn.Module):
             The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
             gating.
         """
-        if _forward_mode_ad():
+        if forward_mode_ad():
             # Fused attention kernels have no forward derivative; the math backend has.
             with sdpa_kernel(SDPBackend.MATH):
                 return self._run(motion, source, grid)
@@ -297,9 +296,3 @@ def _square(tokens: Tensor) -> tuple[int, int]:
     if side * side != tokens.shape[1] - 1:
         raise InputError(f"{tokens.shape[1] - 1} patch tokens are no square; pass their grid=(rows, columns).")
     return side, side
-
-
-def _forward_mode_ad() -> bool:
-    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
-    # torch has no public question for this; the counter has had this name since forward_ad exists.
-    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0

@@ -6,6 +6,7 @@ import torch
 from timm.layers import Mlp as TimmMlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
@@ -25,13 +26,24 @@ class Mlp(TimmMlp):
     """Set it to False on a module to keep the activations: a sixth faster where memory does not matter (on a CPU)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        # A compiled step recomputes what is cheap by itself.
-        if not (self.recompute and self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        if not (self.recompute and self.training and torch.is_grad_enabled()) or _cannot_recompute():
             return super().forward(x)
         return checkpoint(self._activate_and_project, self.fc1(x), use_reentrant=False, preserve_rng_state=False)
 
     def _activate_and_project(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.act(hidden))
+
+
+def forward_mode_ad() -> bool:
+    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
+    # torch has no public question for this; the counter has had this name since forward_ad exists.
+    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def _cannot_recompute() -> bool:
+    # A compiled step recomputes what is cheap by itself. A checkpoint under torch.func raises: under vmap and jvp in
+    # torch 2.6 to 2.8 at least, under grad and vjp in 2.14 still. The question is the one autograd.Function asks.
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_mode_ad()
 
 
 def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:

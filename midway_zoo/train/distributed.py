@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.distributed_c10d import get_backend_config
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -130,16 +131,37 @@ def shard_model(model: nn.Module, units: Iterable[nn.Module], accelerator: Accel
         units: submodules whose weights are gathered while they run and let go after; what is in none of them is
             gathered while ``model`` runs. Only their ``forward`` may read their weights.
         accelerator: says which processes and devices there are. With one process there is nothing to divide.
+
+    Raises:
+        ConfigError: for processes that talk through Gloo (those on CPUs do), with a torch before 2.8.
     """
     if accelerator.num_processes == 1:
         logger.info("shard=true: there is one process, which keeps everything")
         model.to(accelerator.device)
         return
-    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    device = accelerator.device.type
+    gloo = f"{device}:gloo" in str(get_backend_config())
+    if gloo:
+        _check_gloo_is_supported()
+    mesh = init_device_mesh(device, (accelerator.num_processes,))
     for unit in units:
         fully_shard(unit, mesh=mesh)
     # FSDP would keep what the root gathers until a backward pass; a forward without one would then see old weights.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for module in model.modules() if gloo else ():
+        if isinstance(module, FSDPModule):
+            # Asked for a mean, Gloo returned the sum (torch 2.7 and 2.8 at least): gradients as many times too large
+            # as there are processes, without an error.
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def _check_gloo_is_supported() -> None:
+    if not hasattr(FSDPModule, "set_force_sum_reduction_for_comms"):
+        raise ConfigError(
+            f"shard=true on CPUs (processes that talk through Gloo) needs torch 2.8 or newer, and this is torch "
+            f"{torch.__version__}, which fails or sums gradients where it should average them. Upgrade torch, train on "
+            "GPUs with NCCL, or leave shard=false."
+        )
 
 
 @contextmanager

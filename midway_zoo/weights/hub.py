@@ -165,27 +165,24 @@ def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options
     pinned = options.entry.get("sha256")
     if pinned and remote.sha256 and pinned != remote.sha256:
         raise CheckpointError(f"{options.where}: the manifest pins sha256 {pinned}, the Hub has {remote.sha256}.")
+    had = isinstance(_cached_file(remote, options), str)
     try:
-        try:
-            archive = TorchArchive(remote, remote.filename)
-            config, parts = _select(archive, options.entry, missing)
-            with contextlib.closing(read_parts(remote, archive, parts)) as found:
-                for part, tensors in found:  # stored at once: what comes after it may fail
-                    _store_part(place, part, tensors, config, remote, options)
-        except RangesRefusedError as refused:
-            log.warning(
-                "%s: the server refuses range requests; downloading all %.1f MB of the file%s (%s)",
-                options.name,
-                remote.size / 1e6,
-                "" if options.keep_file else ", which is removed afterwards",
-                refused,
-            )
-            with _whole_file(remote, pinned, options) as path, open_archive(path) as archive:
-                config, parts = _select(archive, options.entry, [part for part in missing if not place.has(part)])
-                for part, refs in parts.items():
-                    _store_part(
-                        place, part, {key: archive.read(ref) for key, ref in refs.items()}, config, remote, options
-                    )
+        if not had:
+            try:
+                return _from_ranges(place, missing, remote, options)
+            except RangesRefusedError as refused:
+                log.warning(
+                    "%s: the server refuses range requests; downloading all %.1f MB of the file%s (%s)",
+                    options.name,
+                    remote.size / 1e6,
+                    "" if options.keep_file else ", which is removed afterwards",
+                    refused,
+                )
+        with _whole_file(remote, pinned, options, keep=had or options.keep_file) as path, open_archive(path) as archive:
+            config, parts = _select(archive, options.entry, [part for part in missing if not place.has(part)])
+            for part, refs in parts.items():
+                tensors = {key: archive.read(ref) for key, ref in refs.items()}
+                _store_part(place, part, tensors, config, remote, options)
     except MidwayZooError:
         raise
     except network_errors() as error:
@@ -193,6 +190,14 @@ def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options
             raise
         cause = error if isinstance(error, NetworkError) else NetworkError(clean(str(error)))  # no signed link
         raise explain(error, options.name, options.where, remote.repo_id) from cause
+
+
+def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+    archive = TorchArchive(remote, remote.filename)
+    config, parts = _select(archive, options.entry, missing)
+    with contextlib.closing(read_parts(remote, archive, parts)) as found:
+        for part, tensors in found:  # stored at once: what comes after it may fail
+            _store_part(place, part, tensors, config, remote, options)
 
 
 def _store_part(
@@ -231,13 +236,29 @@ def _select(
     return MidwayConfig.from_dict({**config.to_dict(), "paired": False}), parts
 
 
+def _cached_file(remote: RemoteFile, options: _Options) -> Any:
+    """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
+    return try_to_load_from_cache(
+        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=_hub_cache(options)
+    )
+
+
+def _hub_cache(options: _Options) -> str | None:
+    return None if options.cache_dir is None else str(options.cache_dir)
+
+
 @contextmanager
-def _whole_file(remote: RemoteFile, pinned: str | None, options: _Options) -> Iterator[Path]:
-    """The file in the Hub's own cache, its SHA-256 checked, which the client does not do; removed if it was not there
-    before."""
-    where: dict[str, Any] = {"revision": remote.revision, "cache_dir": options.cache_dir}
-    had = try_to_load_from_cache(remote.repo_id, remote.filename, **where)
-    path = Path(str(hf_hub_download(remote.repo_id, remote.filename, token=remote.token, **where)))
+def _whole_file(remote: RemoteFile, pinned: str | None, options: _Options, *, keep: bool) -> Iterator[Path]:
+    """The file in the Hub's own cache, its SHA-256 checked, which the client does not do."""
+    path = Path(
+        hf_hub_download(
+            remote.repo_id,
+            remote.filename,
+            revision=remote.revision,
+            cache_dir=_hub_cache(options),
+            token=remote.token,
+        )
+    )
     expected = pinned or remote.sha256
     if expected and (found := sha256_of(path)) != expected:
         path.resolve().unlink(missing_ok=True)
@@ -248,7 +269,7 @@ def _whole_file(remote: RemoteFile, pinned: str | None, options: _Options) -> It
     try:
         yield path
     finally:
-        if not isinstance(had, str) and not options.keep_file:
+        if not keep:
             _remove_download(path)
 
 

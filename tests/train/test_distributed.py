@@ -3,14 +3,17 @@
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.fsdp import FSDPModule
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
+from midway_zoo.train.distributed import shard_model
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
@@ -21,6 +24,10 @@ from tests.train.test_resume import ONE_THREAD, command
 
 # Small tensors of odd sizes: several have fewer rows than there are processes, and none at all in some.
 SETTINGS = [*TINY, "batch_size=8", "optim.clip=0.01", "head.norm_last_layer=false", "network.grad_checkpointing=true"]
+GLOO_CAN = "set_force_sum_reduction_for_comms"
+on_cpus = pytest.mark.skipif(
+    not hasattr(FSDPModule, GLOO_CAN), reason=f"shard=true on CPUs needs torch 2.8, this is {torch.__version__}"
+)
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,7 @@ def runs(videos, tmp_path_factory) -> Path:
     return folder
 
 
+@on_cpus
 @pytest.mark.parametrize(("name", "step"), [("new", 2), ("resumed", 4)])
 def test_gradients_and_center(runs, name, step) -> None:
     ours, alone = load_file(runs / f"{name}.safetensors"), load_file(runs / f"alone_{step}.safetensors")
@@ -47,6 +55,7 @@ def test_gradients_and_center(runs, name, step) -> None:
     assert alone["center"].abs().max() > 0
 
 
+@on_cpus
 @pytest.mark.parametrize("name", ["new", "resumed"])
 def test_checkpoints_pass_between_sharded_and_whole(runs, name) -> None:
     ours, alone = latest_checkpoint(runs / name), latest_checkpoint(runs / "alone")
@@ -65,6 +74,7 @@ def test_checkpoints_pass_between_sharded_and_whole(runs, name) -> None:
             torch.testing.assert_close(moments["state"][index][key], value, atol=1e-6, rtol=1e-4)
 
 
+@on_cpus
 def test_pictures(runs) -> None:
     assert (runs / "new" / "pictures" / "heatmap_00000002.png").is_file()
 
@@ -78,3 +88,18 @@ def test_accelerates_own_sharding_is_refused(make_task, monkeypatch, switch) -> 
 
 def test_one_process_keeps_everything(make_task) -> None:
     assert fit(make_task("shard=true", "max_steps=1")).step == 1
+
+
+@pytest.fixture
+def gloo_group():
+    """A process group of this process alone, over Gloo."""
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+def test_cpus_are_refused_where_torch_cannot(gloo_group, monkeypatch) -> None:
+    monkeypatch.delattr(FSDPModule, GLOO_CAN, raising=False)
+    two = SimpleNamespace(num_processes=2, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match=r"shard=true on CPUs.*needs torch 2\.8 or newer.*shard=false"):
+        shard_model(torch.nn.Linear(2, 2), [], two)

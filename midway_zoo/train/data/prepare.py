@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path, PurePosixPath
@@ -258,11 +258,11 @@ def _colours(picture: Any) -> Colours:
     """How a picture is stored so that it decodes to the same colours."""
     if isinstance(picture, Tensor):
         return Colours()
-    primaries, transfer = int(picture.color_primaries), int(picture.color_trc)
+    known = Colours(primaries=int(picture.color_primaries), transfer=int(picture.color_trc))
     if not _converts(picture):
-        return Colours(primaries=primaries, transfer=transfer)
+        return known
     full_range = picture.color_range == Colours(full_range=True).range or picture.format.name.startswith("yuvj")
-    return Colours(_matrix(picture), full_range=full_range, primaries=primaries, transfer=transfer)
+    return replace(known, matrix=_matrix(picture), full_range=full_range)
 
 
 def _converts(picture: Any) -> bool:

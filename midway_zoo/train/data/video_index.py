@@ -174,21 +174,26 @@ def _cached_path(root: Path) -> Path:
 def _writable(folder: Path) -> bool:
     """Whether a file can be made in a folder: tried, as permissions alone do not say it (read-only mounts, quotas)."""
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            return os.access(folder, os.W_OK)
+        _try_writing(folder)
     except OSError:
         return False
+    return os.access(folder, os.W_OK)
 
 
-def save_index(index: Index, location: Path) -> None:
-    """Write an index, making the folders that it lies in.
+def _try_writing(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def check_index_path(location: Path) -> None:
+    """Make the folder of an index that shall be written: failing after the work would waste it.
 
     Raises:
-        InputError: if it cannot be written.
+        InputError: if nothing can be written there.
     """
     try:
         location.parent.mkdir(parents=True, exist_ok=True)
-        index.save(location)
+        _try_writing(location.parent)
     except OSError as error:
         raise InputError(
             f"the index cannot be written to {location} ({error}); set data.index (of `train index`: --index) to a "
@@ -221,10 +226,11 @@ def load_or_build_index(
         index = Index.load(location, base_folder(Path(root)))
         refreshed = _refreshed(index, workers)
         if refreshed is not index and _writable(location.parent):
-            save_index(refreshed, location)
+            refreshed.save(location)
         return refreshed
+    check_index_path(location)
     index = build_index(root, workers=workers)
-    save_index(index, location)
+    index.save(location)
     _log.info("indexed %s; kept in %s", index.report().splitlines()[0], location)
     return index
 

@@ -7,9 +7,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import InputError
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.batched_views import BatchedViews, cut, random_boxes
+from midway_zoo.train.data.batched_views import BatchedViews, cut, random_boxes, shifted_boxes
 from midway_zoo.train.data.photometric import Column
-from midway_zoo.train.data.views import ViewsConfig, random_box
+from midway_zoo.train.data.views import Box, ViewsConfig, random_box, shifted_box
 
 ASPECT = (3 / 4, 4 / 3)
 
@@ -88,3 +88,35 @@ def test_no_local_crops_and_bad_frames(config) -> None:
     assert views(torch.rand(2, 2, 3, 40, 40), Draws(0, np.arange(2)))["locals"].shape == (2, 0, 3, 8, 8)
     with pytest.raises(InputError, match=r"\(B, 2, 3, H, W\)"):
         views(torch.rand(2, 3, 3, 40, 40), Draws(0, np.arange(2)))
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 32)])
+def test_shifted_boxes_are_those_of_the_sampler(size) -> None:
+    rng = np.random.default_rng(0)
+    boxes = random_boxes(np.array([[size[0]]]), np.array([[size[1]]]), (0.2, 0.6), ASPECT, rng.random((200, 1, 10, 4)))
+    uniform = rng.random((200, 1, 2))
+    moved = shifted_boxes(boxes, np.array(size), 0.5, uniform)
+    for box, numbers, found in zip(boxes[:, 0], uniform[:, 0], moved[:, 0], strict=True):
+        assert tuple(found) == tuple(shifted_box(Box(*box.tolist()), *size, 0.5, Given(numbers[None])))
+    assert (moved[..., 2:] == boxes[..., 2:]).all()
+    assert (moved[..., :2] >= 0).all()
+    assert (moved[..., :2] + moved[..., 2:] <= size).all()
+    distance = np.abs(moved - boxes)[..., :2] / boxes[..., 2:]
+    assert 0.2 < distance.max() <= 0.5
+
+
+def test_a_shift_moves_the_dynamics_crop_of_the_target_alone(config) -> None:
+    config.dynamics_area, config.dynamics_shift, config.aspect = (0.36, 0.36), 0.5, (1.0, 1.0)
+    row = torch.arange(40) / 40
+    ramp = torch.stack([row.expand(40, -1), row[:, None].expand(-1, 40), torch.zeros(40, 40)])
+    same = ramp.expand(64, 2, -1, -1, -1)
+    batch = BatchedViews(config)(same, Draws(0, np.arange(64)))
+    source, target = batch["dynamics"].float().div(255 / 40).mean((-2, -1)).unbind(1)
+    moved = (target - source)[:, :2]
+    assert 5 < moved.abs().max() < 12.5
+    assert moved.abs().mean() > 2
+    assert torch.equal(batch["globals"][:, 0], batch["globals"][:, 2])
+    config.dynamics_shift = 0.0
+    still = BatchedViews(config)(same, Draws(0, np.arange(64)))
+    assert torch.equal(still["dynamics"][:, 0], batch["dynamics"][:, 0])
+    assert torch.equal(still["dynamics"][:, 0], still["dynamics"][:, 1])

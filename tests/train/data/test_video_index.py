@@ -100,10 +100,20 @@ def test_index_goes_where_it_is_told(root: Path, tmp_path: Path) -> None:
     assert Index.load(tmp_path / "own.json", root) == index
 
 
-def test_data_that_cannot_be_written_to_take_an_index_elsewhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_that_cannot_be_written_to_take_an_index_elsewhere(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"set data\.index"):
-        load_or_build_index(root)
+    monkeypatch.setenv("MIDWAY_ZOO_INDEXES", str(tmp_path / "cache"))
+    index = load_or_build_index(root)
+    assert not (root / INDEX_NAME).exists()
+    assert index_path(root).parent == tmp_path / "cache"
+    assert Index.load(index_path(root), root) == index
+    monkeypatch.setattr(module, "probe", None)
+    assert load_or_build_index(root) == index
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"--index"):
+        load_or_build_index(root, tmp_path / "file" / "index.json")
 
 
 def test_index_of_a_lone_frame_folder_lies_beside_it(tmp_path: Path) -> None:

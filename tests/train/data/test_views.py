@@ -254,3 +254,18 @@ def test_frames_that_are_no_pair() -> None:
         sampler(frame, frame[0], rng)
     with pytest.raises(InputTypeError, match="source"):
         sampler(frame / 255, frame, rng)
+
+
+def test_the_target_s_dynamics_box_can_be_shifted() -> None:
+    """By up to the given share of its sides, inside the frame; nothing else of the views changes its place."""
+    config = ViewsConfig(dynamics_size=32, global_size=24, local_size=12, local_crops=0, dynamics_shift=0.25)
+    moves = []
+    for seed in range(40):
+        views = sample(seed, config=config)["dynamics"]
+        (top, left, bottom, right), there = extent(views[0], (540, 960)), extent(views[1], (540, 960))
+        moves.append(((there[1] - left) / (right - left), (there[0] - top) / (bottom - top)))
+        assert there[3] - there[1] == pytest.approx(right - left, rel=0.1)
+    assert 0.18 < np.abs(moves).max() < 0.29
+    assert np.abs(moves).mean() > 0.05
+    with pytest.raises(ConfigError, match="dynamics_shift=1"):
+        ViewSampler(ViewsConfig(dynamics_shift=1.0))

@@ -17,6 +17,7 @@ from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailabl
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import Parts
+from tests.weights.hub.conftest import configure_client
 from tests.weights.hub.hub_server import HubServer
 from tests.weights.released_files import assert_same_state
 
@@ -115,7 +116,6 @@ WITHOUT_RANGES = [
     {"kind": "ignore_range", "times": None, "after": 3},
     {"kind": "gzip", "times": 2, "host": "cdn"},
     {"kind": "status", "status": 403, "times": 2, "host": "cdn"},
-    {"kind": "status", "status": 403, "times": 2, "host": "cdn", "after": 2},
 ]
 
 
@@ -140,7 +140,7 @@ def test_the_whole_file_is_kept_on_demand(published: HubServer, tiny: Path, tmp_
     (kept,) = (tmp_path / "mine").glob("models--*/snapshots/*/*.pth")
     assert kept.read_bytes() == tiny.read_bytes()
     assert main(arguments) == 0  # what was there before is left there, and used
-    assert published.bytes_sent("cdn") < 2 * tiny.stat().st_size
+    assert len([request for request in published.requests if request.host == "cdn" and not request.range]) == 1
     assert kept.is_file()
 
 
@@ -236,7 +236,7 @@ def test_a_longer_body_is_cut_off(published: HubServer, tiny: Path) -> None:
 
 def test_a_finished_part_is_kept_when_the_next_fails(published: HubServer, tiny: Path) -> None:
     with open_archive(tiny) as archive:
-        ref = Parts(archive).tensors("motion_loss")["module.motion_tokens"]
+        ref = Parts(archive).tensors("motion_loss")["motion_tokens"]
         at = archive.storage_entry(ref.storage).header_offset + 100
     published.faults.add("flip", at=at, times=None)
     with pytest.raises(CheckpointError, match="CRC-32"):
@@ -246,7 +246,8 @@ def test_a_finished_part_is_kept_when_the_next_fails(published: HubServer, tiny:
 
 
 def test_no_network_is_told_at_once(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")  # nobody listens there
+    environ = published.environ(os.environ["HF_HOME"]) | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    configure_client(environ, monkeypatch)
     waits: list[float] = []
     monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: waits.append(seconds))
     monkeypatch.setattr("midway_zoo.weights.transport.BACKOFF_SECONDS", 0.5)
@@ -264,9 +265,7 @@ def test_a_server_that_never_answers(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.5)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     published.faults.add("hang", times=None, host=host)
-    with pytest.raises(
-        WeightsUnavailableError, match=r"cannot be reached .*Timeout.* \(given up after 2 tries in [01] s"
-    ):
+    with pytest.raises(WeightsUnavailableError, match=r"cannot be reached .*Timeout.* \(given up after 2 tries"):
         mz.create_model(NAME, pretrained=True)
     assert len([record for record in caplog.records if "trying again" in record.getMessage()]) == 1
     assert leftovers() == []
