@@ -272,7 +272,8 @@ def _predict(
     sources, targets = [sample.source for sample in samples], [sample.target for sample in samples]
     # Rows of a table share the overlap, which only a head reads.
     tiled = method == "head" or (method == "auto" and network.flow_head is not None)
-    taken: dict[str, Any] = {name: value for name, value in options.items() if tiled or name != "overlap"}
+    taken: dict[str, Any] = {"size": "full"} if tiled else {}
+    taken |= {name: value for name, value in options.items() if tiled or name != "overlap"}
     found = predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
     return found.flow, found.method
 
