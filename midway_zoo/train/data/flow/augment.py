@@ -1,7 +1,6 @@
 """Augmentation of flow fine-tuning (appendix B.4; CroCo v2): a pair and a random generator in, a crop out."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,21 +11,9 @@ from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.train.data.flow.entries import Kind
 from midway_zoo.train.data.flow.geometry import crop, flip, resize, resize_dense, resize_sparse
 from midway_zoo.train.data.flow.reading import FlowSample
-from midway_zoo.train.data.image_ops import (
-    Factor,
-    adjust_brightness_,
-    adjust_contrast_,
-    adjust_hue,
-    adjust_saturation_,
-)
+from midway_zoo.train.data.photometric import jitter
 
 _MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
-_OPERATIONS: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
-    adjust_brightness_,
-    adjust_contrast_,
-    adjust_saturation_,
-    adjust_hue,
-)
 
 
 @dataclass
@@ -123,12 +110,12 @@ class FlowAugment:
         """
         images = torch.stack([sample.source, sample.target]).float().div_(255)
         if rng.random() < self.config.asymmetric_p:
-            images = torch.stack([self._jitter(image, rng) for image in images])
+            images = jitter(images, torch.stack([self._jitter_params(rng), self._jitter_params(rng)]))
         else:
             # Side by side, so that contrast is changed about the mean of both.
-            side_by_side = self._jitter(torch.cat([*images], dim=-1), rng)
+            side_by_side = jitter(torch.cat([*images], dim=-1)[None], self._jitter_params(rng)[None])[0]
             images = torch.stack(side_by_side.chunk(2, dim=-1))
-        source, target = images.mul_(255).round_().to(torch.uint8)
+        source, target = images.mul(255).round_().to(torch.uint8)
         assert sample.flow is not None
         return FlowSample(source, target, sample.flow.contiguous())
 
@@ -144,12 +131,10 @@ class FlowAugment:
         new_height, new_width = (max(side, least + _MARGIN) for side, least in zip(sides, self.size, strict=True))
         return new_height, new_width
 
-    def _jitter(self, image: Tensor, rng: np.random.Generator) -> Tensor:
-        """Colour jitter in an order that is drawn."""
+    def _jitter_params(self, rng: np.random.Generator) -> Tensor:
+        """(8,): factors and turn, and their order, as :func:`midway_zoo.train.data.photometric.jitter` takes them."""
         config = self.config
         strengths = (config.brightness, config.contrast, config.saturation)
         factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
         factors.append(rng.uniform(-config.hue, config.hue))
-        for operation in rng.permutation(4):
-            image = _OPERATIONS[operation](image, factors[operation])
-        return image
+        return torch.tensor([*factors, *np.argsort(rng.permutation(4))], dtype=torch.float32)
