@@ -7,11 +7,9 @@ from typing import Any
 
 from midway_zoo.flow import FlowMetrics
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.data.flow.entries import FlowFiles
-from midway_zoo.train.data.flow.parts import FOLDERS, check_dataset, list_part
+from midway_zoo.train.data.flow_datasets import DATASETS, dataset_key, list_part
+from midway_zoo.train.data.flow_files import FlowFiles
 from midway_zoo.train.tasks.flow.predictions import Entries, predictions
-
-_SPLITS = {"sintel": "subval", "flying_things": "test", "flying_chairs": "val"}
 
 _COLUMNS = {
     "epe": "EPE",
@@ -34,8 +32,8 @@ def evaluation_files(
     """What a data set is evaluated on, by part.
 
     Args:
-        dataset: flying_chairs, flying_things, sintel, kitti_2012, kitti_2015, hd1k, tartanair or spring; a hyphen does
-            for an underscore, and "kitti" for kitti_2015.
+        dataset: a key of :data:`~midway_zoo.train.data.flow_datasets.DATASETS`, or one of its short names ("things"); a
+            hyphen does for an underscore.
         root: its folder, or the folder that holds it under its usual name.
         split: which pairs; by default those that fine-tuning does not see: Sintel's "subval", "test" of FlyingThings,
             "val" of FlyingChairs; elsewhere "train", whose flow is published. A split without flow is for
@@ -46,13 +44,11 @@ def evaluation_files(
         ConfigError: for an unknown data set, split or pass.
         MissingFileError: if a folder or file is missing.
     """
-    key = dataset.replace("-", "_").lower()
-    key = "kitti_2015" if key == "kitti" else key
-    check_dataset(key)
-    split = split or _SPLITS.get(key, "train")
-    rendered = key in ("sintel", "flying_things")
-    names = [f"{key}_{name}_{split}" for name in passes] if rendered else [f"{key}_{split}"]
-    usual = any((Path(root) / name).is_dir() for name in FOLDERS[key])
+    key = dataset_key(dataset)
+    data = DATASETS[key]
+    split = split or data.evaluated
+    names = [f"{key}_{name}_{split}" for name in passes] if data.passes else [f"{key}_{split}"]
+    usual = any((Path(root) / name).is_dir() for name in data.folders)
     return {name: list_part(name, root, None if usual else {key: str(root)}) for name in names}
 
 

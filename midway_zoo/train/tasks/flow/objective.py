@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from midway_zoo.models.flow_head import error_scale
-from midway_zoo.train.data.flow.reading import LONGEST
+from midway_zoo.train.data.flow_pairs import LONGEST
 
 
 def valid_pixels(flow: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from tqdm import tqdm
 import midway_zoo
 from midway_zoo.errors import InputError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.data.flow.entries import FlowEntry
-from midway_zoo.train.data.flow.reading import FlowSample, read_sample
+from midway_zoo.train.data.flow_augment import FlowSample
+from midway_zoo.train.data.flow_files import FlowEntry
+from midway_zoo.train.data.flow_pairs import read_sample
 
 METHODS = ("auto", "head", "perturbation", "zero")
 """Those of :func:`midway_zoo.predict_flow`, and "zero", which says that nothing moves: the error of knowing nothing."""

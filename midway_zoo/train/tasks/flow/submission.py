@@ -1,12 +1,13 @@
 """Files to submit to the servers of Sintel and KITTI."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.files import check_output
 from midway_zoo.flow import write_flow
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.data.flow_datasets import FORMS
 from midway_zoo.train.tasks.flow.predictions import Entries, predictions
 
 _KITTI_LIMIT = 511.984375  # (2^16 - 1 - 2^15) / 64, the largest component that the format holds
@@ -17,7 +18,7 @@ def write_submission(
     entries: Entries,
     folder: str | Path,
     *,
-    form: Literal["sintel", "kitti"],
+    form: str,
     method: str = "auto",
     tile: int | tuple[int, int] | None = None,
     overlap: float = 0.9,
@@ -44,11 +45,10 @@ def write_submission(
         OutputExistsError: if a file exists and ``overwrite`` is false, before anything is computed.
         InputError, MissingFileError: as :func:`evaluate_flow`.
     """
-    if form not in ("sintel", "kitti"):
-        raise ConfigError(f"form={form!r} must be sintel or kitti.")
+    if form not in FORMS:
+        raise ConfigError(f"form={form!r} must be {' or '.join(FORMS)}.")
     folder = Path(folder)
-    pattern = "flow/{}.png" if form == "kitti" else "{}.flo"
-    paths = [folder / pattern.format(entries[index].name) for index in range(len(entries))]
+    paths = [folder / FORMS[form].format(entries[index].name) for index in range(len(entries))]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_output(path, overwrite=overwrite)
@@ -57,7 +57,7 @@ def write_submission(
     for index, _, flow, _ in found:
         if not flow.isfinite().all():
             raise InputError(f"the flow predicted for {entries[index].name} is not finite.")
-        if form == "kitti":
+        if paths[index].suffix == ".png":
             flow = flow.clamp(-_KITTI_LIMIT, _KITTI_LIMIT)
         write_flow(paths[index], flow, overwrite=overwrite)
     return paths

@@ -17,7 +17,7 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import align
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
+from midway_zoo.train.data.flow_pairs import FlowPairs, flow_pairs
 from midway_zoo.train.data.loading import make_loader
 from midway_zoo.train.data.pairs import collate
 from midway_zoo.train.data.sampling import StepBatches

@@ -12,12 +12,12 @@ import torch
 import midway_zoo as mz
 from midway_zoo.errors import ConfigError, InputError, MissingFileError, OutputExistsError
 from midway_zoo.flow import read_flow
-from midway_zoo.train.data.flow.reading import read_sample
+from midway_zoo.train.data.flow_pairs import read_sample
 from midway_zoo.train.tasks.flow import predictions as module
 from midway_zoo.train.tasks.flow.evaluate import evaluate_flow, evaluate_parts, evaluation_files, table
 from midway_zoo.train.tasks.flow.submission import write_submission
-from tests.train.data.flow import miniatures
-from tests.train.data.flow.miniatures import SIZE
+from tests.train.data import flow_miniatures as miniatures
+from tests.train.data.flow_miniatures import SIZE
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig, check_flow
 from midway_zoo.train.tasks.flow.task import FlowTask
 from midway_zoo.train.tasks.flow.validation import HELD_OUT_SEED
-from tests.train.data.flow import miniatures
+from tests.train.data import flow_miniatures as miniatures
 from tests.train.test_resume import ONE_THREAD, assert_same_weights, command, lines
 
 Make = Callable[..., FlowTask]

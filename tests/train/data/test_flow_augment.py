@@ -10,8 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import ConfigError, InputError
-from midway_zoo.train.data.flow.augment import FlowAugment, FlowAugmentConfig, check_augment
-from midway_zoo.train.data.flow.reading import FlowSample
+from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig, FlowSample, check_augment
 
 STILL = FlowAugmentConfig(
     scale_p=0, stretch_p=0, horizontal_flip_p=0, vertical_flip_p=0, brightness=0, contrast=0, saturation=0, hue=0

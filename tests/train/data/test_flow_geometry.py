@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from midway_zoo.train.data.flow.geometry import crop, flip, resize, resize_dense, resize_sparse
-from midway_zoo.train.data.flow.reading import FlowSample
+from midway_zoo.train.data.flow_augment import FlowSample, crop, flip, resize, resize_dense, resize_sparse
 
 NAN = float("nan")
 
