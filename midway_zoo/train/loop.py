@@ -167,7 +167,7 @@ class Run:
         return unsynchronised(self.model) if self.config.shard else self.accelerator.no_sync(self.model)
 
     def _check_same_run(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        for key, theirs, ours in differences(state["identity"], self._identity()):
+        for key, theirs, ours in differences({**self.task.legacy, **state["identity"]}, self._identity()):
             if key == "data":
                 raise ConfigError(
                     f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "

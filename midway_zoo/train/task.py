@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,8 @@ class Task(ABC, Generic[Config]):
     steps_per_epoch: float
     unit = "pairs"
     """What batch_size counts."""
+    legacy: ClassVar[Mapping[str, Any]] = {}
+    """Keys of :meth:`identity` that older checkpoints lack, with what was true of them."""
     best_by: str | None = None
     """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
 

@@ -13,6 +13,7 @@ from midway_zoo.results import _ShapeRepr
 from midway_zoo.train.data.flow_files import Kind
 from midway_zoo.train.data.photometric import jitter
 
+RESIZING = ("protocol", "independent")
 _MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
 
 
@@ -46,7 +47,11 @@ class FlowAugmentConfig:
     max_scale: float = 0.5
     stretch_p: float = 0.8
     max_stretch: float = 0.2
-    """Then either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
+    """Either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
+    resizing: str = "protocol"
+    """protocol: as in CroCo v2 (and RAFT): stretched only what is scaled, neither side by less than what the crop
+    needs of the shorter one, bilinear without antialiasing. independent: stretched whether scaled or not, each side
+    enlarged by what it lacks itself, antialiased; runs begun before there was a choice had this."""
     horizontal_flip_p: float = 0.5
     vertical_flip_p: float = 0.1
     brightness: float = 0.4
@@ -60,7 +65,11 @@ class FlowAugmentConfig:
 
 def check_augment(config: FlowAugmentConfig) -> None:
     """Raise :class:`ConfigError` for a value that cannot be drawn from."""
+    if config.resizing not in RESIZING:
+        raise ConfigError(f"augment.resizing={config.resizing!r} must be one of {', '.join(RESIZING)}.")
     for entry in fields(config):
+        if entry.name == "resizing":
+            continue
         value = getattr(config, entry.name)
         if entry.name.endswith("_p"):
             low, high = 0.0, 1.0
@@ -77,8 +86,8 @@ def check_augment(config: FlowAugmentConfig) -> None:
 class FlowAugment:
     """Makes a training pair of crops.
 
-    In order: scale, stretch, flips, crop, colour jitter. Images are resized only if scale or stretch were drawn or they
-    are smaller than the crop, and never to less than 8 pixels above it.
+    In order: scale and stretch, flips, crop, colour jitter. Images are resized only if scale or stretch were drawn or
+    they are smaller than the crop, and never to less than 8 pixels above it.
 
     Args:
         config: what is drawn.
@@ -113,7 +122,10 @@ class FlowAugment:
         config = self.config
         height, width = self._draw_size(sample.source.shape[-2], sample.source.shape[-1], rng)
         resize_flow = resize_sparse if kind == "sparse" else resize_dense
-        source, target = (resize(image, (height, width)) for image in (sample.source, sample.target))
+        antialias = config.resizing != "protocol"
+        source, target = (
+            resize(image, (height, width), antialias=antialias) for image in (sample.source, sample.target)
+        )
         sample = FlowSample(source, target, resize_flow(sample.flow, (height, width)))
         horizontal, vertical = rng.random(2) < (config.horizontal_flip_p, config.vertical_flip_p)
         sample = flip(sample, horizontal=bool(horizontal), vertical=bool(vertical))
@@ -144,11 +156,15 @@ class FlowAugment:
         scaled, stretched = rng.random(2) < (config.scale_p, config.stretch_p)
         scale = 2.0 ** rng.uniform(config.min_scale, config.max_scale)
         stretch = 2.0 ** rng.uniform(-config.max_stretch, config.max_stretch, size=2)
+        if config.resizing == "protocol":
+            stretched = stretched and scaled
         if not scaled and not stretched and height >= self.size[0] and width >= self.size[1]:
             return height, width
         factors = (scale if scaled else 1.0) * (stretch if stretched else np.ones(2))
-        sides = (round(float(side * factor)) for side, factor in zip((height, width), factors, strict=True))
-        new_height, new_width = (max(side, least + _MARGIN) for side, least in zip(sides, self.size, strict=True))
+        least = np.array(self.size) + _MARGIN
+        if config.resizing == "protocol":
+            factors = np.maximum(factors, (least / (height, width)).max())
+        new_height, new_width = np.maximum(np.rint((height, width) * factors), least).astype(int).tolist()
         return new_height, new_width
 
     def _jitter_params(self, rng: np.random.Generator) -> Tensor:
@@ -160,12 +176,13 @@ class FlowAugment:
         return torch.tensor([*factors, *np.argsort(rng.permutation(4))], dtype=torch.float32)
 
 
-def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """uint8 images (..., 3, H, W) at another (height, width), bilinear; when they shrink, over all pixels covered."""
+def resize(images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
+    """uint8 images (..., 3, H, W) at another (height, width), bilinear; ``antialias``: when they shrink, over all
+    pixels covered instead of the nearest four."""
     if images.shape[-2:] == size:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    resized = F.interpolate(flat, size=size, mode="bilinear", antialias=True, align_corners=False)
+    resized = F.interpolate(flat, size=size, mode="bilinear", antialias=antialias, align_corners=False)
     return resized.reshape(*images.shape[:-2], *size)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.utils import reduce
@@ -39,6 +39,7 @@ class FlowTask(Task[FlowConfig]):
 
     name = "flow"
     best_by = "epe"
+    legacy: ClassVar = {"data.augment.resizing": "independent"}
     model: FlowModel
 
     def __init__(self, config: FlowConfig) -> None:
@@ -80,12 +81,14 @@ class FlowTask(Task[FlowConfig]):
 
     def identity(self) -> dict[str, Any]:
         data = self.config.data
+        augment = asdict(data.augment)
         facts: dict[str, Any] = {
             "network.name": self.config.network.name,
             "frozen": self.config.frozen,
             "data.source": data.source,
             "data.crop": list(data.crop),
-            "data.augment": asdict(data.augment),
+            "data.augment.resizing": augment.pop("resizing"),
+            "data.augment": augment,
         }
         if isinstance(self.dataset, FlowPairs):
             facts["data.parts"] = [f"{repeats} x {files.title}, {len(files)} pairs" for files, repeats in self._parts()]
