@@ -43,6 +43,8 @@ def test_protocol_of_the_recipes() -> None:
         assert (config.epochs, config.batch_size, config.precision) == (240, 8, "no")
         assert config.data.mixture == ("full" if name == "flow_full" else "small")
         assert config.frozen == (name == "flow_frozen")
+        assert config.data.augment.resizing == "protocol"
+        assert config.save_every == config.data.epoch_pairs / config.batch_size  # validated at every epoch
         check_flow(config)
 
 
