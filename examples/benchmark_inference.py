@@ -49,9 +49,9 @@ def clip(rounds: int) -> str:
 
     def pairs() -> None:
         for source, target in itertools.pairwise(frames):
-            model.infer_motion_latent(source, target)
+            mz.infer_motion_latent(model, source, target)
 
-    a, b, speed = ratio(lambda: model.infer_motion_latents(frames), pairs, rounds)
+    a, b, speed = ratio(lambda: mz.infer_motion_latents(model, frames), pairs, rounds)
     return f"16-frame clip: {a:.2f} s, 15 separate pairs: {b:.2f} s, ratio {speed:.2f}"
 
 

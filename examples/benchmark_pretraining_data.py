@@ -18,10 +18,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import av
 import torch
 
-from midway_zoo.train.data.clip import Clip
-from midway_zoo.train.data.index import build_index
+from midway_zoo.train.data.frame_pairs import PairStream
+from midway_zoo.train.data.indexed_video import IndexedVideo
 from midway_zoo.train.data.prepare import prepare
-from midway_zoo.train.data.sampling import PairStream
+from midway_zoo.train.data.video_index import build_index
 
 
 def naive(path: Path, seconds: list[float]) -> None:
@@ -35,7 +35,7 @@ def naive(path: Path, seconds: list[float]) -> None:
             frame.to_ndarray(format="rgb24")
 
 
-def visit(base: Path, clip: Clip, frames: list[int], short_side: int | None = None) -> None:
+def visit(base: Path, clip: IndexedVideo, frames: list[int], short_side: int | None = None) -> None:
     """All frames in one ordered pass."""
     images, failed = clip.read(base, frames, short_side)
     assert len(images) == len(set(frames)), failed
@@ -48,7 +48,7 @@ def decoding(video: Path, visits: int, height: int, gop: int) -> None:
         report = prepare(video, out, height=height, gop=gop)
         raw, prepared = build_index(video), build_index(out)
         stream = PairStream(raw, seed=0)
-        clip, small = raw.clips[0], prepared.clips[0]
+        clip, small = raw.videos[0], prepared.videos[0]
         times = clip.seconds(30.0)
         names = ["naive, raw", "visit, raw", f"visit, raw, scaled to {height}", "visit, prepared"]
         record: dict[str, list[float]] = {name: [] for name in names}

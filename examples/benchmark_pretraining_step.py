@@ -31,8 +31,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.launch import make_accelerator
-from midway_zoo.train.optim import parameter_groups, set_hyperparameters
+from midway_zoo.train.distributed import make_accelerator
+from midway_zoo.train.optim import set_hyperparameters
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.model import PretrainModel
 from midway_zoo.train.tasks.pretrain.task import PretrainTask
@@ -83,13 +83,15 @@ def reference(config: PretrainConfig, device: str) -> ReferenceStep:
     task = StepTask(config)
     task.model.to(device)
     dtype = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}[config.precision]
-    optimizer = torch.optim.AdamW(parameter_groups(task.model.named_parameters()))
+    kept = ("params", "weight_decay", "scheduled")
+    groups = [{key: group[key] for key in kept} for group in task.optimizer().param_groups]
+    optimizer = torch.optim.AdamW(groups)
     return ReferenceStep(task.model, optimizer, dtype)
 
 
 def settings(options: argparse.Namespace, batch: int, **changes: object) -> PretrainConfig:
     values = {"out": "unused", "data.root": "unused", "batch_size": batch, "network.name": options.name}
-    values |= {"head.out": options.prototypes, "trackers": []} | changes
+    values |= {"head.out": options.prototypes, "trackers": [], "network.resample": "timm"} | changes
     return load_config(PretrainConfig, None, [f"{key}={json.dumps(value)}" for key, value in values.items()])
 
 
@@ -106,7 +108,7 @@ def disturb(model: PretrainModel) -> None:
     """Noise on all weights (the same for the same shapes), so that no term is zero and EMA copies differ."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for tensor in (*model.parameters(), model.center):
+        for tensor in (*model.parameters(), model.dino.center):
             tensor.add_(0.02 * torch.randn(tensor.shape, generator=generator).to(tensor))
 
 

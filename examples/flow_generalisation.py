@@ -26,14 +26,14 @@ from torch.nn import functional as F  # noqa: N812
 import midway_zoo as mz
 from midway_zoo.files import write_json
 from midway_zoo.flow import FlowMetrics
-from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.frames import open_frames
 from midway_zoo.train.checkpoints import best_checkpoint
 from midway_zoo.train.config import load_config
-from midway_zoo.train.export import network_of_checkpoint
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig
 from midway_zoo.train.tasks.flow.task import FlowTask
 from midway_zoo.train.tasks.flow.validation import SceneValidation
+from midway_zoo.train.weights import network_of_checkpoint
 
 Pairs = list[tuple[Tensor, Tensor, Tensor]]
 """Batches of source and target (B, 3, h, w) in [0, 1] and flow (B, 2, h, w) in pixels."""
@@ -84,10 +84,10 @@ def warped(media: Path, config: FlowConfig, count: int, longest: float, seed: in
 
 def _frames(media: Path, count: int, size: tuple[int, int]) -> Iterator[Tensor]:
     """At most ``count`` frames (3, H, W) in [0, 1], scaled to twice the crop so that real textures are in it."""
-    frames, _ = read_frames(media, 1 if media.is_dir() else 15, None)
-    for found, (frame, _) in enumerate(frames):
+    for found, taken in enumerate(open_frames(media, stride=1 if media.is_dir() else 15)):
         if found == count:
             return
+        frame = taken.image
         factor = max(2 * side / own for side, own in zip(size, frame.shape[-2:], strict=True))
         scaled = [max(side, round(own * factor)) for side, own in zip(size, frame.shape[-2:], strict=True)]
         yield F.interpolate(frame[None], scaled, mode="bilinear", antialias=True, align_corners=False)[0]
@@ -119,10 +119,12 @@ def measure(network: mz.MidwayNetwork, pairs: Pairs) -> dict[str, dict[str, floa
     metrics = {name: FlowMetrics() for name in ("model", "zero", "translation", "zero-shot")}
     for source, target, flow in pairs:
         found = {
-            "model": network.predict_flow(source, target, method="head", tile=tuple(source.shape[-2:])).flow,
+            "model": mz.predict_flow(network, source, target, method="head", tile=tuple(source.shape[-2:])).flow,
             "zero": torch.zeros_like(flow),
             "translation": translation(flow),
-            "zero-shot": network.predict_flow(source, target, method="perturbation", size=tuple(flow.shape[-2:])).flow,
+            "zero-shot": mz.predict_flow(
+                network, source, target, method="perturbation", size=tuple(flow.shape[-2:])
+            ).flow,
         }
         for name, flows in found.items():
             metrics[name].update(flows.to(flow.device), flow)
@@ -143,7 +145,7 @@ def main() -> None:
     config = train(options.out, options.seconds, options.settings)
     best = best_checkpoint(options.out)
     assert best is not None, "validation.scenes=0: no checkpoint was validated"
-    network = network_of_checkpoint(best.path, paired=False)
+    network = network_of_checkpoint(best, paired=False)
     sets = {"held-out scenes": held_out(config)}
     sets |= {f"warped {path.name}": warped(path, config, options.frames, options.longest) for path in options.media}
     results: dict[str, Any] = {name: measure(network, pairs) for name, pairs in sets.items()}

@@ -131,11 +131,11 @@ class ReferenceStep:
         student = model.head(cls)
         pairs = views["globals"].shape[1]
         shape = (-1, pairs)
-        invariance = dino_loss(student.unflatten(0, shape), teacher.unflatten(0, shape), model.center, model.objective)
+        dino = dino_loss(student.unflatten(0, shape), teacher.unflatten(0, shape), model.dino.center, model.dino)
         first, second = views["dynamics"]
         levels = dynamics_losses(network, torch.cat([first, second]), torch.cat([second, first]))
-        values = {"invariance": invariance.item()} | {f"dynamics_{level}": x.item() for level, x in levels.items()}
-        return invariance + sum(levels.values()), values, teacher
+        values = {"dino": dino.item()} | {f"dynamics_{level}": x.item() for level, x in levels.items()}
+        return dino + sum(levels.values()), values, teacher
 
     def __call__(
         self,
@@ -148,14 +148,14 @@ class ReferenceStep:
     ) -> dict[str, float]:
         """One step; the values of its losses."""
         for group in self.optimizer.param_groups:
-            group["lr"], group["weight_decay"] = lr, weight_decay if group["decay"] else 0.0
+            group["lr"], group["weight_decay"] = lr, weight_decay if group["scheduled"] else group["weight_decay"]
         autocast = nullcontext() if self.dtype is None else torch.autocast(self.device, self.dtype)
         with autocast:
             loss, values, teacher = self.losses(views)
         self.optimizer.zero_grad()
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
-        for parameter in self.model.clipped_parameters():
+        for parameter in nn.ModuleList(self.model.student).parameters():
             if parameter.grad is not None:
                 scale = clip / (parameter.grad.norm(2).item() + 1e-6)
                 if scale < 1:
@@ -163,9 +163,9 @@ class ReferenceStep:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         with torch.no_grad():
-            for average, original in self.model.averaged():
+            for average, original in self.model.averages:
                 for ours, theirs in zip(average.parameters(), original.parameters(), strict=True):
                     ours.data.mul_(momentum).add_((1 - momentum) * theirs.detach().data)
-            center, kept = teacher.float().mean(0, keepdim=True), self.model.objective.center_momentum
-            self.model.center.copy_(self.model.center * kept + center * (1 - kept))
+            center, kept = teacher.float().mean(0, keepdim=True), self.model.dino.center_momentum
+            self.model.dino.center.copy_(self.model.dino.center * kept + center * (1 - kept))
         return {"loss": loss.item()} | values

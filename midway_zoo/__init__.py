@@ -1,25 +1,46 @@
 """midway-zoo: Midway Network backbones as timm models, with motion latents and flow.
 
-``import midway_zoo`` registers ``midway_vits``, ``midway_vitb`` and ``midway_nano`` with timm.
+``import midway_zoo`` registers ``midway_vits``, ``midway_vitb`` and ``midway_nano`` with timm. Everything else
+is imported when it is first asked for, so that a program pays for what it uses.
 Paper: Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
-from midway_zoo import flow, visualize
-from midway_zoo.config import MidwayConfig
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
 from midway_zoo.errors import MidwayZooError
-from midway_zoo.inference.api import (
-    extract_features,
-    infer_motion_latent,
-    perturbation_heatmap,
-    predict_flow,
-    predict_flows,
-)
-from midway_zoo.inference.motion import infer_motion_latents
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
 from midway_zoo.version import __version__
-from midway_zoo.weights.load import register_weights
-from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
+
+if TYPE_CHECKING:
+    from midway_zoo import flow, visualize
+    from midway_zoo.config import MidwayConfig
+    from midway_zoo.inference.features import extract_features
+    from midway_zoo.inference.flow import predict_flow, predict_flows
+    from midway_zoo.inference.motion import infer_motion_latent, infer_motion_latents
+    from midway_zoo.inference.perturbation import perturbation_heatmap
+    from midway_zoo.inference.video import read_video
+    from midway_zoo.models.network import MidwayNetwork
+    from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+    from midway_zoo.weights.load import register_weights
+    from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
+
+# Module -> the public names that live in it; a name that is its module's own stands for the module itself.
+_HOMES = {
+    "config": ("MidwayConfig",),
+    "flow": ("flow",),
+    "inference.features": ("extract_features",),
+    "inference.flow": ("predict_flow", "predict_flows"),
+    "inference.motion": ("infer_motion_latent", "infer_motion_latents"),
+    "inference.perturbation": ("perturbation_heatmap",),
+    "inference.video": ("read_video",),
+    "models.network": ("MidwayNetwork",),
+    "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
+    "visualize": ("visualize",),
+    "weights.load": ("register_weights",),
+    "weights.registry": ("create_model", "list_models", "load_checkpoint"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
     "DynamicsOutput",
@@ -41,6 +62,20 @@ __all__ = [
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",
+    "read_video",
     "register_weights",
     "visualize",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f"{__name__}.{_HOME[name]}")
+    value = home if name == _HOME[name] else getattr(home, name)
+    globals()[name] = value  # the next look-up finds it without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

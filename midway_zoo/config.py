@@ -12,12 +12,22 @@ LEVELS = (2, 1, 0)
 
 _LARGEST = 2**16  # of any size here: larger ones are damage or mistakes, and would take minutes to refuse
 
-ENCODERS = ("midway_vits", "midway_vitb", "midway_nano")
-"""timm names of the encoders; their widths and depths can be changed."""
-
-FLOW_HEADS = {"midway_nano": (24, 32, 48, 64, 32)}
-"""Widths of the flow head that ``flow_head=True`` means; of every other encoder the paper's."""
 _PAPER_FLOW_HEAD = (96, 192, 384, 768, 256)
+
+# The registered architectures by timm name, in one place: what differs from the fields' defaults, and the widths of the
+# flow head that ``flow_head=True`` means.
+_REGISTERED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "midway_vits": ({}, _PAPER_FLOW_HEAD),
+    # The released ViT-B keeps six heads in the dynamics, while its encoder has twelve.
+    "midway_vitb": ({"embed_dim": 768, "num_heads": 12}, _PAPER_FLOW_HEAD),
+    "midway_nano": (
+        {
+            **{"embed_dim": 96, "num_heads": 3, "patch_size": 8, "grid": (8, 8), "motion_dim": 48},
+            **{"backward_heads": 3, "forward_heads": 3, "flow_size": (64, 96)},
+        },
+        (24, 32, 48, 64, 32),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -75,11 +85,15 @@ class MidwayConfig:
     features of the level above, instead of adding to the latent above (m' + m) and reading the prediction above (z)."""
     gating: bool = True
     """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
+    forward_places: bool = False
+    """True: the second block of the forward dynamics also attends by place, displaced by what the motion tokens
+    say (see :class:`~midway_zoo.models.places.PlacedAttention`). Not in the paper; a small network does not find
+    where things go without it."""
 
     def __post_init__(self) -> None:
         if isinstance(self.flow_head, bool):
-            widths = FLOW_HEADS.get(self.encoder, _PAPER_FLOW_HEAD) if self.flow_head else None
-            object.__setattr__(self, "flow_head", widths)
+            registered = _REGISTERED.get(self.encoder, ({}, _PAPER_FLOW_HEAD))
+            object.__setattr__(self, "flow_head", registered[1] if self.flow_head else None)
         lists = ["grid", "feature_blocks", "levels", "flow_size"] + ["flow_head"] * (self.flow_head is not None)
         for name in lists:
             if not isinstance(getattr(self, name), list | tuple):
@@ -126,8 +140,8 @@ class MidwayConfig:
         for name in lists:
             if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
-        if self.encoder not in ENCODERS:
-            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), ENCODERS)}")
+        if self.encoder not in _REGISTERED:
+            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), _REGISTERED)}")
         for name in [field.name for field in fields(self) if field.type is bool]:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
@@ -187,22 +201,7 @@ def override(config: MidwayConfig, values: Mapping[str, Any]) -> MidwayConfig:
     return replace(config, **values)
 
 
-ARCHITECTURES: dict[str, MidwayConfig] = {
-    "midway_vits": MidwayConfig(),
-    # The released ViT-B keeps six heads in the dynamics, while its encoder has twelve.
-    "midway_vitb": MidwayConfig(encoder="midway_vitb", embed_dim=768, num_heads=12),
-    "midway_nano": MidwayConfig(
-        encoder="midway_nano",
-        embed_dim=96,
-        num_heads=3,
-        patch_size=8,
-        grid=(8, 8),
-        motion_dim=48,
-        backward_heads=3,
-        forward_heads=3,
-        flow_size=(64, 96),
-    ),
-}
+ARCHITECTURES = {name: MidwayConfig(encoder=name, **fields) for name, (fields, _) in _REGISTERED.items()}
 """The registered architectures, by timm name."""
 
 

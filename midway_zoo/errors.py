@@ -48,6 +48,10 @@ class CheckpointError(MidwayZooError, ValueError):
     """A weights file that is damaged, incomplete or not what it should be."""
 
 
+class SingleEncoderError(CheckpointError, ConfigError):
+    """Both encoders are asked of weights that hold one."""
+
+
 class UnsafeFileError(CheckpointError):
     """A pickled file that asks for something outside the allow-list. Nothing of it was run."""
 

@@ -61,7 +61,9 @@ def make_ordinary(path: Path, mode: int) -> None:
 def write_json(path: Path, value: Any, *, overwrite: bool = False) -> None:
     """Write JSON, indented, UTF-8."""
     with atomic(path, overwrite=overwrite) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        # Names that are not UTF-8 are written as JSON escapes, and read back as what they were.
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_safetensors(

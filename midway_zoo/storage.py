@@ -1,7 +1,7 @@
-"""Folders and files that this package writes: safetensors with the configuration inside."""
+"""A network as a folder or a file: safetensors with the configuration inside, every tensor accounted for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,12 +9,15 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
-from midway_zoo.errors import CheckpointError, MissingFileError
+from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
 from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
 from midway_zoo.version import __version__
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
+
+Described = Mapping[str, tuple[tuple[int, ...], Any]]
+"""Name of a tensor -> its shape and dtype."""
 
 # The kinds of number a network can be saved in; anything else is refused as not floating point.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -31,7 +34,7 @@ def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str
     write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
 
 
-def load_folder(folder: Path, **options: Any) -> "MidwayNetwork":
+def load_folder(build: "type[MidwayNetwork]", folder: Path, **options: Any) -> "MidwayNetwork":
     """Read a folder written by :func:`save_network`; options as in :func:`load_file`."""
     weights = folder / WEIGHTS
     if not weights.is_file():
@@ -39,10 +42,11 @@ def load_folder(folder: Path, **options: Any) -> "MidwayNetwork":
             f"{folder} holds no {WEIGHTS}. Pass a folder written by save_pretrained or `midway-zoo convert`, "
             "or the path of a released .pth file."
         )
-    return load_file(weights, **options)
+    return load_file(build, weights, **options)
 
 
 def load_file(
+    build: "type[MidwayNetwork]",
     path: Path,
     *,
     encoder: str = "teacher",
@@ -52,6 +56,7 @@ def load_file(
     """Read a ``model.safetensors`` written by :func:`save_network`.
 
     Args:
+        build: the class of the network, :class:`~midway_zoo.MidwayNetwork`, which itself imports this module.
         path: the file.
         encoder: for a paired network read as one with a single encoder: which of the two.
         paired: None as saved; False reads a paired network with one encoder; True insists on both.
@@ -61,8 +66,6 @@ def load_file(
         MissingFileError: if there is no such file.
         CheckpointError: if it is damaged, is no such file, or does not match its configuration.
     """
-    from midway_zoo.weights.assemble import assemble, empty_network
-
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}.")
     try:
@@ -72,7 +75,7 @@ def load_file(
             names = {name: name for name in file.keys()}  # noqa: SIM118  (no mapping)
             config = MidwayConfig.from_dict(saved["config"])
             if paired and not config.paired:
-                raise CheckpointError(
+                raise SingleEncoderError(
                     f"{path.name} holds one encoder; paired=True needs a file that was saved with both."
                 )
             if config.paired and paired is False:
@@ -89,7 +92,9 @@ def load_file(
             for ours, part in slices.items():
                 kind = part.get_dtype()
                 found[ours] = (tuple(part.get_shape()), _DTYPES.get(kind, kind))
-            network = assemble(empty_network(config), found, lambda name: file.get_tensor(names[name]), path.name)
+            network = assemble(
+                empty_network(build, config), found, lambda name: file.get_tensor(names[name]), path.name
+            )
     except SafetensorError as error:
         raise CheckpointError(f"{path.name} is no valid safetensors file: {error}. Get the file again.") from error
     network.provenance = {**saved["provenance"]}
@@ -133,3 +138,62 @@ def _saved_config(metadata: Mapping[str, str], path: Path) -> dict[str, Any]:
             f" It looks like an encoder alone: timm.create_model('local-dir:{path.parent}', pretrained=True) reads it."
         )
     raise CheckpointError(f"{path.name} was not written by midway-zoo: it carries no network configuration.{hint}")
+
+
+def empty_network(build: "type[MidwayNetwork]", config: MidwayConfig) -> "MidwayNetwork":
+    """A network of the class ``build`` without memory (on the meta device), to be filled by :func:`assemble`."""
+    with torch.device("meta"):
+        return build(config)
+
+
+def assemble(
+    network: "MidwayNetwork",
+    found: Described,
+    read: Callable[[str], torch.Tensor],
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+) -> "MidwayNetwork":
+    """Fill an empty network tensor by tensor; the result is in evaluation mode on the CPU.
+
+    Args:
+        network: from :func:`empty_network`.
+        found: shape and dtype of every tensor that the file offers, by our names.
+        read: reads one of them.
+        name: what to call the file in messages.
+        dtype: of the network's tensors; None: half precision where all tensors have the same, else float32.
+
+    Raises:
+        CheckpointError: naming the tensor, if one is missing, unexpected, of another shape, not
+            floating point, or holds NaN or infinity.
+    """
+    expected = network.state_dict()
+    check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
+    kinds = {kind for _, kind in found.values()}
+    # One precision throughout, or the parts could not be run together; double is no use for inference.
+    half = len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}
+    dtype = dtype or (kinds.pop() if half else torch.float32)
+    state = {}
+    for key in expected:
+        tensor = read(key)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{name}: tensor {key} holds NaN or infinity; the training diverged or the file is damaged."
+            )
+        state[key] = tensor.to(dtype)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def check_tensors(expected: Mapping[str, tuple[int, ...]], found: Described, name: str) -> None:
+    """Raise :class:`CheckpointError` unless ``found`` is exactly ``expected``, in names, shapes and kind."""
+    for kind, names in (("misses", expected.keys() - found.keys()), ("has unexpected", found.keys() - expected.keys())):
+        if names:
+            shown = ", ".join(sorted(names)[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+            raise CheckpointError(f"{name} {kind} {len(names)} tensor(s): {shown}.")
+    for key, shape in expected.items():
+        size, dtype = found[key]
+        if tuple(size) != tuple(shape):
+            raise CheckpointError(f"{name}: tensor {key} has shape {list(size)}, expected {list(shape)}.")
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise CheckpointError(f"{name}: tensor {key} is {dtype}, expected floating point.")

@@ -74,7 +74,7 @@ def _wheel() -> Tensor:
     """(55, 3) colours in [0, 1] around the circle."""
     parts = []
     for length, start, stop in zip(_TRANSITIONS, _CORNERS[:-1], _CORNERS[1:], strict=True):
-        weight = torch.arange(length)[:, None] / length
+        weight = torch.arange(length, dtype=torch.float32)[:, None] / length
         parts.append(torch.lerp(torch.tensor(start).float(), torch.tensor(stop).float(), weight))
     return torch.cat(parts) / 255
 

@@ -145,7 +145,7 @@ def test_single_folder_is_not_paired(folder: Path) -> None:
 
 def test_the_other_encoder_is_not_in_a_single_folder(tmp_path: Path) -> None:
     save_network(network_of(), tmp_path, {"encoder": "teacher"})
-    assert_same_state(load_folder(tmp_path).state_dict(), network_of().state_dict())
+    assert_same_state(load_folder(MidwayNetwork, tmp_path).state_dict(), network_of().state_dict())
     with pytest.raises(CheckpointError, match=r"holds the teacher encoder; encoder='student' is not in it"):
         load_checkpoint(tmp_path, encoder="student")
 
@@ -208,7 +208,7 @@ def test_nothing_there(tmp_path: Path) -> None:
     refused(tmp_path, r"model\.safetensors.*save_pretrained", MissingFileError)
     refused(tmp_path / "model.safetensors", re.escape(str(tmp_path / "model.safetensors")), MissingFileError)
     with pytest.raises(MissingFileError, match="no file"):
-        load_weights(tmp_path / "model.safetensors")
+        load_weights(MidwayNetwork, tmp_path / "model.safetensors")
 
 
 def test_mistyped_folder_is_a_missing_file(tmp_path: Path) -> None:

@@ -24,9 +24,8 @@ from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.manifest import BOXED, boxed_file, manifest_path, validate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import load_file
-from midway_zoo.train.checkpoints import best_checkpoint
-from midway_zoo.train.export import network_of_checkpoint
-from midway_zoo.train.initial import run_checkpoint
+from midway_zoo.train.checkpoints import best_checkpoint, run_checkpoint
+from midway_zoo.train.weights import network_of_checkpoint
 from midway_zoo.version import __version__
 from midway_zoo.weights.golden import golden_file, golden_outputs
 from midway_zoo.weights.registry import load_checkpoint
@@ -37,7 +36,7 @@ LARGEST_BYTES, LARGEST_GOLDEN_BYTES = 12_000_000, 150_000
 def read(path: Path) -> MidwayNetwork:
     """The network to be boxed, with one encoder, in float32."""
     best = best_checkpoint(path) if path.is_dir() else None
-    checkpoint = best.path if best else run_checkpoint(path)
+    checkpoint = best if best else run_checkpoint(path)
     network = network_of_checkpoint(checkpoint, paired=False) if checkpoint else load_checkpoint(path, paired=False)
     return network.float()
 
@@ -79,7 +78,7 @@ def box(path: Path, name: str, out: Path | None) -> list[Path]:
         weights = Path(temporary) / entry["file"]
         golden = weights.with_name(golden_file(entry).name)
         write_safetensors(weights, stored(network), metadata)
-        write_safetensors(golden, golden_outputs(load_file(weights).float()), {"of": entry["file"]})
+        write_safetensors(golden, golden_outputs(load_file(MidwayNetwork, weights).float()), {"of": entry["file"]})
         for file, largest in ((weights, LARGEST_BYTES), (golden, LARGEST_GOLDEN_BYTES)):
             if file.stat().st_size > largest:
                 raise CheckpointError(f"{file.name} would have {file.stat().st_size} bytes; a box may have {largest}.")

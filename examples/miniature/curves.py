@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from midway_zoo.train.journal import read_log
 
-PANELS = (("invariance", "DINO loss"), ("dynamics_2", "dynamics loss, level 2"), ("gate_2", "mean gate, level 2"))
+PANELS = (("dino", "DINO loss"), ("dynamics_2", "dynamics loss, level 2"), ("gate_2", "mean gate, level 2"))
 _COLOURS = ("#1f77b4", "#ff7f0e", "#bcbd22", "#17becf", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#000000")
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 460, 340, 56, 14, 34, 44
 _LEGEND, _LINE = 3, 22

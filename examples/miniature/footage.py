@@ -9,6 +9,7 @@ import rows
 import torch
 from torch import Tensor
 
+import midway_zoo as mz
 from midway_zoo.flow import FlowMetrics
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.config import load_config
@@ -40,7 +41,7 @@ def measure(network: MidwayNetwork, path: Path, budget: rows.Budget) -> dict[str
     config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", [*budget.flow, "out=unused", "initial=random"])
     metrics, floors, longest = FlowMetrics(), Floors(), config.data.scenes.motion
     for source, target, true in generalisation().warped(path, config, budget.media_frames, longest):
-        found = network.predict_flow(source, target, method="head", tile=tuple(true.shape[-2:])).flow
+        found = mz.predict_flow(network, source, target, method="head", tile=tuple(true.shape[-2:])).flow
         metrics.update(found.to(true.device), true)
         floors.update(true)
     return {"epe": metrics.compute()["epe"]} | floors.compute()

@@ -16,10 +16,9 @@ import tracking
 
 from midway_zoo.errors import CheckpointError, MidwayZooError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.alignment import align
+from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import Checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import RunConfig, load_config
-from midway_zoo.train.export import network_of_checkpoint
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig
@@ -29,8 +28,9 @@ from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
 from midway_zoo.train.tasks.segmentation.data import held_out_scenes
-from midway_zoo.train.tasks.segmentation.metrics import SegmentationMetrics
+from midway_zoo.train.tasks.segmentation.evaluate import SegmentationMetrics
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
+from midway_zoo.train.weights import network_of_checkpoint
 
 TASKS: dict[str, tuple[type[RunConfig], Callable[[Any], Any]]] = {
     "pretrain": (PretrainConfig, PretrainTask),
@@ -95,12 +95,11 @@ class Job:
         """What is tracked with: the teacher and the dynamics of :meth:`weights`, or random ones of this seed."""
         found = self.weights()
         if found is not None:
-            return network_of_checkpoint(found.path, paired=False)
+            return network_of_checkpoint(found, paired=False)
         torch.manual_seed(self.seed)
         config = rows.pretrain_config(*self.pretraining())
         network = MidwayNetwork(rows.fresh_network(config)).eval()
-        if config.network.dynamics_init == "aligned":
-            align(network.require_dynamics())
+        initialise_dynamics(network, config.network.dynamics_init)
         return network
 
 
@@ -109,7 +108,7 @@ def pretrain(job: Job) -> Result:
     _, result = _train("pretrain", job.pretraining())
     lines = read_log(job.run("pretrain") / "log.jsonl")
     tail = lines[-max(1, len(lines) // 10) :]
-    kept = ("loss", "invariance", "teacher_entropy", "cls_std", "token_std", "dynamics", "gate_")
+    kept = ("loss", "dino", "teacher_entropy", "cls_std", "token_std", "dynamics", "gate_")
     keys = [key for key in tail[-1] if key.startswith(kept)]
     figures = {key: sum(line[key] for line in tail) / len(tail) for key in keys}
     return {**result, "figures": figures}
@@ -186,7 +185,7 @@ def course(job: Job) -> Result:
         checkpoint = min(saved, key=lambda one, at=last.step * percent / 100: abs(one.step - at))
         result = _segment(job, checkpoint, job.run("course") / str(percent))
         settings = result["settings"]
-        network = network_of_checkpoint(checkpoint.path, paired=False).to(_device())
+        network = network_of_checkpoint(checkpoint, paired=False).to(_device())
         found = {"step": checkpoint.step} | result["figures"] | tracking.measure(network, job.budget)
         found |= {f"probe_{key}": value for key, value in probing.measure(network, job.budget).items()}
         figures |= {f"{percent}_{key}": value for key, value in found.items()}
@@ -198,7 +197,7 @@ def media(job: Job) -> Result:
     checkpoint = latest_checkpoint(job.run("flow"))
     if checkpoint is None:
         raise CheckpointError(f"{job.name} has no flow yet; run its stage flow first.")
-    network = network_of_checkpoint(checkpoint.path, paired=False).to(_device())
+    network = network_of_checkpoint(checkpoint, paired=False).to(_device())
     figures: dict[str, float] = {}
     for path in job.media:
         found = footage.measure(network, path, job.budget)

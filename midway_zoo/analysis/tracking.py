@@ -1,33 +1,32 @@
 """Points followed along a clip by forwarded feature perturbation."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from midway_zoo.errors import InputError
-from midway_zoo.inference.api import Model
 from midway_zoo.inference.batches import inference
+from midway_zoo.inference.checks import check_draws, check_integer
+from midway_zoo.inference.encoded import EncodedFrames
+from midway_zoo.inference.frames import ClipLike, frame_batches, known_times, open_frames
 from midway_zoo.inference.images import Size
-from midway_zoo.inference.motion import Clip, Frame, frame_batches, read_frames
 from midway_zoo.inference.perturbation import (
-    check_candidates,
-    check_draws,
-    check_window,
+    check_inside,
     match_level,
     matches,
     most_similar,
+    parse_points,
+    pixels_per_token,
     sensitivity_of,
+    tokens_under,
 )
-from midway_zoo.inference.tiles import Frames
-from midway_zoo.inference.video import check_sampling
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import _ShapeRepr
-from midway_zoo.weights.registry import resolve_network
+from midway_zoo.weights.registry import Model, resolve_network
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -46,7 +45,7 @@ class Tracks(_ShapeRepr):
 
 def track(
     model: Model,
-    clip: Clip,
+    clip: ClipLike,
     xy: Sequence[float] | Sequence[Sequence[float]] | Tensor,
     *,
     size: Size = None,
@@ -100,35 +99,32 @@ def track(
     network = resolve_network(model)
     level = match_level(network, level)
     check_draws(draws, seed)
-    check_window(window)
-    check_candidates(candidates)
-    check_sampling(stride, fps)
+    check_integer("window", window, 0)
+    check_integer("candidates", candidates, 1)
     if mode not in ("chain", "first"):
         raise InputError(f'mode={mode!r}: "chain" or "first" is expected.')
-    points = _points(xy).to(network.device)
-    frames, total = read_frames(clip, stride, fps)
-    frames, given = _peek(frames)
-    _check_inside(points, given)
-    step = _Step(network, given, level, draws, seed, window, candidates)
-    places, peaks = [points], [torch.ones(len(points), device=points.device)]
+    points = parse_points(xy, None, "one (x, y) or several, (n, 2),").to(network.device)
+    frames = open_frames(clip, stride=stride, fps=fps)
+    places, peaks = [points], [torch.ones(len(points), dtype=torch.float32, device=points.device)]
     times: list[float | None] = []
-    source: Frames | None = None
-    with inference(network), tqdm(total=total, unit=" frames", leave=False, disable=None) as bar:
-        for image, seconds in frame_batches(network, frames, size, 1):
-            target = Frames(network, image)
-            if source is not None:
+    source: EncodedFrames | None = None
+    with inference(network), tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
+        for batch in frame_batches(network, frames, size, 1):
+            target = EncodedFrames(network, batch.images)
+            if source is None:
+                check_inside(points, batch.given)
+            else:
+                step = _Step(network, batch.given, level, draws, seed, window, candidates)
                 moved, peak = step(source, target, places[0 if mode == "first" else -1])
                 places.append(moved)
                 peaks.append(peak)
             if source is None or mode == "chain":
                 source = target
-            times += seconds
+            times += batch.pts_seconds
             bar.update()
-    if source is None or len(times) < 2:
-        raise InputError(f"the clip gave {len(times)} frame(s) at stride={stride}, fps={fps}; at least two are needed.")
-    known = [seconds for seconds in times if seconds is not None]
-    pts = torch.tensor(known, dtype=torch.float64) if len(known) == len(times) else None
-    return Tracks(torch.stack(places), torch.stack(peaks), source.grid, pts)
+    frames.check_taken(len(times))
+    assert source is not None
+    return Tracks(torch.stack(places), torch.stack(peaks), source.grid, known_times(times))
 
 
 @dataclass(frozen=True)
@@ -143,15 +139,12 @@ class _Step:
     window: int
     candidates: int
 
-    def __call__(self, source: Frames, target: Frames, points: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, source: EncodedFrames, target: EncodedFrames, points: Tensor) -> tuple[Tensor, Tensor]:
         """Where points (n, 2) in pixels of the source are in the target, and the peak sensitivities (n,)."""
         height, width = self.given
-        rows, columns = source.grid
-        scale = points.new_tensor([width / columns, height / rows])
-        token = ((points + 0.5) / scale).floor()
-        token = token.clamp(min=0).minimum(token.new_tensor([columns - 1, rows - 1]))
+        token = tokens_under(points, self.given, source.grid)
         # Points on one token go the same way: it is perturbed once.
-        chosen, which = (token[:, 1] * columns + token[:, 0]).long().unique(return_inverse=True)
+        chosen, which = (token[:, 1] * source.grid[1] + token[:, 0]).unique(return_inverse=True)
         matrix = sensitivity_of(
             self.network,
             source.tokens(),
@@ -167,34 +160,5 @@ class _Step:
             own, others = source.tokens()[-1][:, 1:], target.tokens(target=True)[-1][:, 1:]
             best = most_similar(matrix, own[:, chosen], others, self.candidates)
         position, peak = matches(matrix, source.grid, window=self.window, best=best)
-        moved = points + (position[0, which] - token) * scale
+        moved = points + (position[0, which] - token) * points.new_tensor(pixels_per_token(self.given, source.grid))
         return moved.clamp(min=0).minimum(moved.new_tensor([width - 1, height - 1])), peak[0, which]
-
-
-def _points(xy: Any) -> Tensor:
-    """(n, 2) float32 on the CPU."""
-    expected = "one (x, y) or several, (n, 2), is expected."
-    try:
-        points = torch.as_tensor(xy, dtype=torch.float32).cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"xy={xy!r:.80}: {expected}") from error
-    if points.ndim not in (1, 2) or points.shape[-1] != 2 or len(points) == 0:
-        raise InputError(f"xy has shape {tuple(points.shape)}: {expected}")
-    return points.detach().reshape(-1, 2)
-
-
-def _check_inside(points: Tensor, given: tuple[int, int]) -> None:
-    height, width = given
-    inside = ((points >= 0) & (points <= points.new_tensor([width - 1, height - 1]))).all(dim=1)
-    if not inside.all():
-        index = int(inside.logical_not().nonzero()[0])
-        x, y = points[index].tolist()
-        raise InputError(
-            f"xy[{index}]=({x:g}, {y:g}) is outside the frames of {width} x {height} pixels (width x height)."
-        )
-
-
-def _peek(frames: Iterator[Frame]) -> tuple[Iterator[Frame], tuple[int, int]]:
-    """The same frames, and the (height, width) of the first."""
-    first = next(frames)
-    return chain([first], frames), (first[0].shape[-2], first[0].shape[-1])

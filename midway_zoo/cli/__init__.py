@@ -1,6 +1,7 @@
 """The ``midway-zoo`` command."""
 
 import argparse
+import io
 import logging
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line; returns 0 if it went well, 1 if it failed (one line on stderr); exits with 2 on misuse."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parser = build_parser()
     options, further = parser.parse_known_args(argv)
     # argparse takes positional arguments in one piece; settings may stand on both sides of an option.

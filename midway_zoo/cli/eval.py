@@ -104,7 +104,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
-    from midway_zoo.train.tasks.flow.submission import write_submission
+    from midway_zoo.train.tasks.flow.evaluate import write_submission
 
     form = _DATASETS[options.dataset][1].form
     if form is None:
@@ -127,8 +127,8 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
 
 
 def _network(options: argparse.Namespace) -> MidwayNetwork:
-    from midway_zoo.train.export import network_of_checkpoint
-    from midway_zoo.train.initial import run_checkpoint
+    from midway_zoo.train.checkpoints import run_checkpoint
+    from midway_zoo.train.weights import network_of_checkpoint
 
     run = run_checkpoint(Path(options.model))
     if run is None:

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,8 +13,9 @@ from midway_zoo.cli.inference import add_command, load, report, size
 from midway_zoo.errors import InputError
 from midway_zoo.files import write_png
 from midway_zoo.flow.formats import check_ending, write_flow
-from midway_zoo.inference.api import predict_flow, predict_flows
-from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.flow import flow_of_clip, flow_of_pairs
+from midway_zoo.inference.flow_options import FlowOptions
+from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.video_writer import write_video
 from midway_zoo.results import FlowPrediction
 from midway_zoo.visualize import flow_to_image
@@ -35,6 +36,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
     command.add_argument("--overlap", type=float, default=0.7, help="head: of tiles, default: %(default)s")
     command.add_argument("--coarse", action="store_true", help="head: place tiles by the flow of the whole image")
+    command.add_argument(
+        "--refine", type=int, default=0, metavar="N", help="head: look again N times, at the target warped by the flow"
+    )
+    command.add_argument("--mirrored", action="store_true", help="head: average over mirrored frames, at 4 x the cost")
     command.add_argument("--draws", type=int, default=1, help="perturbations per token, default: %(default)s")
     command.add_argument("--seed", type=int, default=0, help="of the perturbations, default: %(default)s")
     command.add_argument("--picture", type=Path, metavar="FLOW.png", help="of two images: flow in Middlebury colours")
@@ -59,22 +64,20 @@ def _flow(options: argparse.Namespace) -> None:
         check_ending(options.output)
         if options.stride != 1 or options.fps is not None:
             raise InputError("--stride and --fps are for a video; leave out B to pass one.")
+    names = ("method", "size", "tile", "overlap", "coarse", "refine", "mirrored", "draws", "seed", "batch_size")
+    chosen = FlowOptions(**{name: getattr(options, name) for name in names})
     network = load(options)
-    names = ("method", "size", "tile", "overlap", "coarse", "draws", "seed", "batch_size")
-    chosen: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.target is None:
-        sampling = {"stride": options.stride, "fps": options.fps}
-        flows = predict_flows(network, options.source, **sampling, **chosen)
+        flows = flow_of_clip(network, options.source, chosen, stride=options.stride, fps=options.fps)
         first = next(flows)
         count = write_video(
             options.output,
-            _side_by_side(options, chain([first], flows)),
-            fps=_rate(first),
+            _until_the_end(_side_by_side(options, chain([first], flows))),
             overwrite=options.force,
         )
         report(options, f"{count} frames, method={first.method!r}, grid={first.grid}")
         return
-    prediction = predict_flow(network, options.source, options.target, **chosen)
+    prediction = flow_of_pairs(network, options.source, options.target, chosen)
     write_flow(options.output, prediction.flow[0], overwrite=options.force)
     if options.picture:
         picture = flow_to_image(prediction.flow[0], max_flow=options.max_flow)
@@ -89,20 +92,31 @@ def _check_video(options: argparse.Namespace) -> None:
         raise InputError("--picture is for two images; of a video, the output is the picture.")
 
 
-def _side_by_side(options: argparse.Namespace, flows: Iterator[FlowPrediction]) -> Iterator[Tensor]:
-    """Source frame and flow, (3, H, 2 W) uint8; colours are of one scale, which only ever grows."""
+_Shown: TypeAlias = tuple[Tensor, float, float]
+"""A picture with the seconds from and to which it is shown."""
+
+
+def _side_by_side(options: argparse.Namespace, flows: Iterator[FlowPrediction]) -> Iterator[_Shown]:
+    """Source frame and flow, (3, H, 2 W) uint8, at the source's time; the colours' one scale only ever grows."""
     longest = 1e-6
-    frames, _ = read_frames(options.source, options.stride, options.fps)
-    for prediction, (frame, _) in zip(flows, frames, strict=False):  # the last frame is a target only
+    frames = open_frames(options.source, stride=options.stride, fps=options.fps)
+    for number, (prediction, frame) in enumerate(zip(flows, frames, strict=False)):  # the last is a target only
         flow = prediction.flow[0].cpu()
         longest = max(longest, float(torch.linalg.vector_norm(flow, dim=0).max()))
         picture = flow_to_image(flow, max_flow=options.max_flow or longest)
-        yield torch.cat([frame.mul(255).round().to(torch.uint8), picture], dim=2)
+        start, stop = number / _FOLDER_FPS, (number + 1) / _FOLDER_FPS
+        if prediction.pts_seconds is not None:
+            start, stop = prediction.pts_seconds[0].tolist()
+        yield torch.cat([frame.image.mul(255).round().to(torch.uint8), picture], dim=2), start, stop
 
 
-def _rate(first: FlowPrediction) -> float:
-    """Frames per second as the first two frames have it."""
-    if first.pts_seconds is None:
-        return _FOLDER_FPS
-    start, end = first.pts_seconds[0].tolist()
-    return 1 / (end - start) if end > start else _FOLDER_FPS
+def _until_the_end(shown: Iterator[_Shown]) -> Iterator[_Shown]:
+    """The last picture stands in for the last frame too, which has no flow: the length is that of the source."""
+    last: _Shown | None = None
+    for current in shown:
+        if last is not None:
+            yield last
+        last = current
+    if last is not None:
+        picture, start, stop = last
+        yield picture, start, 2 * stop - start

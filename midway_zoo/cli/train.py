@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from midway_zoo.errors import MissingExtraError
+from midway_zoo.train.tasks import TASKS, TaskEntry, entry_of
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -17,24 +18,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     tasks = train.add_subparsers(dest="task", metavar="COMMAND", required=True)
     _add_data_commands(tasks)
-    _add_run_command(
-        tasks,
-        "pretrain",
-        "pretrain a network on videos",
-        "midway-zoo train pretrain --recipe bdd100k_vits data.root=/data/bdd100k out=runs/a",
-    )
-    _add_run_command(
-        tasks,
-        "flow",
-        "fine-tune a network for optical flow",
-        "midway-zoo train flow --recipe flow_small data.root=/data/flow out=runs/flow init_from=midway_vits.bdd100k",
-    )
-    _add_run_command(
-        tasks,
-        "segmentation",
-        "train a linear segmentation head on a frozen network",
-        "midway-zoo train segmentation --recipe segmentation_scenes_nano init_from=runs/a out=runs/seg",
-    )
+    entries = {name: entry_of(name) for name in TASKS}
+    for name, entry in entries.items():
+        _add_run_command(tasks, name, entry)
+    layouts = ("zoo", *(layout for entry in entries.values() for layout in entry.layouts))
     command = tasks.add_parser(
         "export",
         help="turn a run into a model that load_checkpoint and timm read",
@@ -42,7 +29,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     command.add_argument("source", metavar="RUN", type=Path, help="run folder, or a checkpoints/step_* in it")
     command.add_argument("out", metavar="OUT", type=Path, help="folder; with --layout released a .pth file")
-    command.add_argument("--layout", choices=("zoo", "released"), default="zoo", help="default: %(default)s")
+    command.add_argument("--layout", choices=layouts, default="zoo", help="default: %(default)s")
     command.add_argument("--best", action="store_true", help="the checkpoint that validated best, not the newest")
     command.add_argument("--force", action="store_true", help="replace an earlier export")
     command.set_defaults(run=_export)
@@ -55,7 +42,13 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
         description="Probe every video (or folder of frames) under ROOT in parallel and write an index file.",
     )
     command.add_argument("root", metavar="ROOT", type=Path)
-    command.add_argument("-o", "--output", type=Path, help="index file; default: kept with the data")
+    command.add_argument(
+        *("-o", "--index", "--output"),
+        dest="output",
+        metavar="PATH",
+        type=Path,
+        help="index file; default: kept with the data, or in a cache folder of yours where that cannot be written to",
+    )
     command.add_argument("--workers", type=positive, help="processes; default: one a core")
     command.add_argument("--force", action="store_true", help="probe again what the index knows")
     command.set_defaults(run=_index)
@@ -74,14 +67,13 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
     command.set_defaults(run=_prepare)
 
 
-def _add_run_command(
-    tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, summary: str, example: str
-) -> None:
+def _add_run_command(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]", name: str, entry: TaskEntry) -> None:
+    summary = entry.summary
     command = tasks.add_parser(
         name,
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}. Settings are those of the recipe, then KEY=VALUE in order.",
-        epilog=f"Example: {example}",
+        epilog=f"Example: {entry.example}",
     )
     command.add_argument("--recipe", metavar="NAME|FILE.yaml", help="bundled recipe or a file of your own")
     command.add_argument("--print-config", action="store_true", help="print the whole configuration and stop")
@@ -114,7 +106,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _export(options: argparse.Namespace) -> None:
     needs_extra()
-    from midway_zoo.train.export import export
+    from midway_zoo.train.weights import export
 
     chosen = {"layout": options.layout, "best": options.best, "overwrite": options.force}
     for path in export(options.source, options.out, **chosen):

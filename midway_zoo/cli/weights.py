@@ -34,6 +34,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--part", choices=("encoder", "network"), default="network", help="default: %(default)s")
     command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
     command.add_argument("--revision", help="branch, tag or commit; default: the manifest's")
+    command.add_argument(
+        "--keep-file", action="store_true", help="keep the whole file, if the server allows no less than that"
+    )
     _add_cache_dir(command)
     command.set_defaults(run=_download)
 
@@ -82,7 +85,9 @@ def _download(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_box(name, entry)}\n")
         return
     parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
-    paths = fetch(name, entry, parts, cache_dir=options.cache_dir, revision=options.revision)
+    paths = fetch(
+        name, entry, parts, cache_dir=options.cache_dir, revision=options.revision, keep_file=options.keep_file
+    )
     sys.stdout.writelines(f"{path}\n" for path in paths.values())
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
-from midway_zoo.weights.assemble import empty_network
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import empty_network
 from midway_zoo.weights.bundled import check_box
 from midway_zoo.weights.convert import convert
 from midway_zoo.weights.registry import list_models, split_name
@@ -86,7 +87,7 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _count_parameters(config: MidwayConfig) -> dict[str, int]:
-    network = empty_network(config)
+    network = empty_network(MidwayNetwork, config)
     dynamics = list(network.require_dynamics().parameters())
     return {
         "encoder": sum(parameter.numel() for parameter in network.encoder.parameters()),

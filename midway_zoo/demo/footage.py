@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from midway_zoo.errors import InputError
+from midway_zoo.inference.frames import check_same_size, open_frames
 from midway_zoo.inference.images import resize, to_tensor
-from midway_zoo.inference.motion import read_frames
 from midway_zoo.results import _ShapeRepr
 
 SIDE = 128
@@ -75,16 +75,12 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
     """
     images: list[Tensor] = []
     times: list[float | None] = []
-    given: torch.Size | None = None
-    for image, seconds in islice(read_frames(path, 1, fps)[0], frames):
-        if given is not None and image.shape != given:
-            raise InputError(
-                f"{path} mixes frames of {tuple(given[1:])} and {tuple(image.shape[1:])} pixels (height, width); "
-                "all must have one size."
-            )
-        given = image.shape
-        images.append(_reduced(image, path.name))
-        times.append(seconds)
+    given: tuple[int, int] | None = None
+    for frame in islice(open_frames(path, fps=fps), frames):
+        given = given or (frame.image.shape[1], frame.image.shape[2])
+        check_same_size(frame.image, given)
+        images.append(_reduced(frame.image, path.name))
+        times.append(frame.pts_seconds)
     if given is None or len(images) < 2:
         at = "" if fps is None else f" at {fps:g} frames per second; pass a higher --fps"
         raise InputError(f"{path} gave {len(images)} frame{at}. At least two are needed.")
@@ -92,7 +88,7 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
     labels = [
         f"frame {index}" if seconds is None else f"{seconds - start:.2f} s" for index, seconds in enumerate(times)
     ]
-    return Footage(path.name, torch.stack(images), (given[1], given[2]), labels)
+    return Footage(path.name, torch.stack(images), given, labels)
 
 
 def _reduced(image: Tensor, name: str) -> Tensor:

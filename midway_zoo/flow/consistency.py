@@ -20,7 +20,8 @@ def consistency_mask(flow: Tensor, backward: Tensor, *, relative: float = 0.01, 
         absolute: tolerance in squared pixels.
 
     Returns:
-        bool (B, 1, H, W) or (1, H, W) over the source; False where either is NaN.
+        bool (B, 1, H, W) or (1, H, W) over the source; False where ``flow`` is NaN, or the nearest pixel of
+        ``backward`` is. Next to such a pixel the backward flow is interpolated from its valid neighbours.
 
     Raises:
         InputError: for other shapes.
@@ -38,7 +39,20 @@ def consistency_mask(flow: Tensor, backward: Tensor, *, relative: float = 0.01, 
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
     # From pixel centres to [-1, 1] between the outer edges of the image.
     at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).nan_to_num()
-    back = F.grid_sample(backward, at, mode="bilinear", padding_mode="border", align_corners=False)
+    back, seen = _sample_valid(backward, at)
+    nearest = ((x + 0.5).floor().clamp(0, width - 1), (y + 0.5).floor().clamp(0, height - 1))
+    column, row = (place.nan_to_num().long() for place in nearest)
+    valid = backward.isfinite().all(dim=1)
+    seen &= valid.flatten(1).gather(1, (row * width + column).flatten(1)).view_as(valid)
     apart = (flow + back).square().sum(dim=1)
     allowed = relative * (flow.square().sum(dim=1) + back.square().sum(dim=1)) + absolute
-    return (inside & (apart < allowed))[:, None]
+    return (inside & seen & (apart < allowed))[:, None]
+
+
+def _sample_valid(flow: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow (B, 2, H, W) at places (B, H, W, 2), from its valid pixels alone; and where there were any."""
+    valid = flow.isfinite().all(dim=1, keepdim=True)
+    stacked = torch.cat([flow.where(valid, torch.zeros_like(flow)), valid.to(flow.dtype)], dim=1)
+    values = F.grid_sample(stacked, at, mode="bilinear", padding_mode="border", align_corners=False)
+    weight = values[:, 2:]
+    return values[:, :2] / weight.clamp_min(1e-6), weight[:, 0] > 1e-6

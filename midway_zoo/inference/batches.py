@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midway_zoo.errors import InputError
+from midway_zoo.inference.checks import check_batch_size
 from midway_zoo.inference.images import Images, Normalise, Size, count, iterate, resize, target_size
 from midway_zoo.models.network import MidwayNetwork
 
@@ -58,12 +59,6 @@ def network_size(network: MidwayNetwork, image: Tensor, size: "Size | Fit") -> t
         return size(image.shape[-2], image.shape[-1])
     config = network.config
     return target_size(image.shape[-2], image.shape[-1], size, config.img_size, config.patch_size)
-
-
-def check_batch_size(batch_size: int) -> None:
-    """Raise :class:`InputError` unless ``batch_size`` is a positive integer."""
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise InputError(f"batch_size={batch_size!r}: a positive integer is expected.")
 
 
 def batches(
@@ -120,6 +115,11 @@ def progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
     """A bar on stderr."""
     # disable=None: silent unless stderr is a terminal; a single batch needs no bar at all.
     return tqdm(total=total, unit=f" {unit}", leave=False, disable=True if total <= batch_size else None)
+
+
+def scatter(found: dict[int, T], batch: Batch, values: Iterable[T]) -> None:
+    """Note the values of a batch's items at their places in the input."""
+    found.update(zip(batch.indices, values, strict=True))
 
 
 def in_order(found: dict[int, T]) -> list[T]:

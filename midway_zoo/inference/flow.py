@@ -1,25 +1,27 @@
-"""How :func:`midway_zoo.predict_flow` works: a method, frames at the size that it wants, flow at the given size."""
+"""Optical flow: where it goes. A method, frames at the size that it wants, flow at the given size."""
 
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from tqdm import tqdm
 
 from midway_zoo.errors import InputError
 from midway_zoo.flow.consistency import consistency_mask
-from midway_zoo.inference.batches import check_batch_size, common, in_order, inference, pair_batches, stack
+from midway_zoo.inference.batches import common, in_order, inference, pair_batches, stack
+from midway_zoo.inference.encoded import EncodedFrames, EncodedPairs, encoded_pairs
+from midway_zoo.inference.flow_options import FlowOptions
+from midway_zoo.inference.frames import ClipLike, FrameSource, open_frames
 from midway_zoo.inference.images import MAX_TOKENS, Images, Size, target_size
-from midway_zoo.inference.motion import Clip, frame_batches, pair_times, read_frames
-from midway_zoo.inference.perturbation import check_draws, check_window, match_level, sensitivity_of, token_flow
-from midway_zoo.inference.tiles import Frames, raw_flow
-from midway_zoo.inference.video import check_sampling
+from midway_zoo.inference.perturbation import sensitivity_of, token_flow
+from midway_zoo.inference.refinement import mean_over_mirrors, refined
+from midway_zoo.inference.tiles import corners, placed_flow, tiled_flow
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import FlowPrediction
+from midway_zoo.weights.registry import Model, resolve_network
 
 _logger = logging.getLogger(__name__)
 
@@ -27,44 +29,126 @@ Found: TypeAlias = list[tuple[Tensor, Tensor]]
 """Per direction: flow (b, 2, h, w) in pixels of the frames, at any resolution, and confidence (b, 1, h, w)."""
 
 
+def predict_flow(
+    model: Model,
+    source: Images,
+    target: Images,
+    *,
+    method: Literal["auto", "head", "perturbation"] = "auto",
+    bidirectional: bool = False,
+    size: Size = None,
+    batch_size: int = 4,
+    **options: Any,
+) -> FlowPrediction:
+    """Optical flow from source to target, in pixels of the given images.
+
+    "head" is the fine-tuned flow head (appendix B.4). An image of the size that the head was trained at
+    (``config.flow_size``) is predicted directly; a larger one in overlapping tiles of that size, blended by
+    confidence; a smaller one is enlarged first, and its flow brought back by the factors of either axis.
+
+    "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose
+    prediction it influences most; the position is the softmax-weighted mean (temperature 0.1) over the
+    square of radius ``window`` around the arg-max, and the token-level flow is enlarged bilinearly. It is
+    as coarse as the patch grid.
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several.
+        target: as many images; each has the size of its source.
+        method: "auto" (the head if there is one), "head" or "perturbation".
+        bidirectional: also the flow from target to source, and where both agree. Each frame is encoded once,
+            except for tiles placed by ``coarse`` (and in paired mode, once by either encoder).
+        size: resize the images first, as in :func:`~midway_zoo.extract_features`, but None means the images' own
+            size for the head. A larger size gives the zero-shot flow a finer grid and takes longer.
+        batch_size: pairs, or tiles, at once.
+        **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``, ``seed`` and ``window`` for
+            perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
+
+    Returns:
+        ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down, and ``confidence`` (B, 1, H, W), higher
+        is better; with ``bidirectional`` also ``backward``, ``backward_confidence`` and ``consistent``. Pairs of
+        different sizes give lists.
+
+    Raises:
+        InputError: for images or arguments that cannot be used, for "head" without a head, and for options that the
+            method does not read.
+        InputTypeError: for an unknown option, with the nearest known one.
+        ConfigError: if the network is an encoder alone.
+    """
+    chosen = FlowOptions.of(method=method, size=size, batch_size=batch_size, **options)
+    return flow_of_pairs(resolve_network(model), source, target, chosen, bidirectional=bidirectional)
+
+
+def predict_flows(
+    model: Model,
+    clip: ClipLike,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    method: Literal["auto", "head", "perturbation"] = "auto",
+    bidirectional: bool = False,
+    size: Size = None,
+    batch_size: int = 4,
+    **options: Any,
+) -> Iterator[FlowPrediction]:
+    """Optical flow between consecutive frames of a clip, in bounded memory.
+
+    Each frame is encoded once, unless ``coarse`` places its tiles (see :func:`predict_flow`).
+
+    Args:
+        model: a network or a pretrained name.
+        clip: as in :func:`~midway_zoo.infer_motion_latents`.
+        stride: take frames 0, stride, 2 * stride, ...
+        fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
+        method, bidirectional, size: as in :func:`predict_flow`.
+        batch_size: frames, or tiles, at once.
+        **options: as in :func:`predict_flow`.
+
+    Yields:
+        One result per pair, with B = 1; for videos with ``pts_seconds``.
+
+    Raises:
+        InputError: for frames or arguments that cannot be used, or fewer than two frames.
+        InputTypeError: for an unknown option, with the nearest known one.
+        MissingFileError: if the path does not exist.
+        MissingExtraError: for a video without PyAV.
+        ConfigError: if the network is an encoder alone.
+    """
+    chosen = FlowOptions.of(method=method, size=size, batch_size=batch_size, **options)
+    return flow_of_clip(resolve_network(model), clip, chosen, stride=stride, fps=fps, bidirectional=bidirectional)
+
+
 @dataclass(frozen=True)
 class PerturbationFlow:
     """Zero-shot flow of section 4.4."""
 
     network: MidwayNetwork
-    size: Size
-    batch_size: int
-    level: int
-    draws: int
-    seed: int
-    window: int
-    name = "perturbation"
+    options: FlowOptions
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """Size (height, width) of the frames for images of a given size."""
-        return target_size(height, width, self.size, self.network.config.img_size, self.network.config.patch_size)
+        config = self.network.config
+        return target_size(height, width, self.options.size, config.img_size, config.patch_size)
 
-    def grid(self, frames: Frames) -> tuple[int, int]:
-        return frames.grid
+    def encode(self, images: Tensor) -> EncodedFrames:
+        """Normalised images (b, 3, H, W), so that pairs can share their tokens."""
+        return EncodedFrames(self.network, images).encoded()
 
-    def encodes(self, size: tuple[int, int]) -> bool:
-        """Whether whole frames of this size are encoded, so that their tokens can be shared."""
-        return True
-
-    def __call__(self, source: Frames, target: Frames, *, both: bool) -> Found:
+    def __call__(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> Found:
         found = []
+        options = self.options
         for one, other in [(source, target), (target, source)][: 1 + both]:
             matrix = sensitivity_of(
                 self.network,
                 one.tokens(),
                 other.tokens(target=True),
                 one.grid,
-                level=self.level,
-                draws=self.draws,
-                seed=self.seed,
+                level=options.level,
+                draws=options.draws,
+                seed=options.seed,
                 progress=True,
             )
-            flow, confidence = token_flow(matrix, one.grid, window=self.window)
+            flow, confidence = token_flow(matrix, one.grid, window=options.window)
             found.append((flow * self.network.config.patch_size, confidence))
         return found
 
@@ -74,18 +158,14 @@ class HeadFlow:
     """Flow of the fine-tuned head, on tiles where that is needed (appendix B.4)."""
 
     network: MidwayNetwork
-    size: Size
-    batch_size: int
+    options: FlowOptions
     tile: tuple[int, int]
-    overlap: float
-    coarse: bool
-    name = "head"
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
         """The images' own size, or what ``size`` makes of it; at least that of a tile."""
         config = self.network.config
-        if self.size is not None:
-            height, width = target_size(height, width, self.size, config.img_size, config.patch_size)
+        if self.options.size is not None:
+            height, width = target_size(height, width, self.options.size, config.img_size, config.patch_size)
         factor = max(self.tile[0] / height, self.tile[1] / width)
         if factor <= 1:
             return height, width
@@ -97,144 +177,97 @@ class HeadFlow:
             )
         return larger
 
-    def grid(self, frames: Frames) -> tuple[int, int]:
-        patch = self.network.config.patch_size
-        return self.tile[0] // patch, self.tile[1] // patch
+    def encode(self, images: Tensor) -> EncodedFrames:
+        """Normalised images (b, 3, H, W) as tiles; encoded, unless those of the target are yet to be placed."""
+        places = corners((images.shape[2], images.shape[3]), self.tile, self.options.overlap)
+        frames = EncodedFrames(self.network, images, places, self.tile, self.options.batch_size)
+        return frames if self._places(frames) else frames.encoded()
 
-    def encodes(self, size: tuple[int, int]) -> bool:
-        """Whether whole frames of this size are encoded, so that their tokens can be shared."""
-        return size == self.tile
+    def _places(self, frames: EncodedFrames) -> bool:
+        return self.options.coarse and frames.size != self.tile
 
-    def __call__(self, source: Frames, target: Frames, *, both: bool) -> Found:
-        raw = raw_flow(
-            source,
-            target,
-            self.tile,
-            overlap=self.overlap,
-            batch_size=self.batch_size,
-            coarse=self.coarse,
-            both=both,
-        )
+    def __call__(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> Found:
+        if self.options.mirrored:
+            look = mean_over_mirrors(self._look)
+            raw = [look(source, target), look(target, source)][: 1 + both]
+        else:
+            look, raw = self._look, self._raw(source, target, both=both)
+        pairs = ((source, target), (target, source))[: 1 + both]
+        raw = [refined(look, *pair, found, self.options.refine) for pair, found in zip(pairs, raw, strict=True)]
         # The third channel is the logit of the expected error: small where the head is sure.
         return [(found[:, :2], torch.sigmoid(-found[:, 2:])) for found in raw]
+
+    def _look(self, source: EncodedFrames, target: EncodedFrames) -> Tensor:
+        return self._raw(source, target, both=False)[0]
+
+    def _raw(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> list[Tensor]:
+        return (placed_flow if self._places(source) else tiled_flow)(source, target, both=both)
 
 
 Method: TypeAlias = PerturbationFlow | HeadFlow
 
 
-def choose(
-    network: MidwayNetwork,
-    method: str = "auto",
-    *,
-    size: Size = None,
-    batch_size: int = 4,
-    tile: int | tuple[int, int] | None = None,
-    overlap: float = 0.7,
-    coarse: bool = False,
-    level: int | None = None,
-    draws: int = 1,
-    seed: int = 0,
-    window: int = 1,
-) -> Method:
-    """The method for a network, its arguments checked; see :func:`midway_zoo.predict_flow`."""
-    check_batch_size(batch_size)
-    level = match_level(network, level)
-    check_draws(draws, seed)
-    check_window(window)
-    side = _tile(network, tile)
-    if isinstance(overlap, bool) or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
-        raise InputError(f"overlap={overlap!r}: a number from 0 to below 1 is expected.")
-    if method not in ("auto", "head", "perturbation"):
-        raise InputError(f'method={method!r}: "auto", "head" or "perturbation" is expected.')
-    if method == "head" and network.flow_head is None:
-        raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
-    if method == "perturbation" or network.flow_head is None:
-        if tile is not None or coarse:
-            raise InputError("tile and coarse are for the flow head; for the zero-shot flow pass size, a finer grid.")
-        if method == "auto":
-            _logger.info("the network has no flow head, using the zero-shot perturbation flow")
-        return PerturbationFlow(network, size, batch_size, level, draws, seed, window)
-    return HeadFlow(network, size, batch_size, side, overlap, coarse)
+def method_of(network: MidwayNetwork, options: FlowOptions) -> Method:
+    """The method for a network, its options checked against it."""
+    resolved = options.resolved(network)
+    if resolved.method == "head":
+        assert isinstance(resolved.tile, tuple)
+        return HeadFlow(network, resolved, resolved.tile)
+    if options.method == "auto":
+        _logger.info("the network has no flow head, using the zero-shot perturbation flow")
+    return PerturbationFlow(network, resolved)
 
 
-def _tile(network: MidwayNetwork, tile: Any) -> tuple[int, int]:
-    if tile is None:
-        return network.config.flow_size
-    sides = (tile, tile) if isinstance(tile, int) else tile
-    patch = network.config.patch_size
-    whole = isinstance(sides, tuple | list) and len(sides) == 2 and all(type(side) is int for side in sides)
-    if not whole or any(side < 1 or side % patch for side in sides):
-        raise InputError(f"tile={tile!r}: one or two multiples of the patch, {patch} pixels, are expected.")
-    return sides[0], sides[1]
-
-
-def predict(method: Method, source: Images, target: Images, *, both: bool) -> FlowPrediction:
-    """Flow of image pairs."""
-    network = method.network
+def flow_of_pairs(
+    network: MidwayNetwork, source: Images, target: Images, options: FlowOptions, *, bidirectional: bool = False
+) -> FlowPrediction:
+    """:func:`predict_flow` with options that were made before."""
+    method = method_of(network, options)
     fields: dict[str, dict[int, Tensor]] = {}
     grids: dict[int, tuple[int, int]] = {}
     with inference(network):
-        for batch in pair_batches(network, source, target, method.fit, method.batch_size):
-            frames = [Frames(network, images) for images in batch.images]
-            found = method(frames[0], frames[1], both=both)
+        for batch in pair_batches(network, source, target, method.fit, options.batch_size):
+            frames = [method.encode(images) for images in batch.images]
+            found = method(frames[0], frames[1], both=bidirectional)
             for row, (index, given) in enumerate(zip(batch.indices, batch.given, strict=True)):
                 single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
                 for name, value in _at_size(single, frames[0].size, given).items():
                     fields.setdefault(name, {})[index] = value[0]
-                grids[index] = method.grid(frames[0])
+                grids[index] = frames[0].grid
     stacked: dict[str, Any] = {name: stack(values) for name, values in fields.items()}
-    return FlowPrediction(method=method.name, grid=common(in_order(grids)), **stacked)
+    return FlowPrediction(method=method.options.method, grid=common(in_order(grids)), **stacked)
 
 
-def predict_clip(method: Method, clip: Clip, *, stride: int, fps: float | None, both: bool) -> Iterator[FlowPrediction]:
-    """Flow of consecutive frames; arguments are checked before the first result is asked for."""
-    check_sampling(stride, fps)
-    frames, total = read_frames(clip, stride, fps)
-    return _stream(method, frames, total, both)
+def flow_of_clip(
+    network: MidwayNetwork,
+    clip: ClipLike,
+    options: FlowOptions,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    bidirectional: bool = False,
+) -> Iterator[FlowPrediction]:
+    """:func:`predict_flows` with options that were made before; frames are read once results are asked for."""
+    return _of_frames(method_of(network, options), open_frames(clip, stride=stride, fps=fps), bidirectional)
 
 
-def _stream(method: Method, frames: Any, total: int | None, both: bool) -> Iterator[FlowPrediction]:
-    given: tuple[int, int] = (0, 0)
-
-    def fit(height: int, width: int) -> tuple[int, int]:
-        nonlocal given
-        given = height, width
-        return method.fit(height, width)
-
-    last: Frames | None = None
-    times: list[float | None] = []
-    taken = 0
-    with tqdm(total=total, unit=" frames", leave=False, disable=None) as bar:
-        for images, seconds in frame_batches(method.network, frames, fit, method.batch_size):
-            taken += len(seconds)
-            times = times[-1:] + seconds
-            # Not around the yield: a suspended generator must not leave the caller without gradients.
-            with inference(method.network):
-                chunk = Frames(method.network, images)
-                if method.encodes(chunk.size):
-                    chunk.tokens()
-                    chunk.tokens(target=True)
-                chunk = chunk.after(last)
-                last = chunk[len(chunk.images) - 1 :]
-                results = [] if len(chunk.images) < 2 else _neighbours(method, chunk, given, times, both=both)
-            bar.update(len(seconds))
-            yield from results
-    if taken < 2:
-        raise InputError(f"the clip gave {taken} frame(s); flow needs at least two.")
+def _of_frames(method: Method, frames: FrameSource, both: bool) -> Iterator[FlowPrediction]:
+    pairs = encoded_pairs(method.network, frames, method.fit, method.options.batch_size, method.encode)
+    for some in pairs:
+        with inference(method.network):
+            results = _results(method, some, both)
+        yield from results
 
 
-def _neighbours(
-    method: Method, chunk: Frames, given: tuple[int, int], times: list[float | None], *, both: bool
-) -> list[FlowPrediction]:
-    """One result per pair of consecutive frames."""
-    size, pts = chunk.size, pair_times(times)
-    found = method(chunk[: len(chunk.images) - 1], chunk[1:], both=both)
+def _results(method: Method, pairs: EncodedPairs, both: bool) -> list[FlowPrediction]:
+    """One result per pair."""
+    found = method(pairs.source, pairs.target, both=both)
     results = []
-    for row in range(len(chunk.images) - 1):
+    for row in range(len(pairs.source)):
         single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
-        fields: dict[str, Any] = dict(_at_size(single, size, given))
-        when = None if pts is None else pts[row : row + 1]
-        results.append(FlowPrediction(method=method.name, grid=method.grid(chunk), pts_seconds=when, **fields))
+        fields: dict[str, Any] = dict(_at_size(single, pairs.source.size, pairs.given))
+        when = None if pairs.pts_seconds is None else pairs.pts_seconds[row : row + 1]
+        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, pts_seconds=when, **fields))
     return results
 
 

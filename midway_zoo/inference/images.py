@@ -1,6 +1,7 @@
 """Images in, network batches out: every accepted kind of image, resized to the patch grid."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -21,7 +22,7 @@ Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
 
 MAX_TOKENS = 2**16
 """Above this many patches per image a size is taken for a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
-_RANGE_SLACK = 1e-4  # resampling by the caller may leave [0, 1] by rounding
+_RANGE_SLACK = 1e-3  # resampling, or arithmetic in half precision, may leave [0, 1] by this much
 
 
 def to_tensor(image: ImageLike) -> Tensor:
@@ -82,20 +83,96 @@ def _several(images: Images) -> bool:
 
 
 def _open(path: Path) -> Tensor:
+    with reading(path), Image.open(path) as image:
+        return _from_pil(image)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Errors of reading an image file, as those of this package that name it.
+
+    Raises:
+        MissingFileError: if there is no such file.
+        InputError: if it is no image, is damaged, or has more pixels than Pillow allows.
+    """
     try:
-        with Image.open(path) as image:
-            image.load()
-            return _from_pil(image)
+        yield
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no image {path}.") from error
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
     except UnidentifiedImageError as error:
         raise InputError(f"{path} is no image that Pillow can read.") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "
+            "it, make it smaller, or raise the limit with PIL.Image.MAX_IMAGE_PIXELS = None."
+        ) from error
+    except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}: {error}") from error
         raise InputError(f"{path} cannot be read as an image: {error}.") from error
+
+
+def read_image(path: Path, short_side: int | None = None) -> Tensor:
+    """An image file as uint8 (3, H, W), RGB, upright, shorter side at most ``short_side``; see :func:`to_tensor`.
+
+    Raises:
+        InputError: if it cannot be read.
+        MissingFileError: if it is not there.
+    """
+    return to_uint8(to_tensor(path), short_side, enlarge=False)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Upright (height, width) of an image file, read to its end but without torch: its threads do not outlive a fork.
+
+    Raises:
+        InputError: if it cannot be read.
+        MissingFileError: if it is not there.
+    """
+    with reading(path), Image.open(path) as image:
+        image.load()
+        width, height = ImageOps.exif_transpose(image).size
+        return height, width
+
+
+def read_labels(path: Path) -> npt.NDArray[Any]:
+    """A mask of integers (H, W), turned by its EXIF orientation as pictures are: the values or palette indices stored.
+
+    Raises:
+        InputError: if it cannot be read, or has more than one channel.
+        MissingFileError: if it is not there.
+    """
+    with reading(path), Image.open(path) as image:
+        image.load()
+        labels = np.array(ImageOps.exif_transpose(image))
+        if labels.ndim != 2 or labels.dtype.kind not in "uib":
+            raise InputError(
+                f"the mask has shape {labels.shape} and values of {labels.dtype}: one channel of whole numbers is "
+                "expected, or a palette."
+            )
+        return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
+
+
+def to_uint8(image: Tensor, size: int | tuple[int, int] | None = None, *, enlarge: bool = True) -> Tensor:
+    """A float image (3, H, W) in [0, 1] as uint8, brought to a shorter side or (height, width) by bicubic filtering."""
+    pixels = (image * 255).round().to(torch.uint8)
+    given = (pixels.shape[1], pixels.shape[2])
+    wanted = scaled_size(*given, size, enlarge=enlarge) if size is None or isinstance(size, int) else size
+    if wanted != given:
+        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+        resized = np.array(picture.resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC))
+        pixels = torch.from_numpy(resized).permute(2, 0, 1)
+    return pixels.contiguous()
+
+
+def scaled_size(height: int, width: int, short_side: int | None, *, enlarge: bool = False) -> tuple[int, int]:
+    """(height, width) with the shorter side brought to ``short_side``; None keeps both."""
+    if short_side is None or (min(height, width) <= short_side and not enlarge):
+        return height, width
+    scale = short_side / min(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _from_pil(image: Image.Image) -> Tensor:
@@ -113,7 +190,10 @@ def _from_pil(image: Image.Image) -> Tensor:
     if image.mode == "P" and "transparency" in image.info:
         image = image.copy()
         del image.info["transparency"]  # alpha is dropped; Pillow would warn
-    array = np.array(image.convert("RGB"))
+    try:
+        array = np.array(image.convert("RGB"))
+    except ValueError as error:
+        raise InputError(f"the image of mode {image.mode} cannot be converted to RGB: {error}.") from error
     return torch.from_numpy(array).permute(2, 0, 1).float() / 255
 
 
@@ -156,18 +236,27 @@ def _from_tensor(image: Tensor) -> Tensor:
         image = image.float() / 65535
     elif image.is_floating_point():
         image = image.detach().float()
-        low, high = (float(bound) for bound in image.aminmax())
-        if not (np.isfinite(low) and np.isfinite(high)):
-            raise InputError("the image holds NaN or infinity; finite values in [0, 1] are expected.")
-        if low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK:
-            raise InputError(
-                f"float image with values in [{low:.4g}, {high:.4g}]: [0, 1] is expected, before normalisation. "
-                "Divide 8-bit values by 255; do not subtract the mean."
-            )
+        _check_range(image)
         image = image.clamp(0, 1)
     else:
         raise InputTypeError(f"tensor image of dtype {image.dtype}: uint8, uint16 or floats in [0, 1] are expected.")
     return image.expand(3, -1, -1)
+
+
+def _check_range(image: Tensor) -> None:
+    low, high = (float(bound) for bound in image.aminmax())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise InputError("the image holds NaN or infinity; finite values in [0, 1] are expected.")
+    if low >= -_RANGE_SLACK and high <= 1 + _RANGE_SLACK:
+        return
+    name, value = ("maximum", high) if high > 1 + _RANGE_SLACK else ("minimum", low)
+    place = int(image.argmax() if name == "maximum" else image.argmin())
+    channel, row, column = np.unravel_index(place, tuple(image.shape))
+    raise InputError(
+        f"float image with values in [{low:.6g}, {high:.6g}]: [0, 1] is expected, before normalisation; the {name} "
+        f"{value:.6g} is in channel {channel}, row {row}, column {column}. Divide 8-bit values by 255; do not subtract "
+        "the mean; clamp what resampling added."
+    )
 
 
 def target_size(height: int, width: int, size: Size, native: tuple[int, int], patch: int) -> tuple[int, int]:

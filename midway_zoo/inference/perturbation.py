@@ -7,6 +7,7 @@ every predicted target token says how much of that source token arrives there.
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,116 @@ from torch.nn import functional as F  # noqa: N812
 from tqdm import tqdm
 
 from midway_zoo.errors import InputError
+from midway_zoo.inference.batches import in_order, inference, pair_batches, scatter, stack
+from midway_zoo.inference.checks import check_draws
+from midway_zoo.inference.images import Images, Size, count
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.results import PerturbationHeatmap
+from midway_zoo.weights.registry import Model, resolve_network
+
+
+def perturbation_heatmap(
+    model: Model,
+    source: Images,
+    target: Images,
+    xy: Sequence[float] | Sequence[Sequence[float]] | Tensor,
+    *,
+    size: Size = None,
+    batch_size: int = 8,
+    level: int | None = None,
+    draws: int = 8,
+    seed: int = 0,
+) -> PerturbationHeatmap:
+    """Where one point of the source went: its sensitivity over the target's tokens (section 4.4).
+
+    Args:
+        model: a network or a pretrained name.
+        source: one image or several, all of one size.
+        target: as many images of that size.
+        xy: (x, y) in pixels of the source, or one per pair (B, 2).
+        size: as in :func:`~midway_zoo.extract_features`.
+        batch_size: pairs at once.
+        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
+        draws: random perturbations to average.
+        seed: of the perturbations.
+
+    Returns:
+        ``heatmap`` (B, h, w) cosines in [-1, 1], the perturbed token, and the peak's position in pixels.
+
+    Raises:
+        InputError: for images or arguments that cannot be used, or a point outside the image.
+        ConfigError: if the network is an encoder alone.
+    """
+    network = resolve_network(model)
+    level = match_level(network, level)
+    check_draws(draws, seed)
+    pairs = count(source)
+    points = parse_points(xy, {1, pairs}, f"one (x, y) or one per pair, ({pairs}, 2)").expand(pairs, 2)
+    heat: dict[int, Tensor] = {}
+    tokens: dict[int, Tensor] = {}
+    peaks: dict[int, Tensor] = {}
+    with inference(network):
+        for batch in pair_batches(network, source, target, size, batch_size):
+            grid = network.grid_of(batch.images[0])
+            where = list(zip(batch.indices, batch.given, strict=True))
+            chosen = torch.cat([tokens_under(points, given, grid, slice(index, index + 1)) for index, given in where])
+            flat = chosen[:, 1] * grid[1] + chosen[:, 0]
+            matrix = sensitivity(network, *batch.images, tokens=flat, level=level, draws=draws, seed=seed)
+            centre = matches(matrix, grid, window=0)[0][:, 0] + 0.5
+            scatter(heat, batch, matrix.unflatten(2, grid)[:, 0])
+            scatter(tokens, batch, chosen)
+            for row, (index, given) in enumerate(where):
+                peaks[index] = centre[row] * centre.new_tensor(pixels_per_token(given, grid)) - 0.5
+    heatmap = stack(heat)
+    if isinstance(heatmap, list):
+        raise InputError("the pairs' sizes lead to different grids; call perturbation_heatmap once per size.")
+    return PerturbationHeatmap(
+        heatmap, torch.stack(in_order(tokens)), torch.stack(in_order(peaks)), (heatmap.shape[1], heatmap.shape[2])
+    )
+
+
+def parse_points(xy: Any, counts: set[int] | None, expected: str) -> Tensor:
+    """(n, 2) float32 points on the CPU, from one (x, y) or several; ``counts``: how many there may be, None for any.
+
+    A single point in a list counts as several: it is refused where one per pair is expected of more pairs.
+
+    Raises:
+        InputError: naming what is ``expected``.
+    """
+    try:
+        points = torch.as_tensor(xy, dtype=torch.float32).detach().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"xy={xy!r:.80}: {expected} is expected.") from error
+    several = points.ndim == 2 and len(points) > 0 and (counts is None or len(points) == max(counts))
+    if points.shape[-1:] != (2,) or not (several or points.ndim == 1):
+        raise InputError(f"xy has shape {tuple(points.shape)}: {expected} is expected.")
+    return points.reshape(-1, 2)
+
+
+def check_inside(points: Tensor, given: tuple[int, int], first: int = 0) -> None:
+    """Raise :class:`InputError`, counting from ``first``, for points (n, 2) outside (height, width) pixels."""
+    last = points.new_tensor([given[1] - 1, given[0] - 1])
+    inside = ((points >= 0) & (points <= last)).all(dim=1)
+    if not inside.all():
+        index = int(inside.logical_not().nonzero()[0])
+        x, y = points[index].tolist()
+        raise InputError(
+            f"xy[{first + index}]=({x:g}, {y:g}) is outside the image of {given[1]} x {given[0]} pixels "
+            "(width x height)."
+        )
+
+
+def tokens_under(points: Tensor, given: tuple[int, int], grid: tuple[int, int], rows: slice = slice(None)) -> Tensor:
+    """(n, 2) columns and rows of the tokens under points (n, 2) in pixels of (height, width) ``given``."""
+    chosen = points[rows]
+    check_inside(chosen, given, rows.start or 0)
+    column_row = ((chosen + 0.5) / chosen.new_tensor(pixels_per_token(given, grid))).long()
+    return column_row.minimum(column_row.new_tensor([grid[1] - 1, grid[0] - 1]))
+
+
+def pixels_per_token(given: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
+    """(x, y) pixels of an image of (height, width) per token."""
+    return given[1] / grid[1], given[0] / grid[0]
 
 
 def match_level(network: MidwayNetwork, level: int | None = None) -> int:
@@ -34,10 +144,16 @@ def match_level(network: MidwayNetwork, level: int | None = None) -> int:
     return chosen
 
 
-def sensitivity(
+def sensitivity(network: MidwayNetwork, source: Tensor, target: Tensor, **options: Any) -> Tensor:
+    """:func:`sensitivity_of` normalised images (B, 3, H, W), with its options."""
+    return sensitivity_of(network, *network.encode_pair(source, target), network.grid_of(source), **options)
+
+
+def sensitivity_of(
     network: MidwayNetwork,
-    source: Tensor,
-    target: Tensor,
+    source: Sequence[Tensor],
+    target: Sequence[Tensor],
+    grid: tuple[int, int],
     *,
     tokens: Sequence[int] | Tensor | None = None,
     level: int | None = None,
@@ -50,8 +166,9 @@ def sensitivity(
 
     Args:
         network: a Midway network.
-        source: (B, 3, H, W) normalised images.
-        target: the same shape.
+        source: four levels of tokens (B, L, D) of the source frames, as ``network.encode`` gives them.
+        target: of the target frames.
+        grid: (h, w), h * w = N = L - 1.
         tokens: patch indices n in row-major order to perturb; a (B,) tensor perturbs one token per pair
             and None all N.
         level: level of the forward dynamics, 2, 1 or 0; None for the highest that the network has.
@@ -68,34 +185,6 @@ def sensitivity(
         InputError: for token indices that the grid does not have.
         ConfigError: if the network is an encoder alone.
     """
-    levels = network.encode_pair(source, target)
-    return sensitivity_of(
-        network,
-        *levels,
-        network.grid_of(source),
-        tokens=tokens,
-        level=level,
-        draws=draws,
-        seed=seed,
-        chunk_size=chunk_size,
-        progress=progress,
-    )
-
-
-def sensitivity_of(
-    network: MidwayNetwork,
-    source: Sequence[Tensor],
-    target: Sequence[Tensor],
-    grid: tuple[int, int],
-    *,
-    tokens: Sequence[int] | Tensor | None = None,
-    level: int | None = None,
-    draws: int = 1,
-    seed: int = 0,
-    chunk_size: int | None = None,
-    progress: bool = False,
-) -> Tensor:
-    """:func:`sensitivity` from the four levels of tokens of both frames, for callers that share them."""
     dynamics, level = network.require_dynamics(), match_level(network, level)
     motion, features = dynamics.forward_inputs(source, target, grid, level=level)
     directions = _directions(grid[0] * grid[1], draws, features, seed)
@@ -103,7 +192,7 @@ def sensitivity_of(
     chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
 
     def predict(value: Tensor) -> Tensor:
-        return dynamics.predict(level, motion, value)[0]
+        return dynamics.predict(level, motion, value, grid)[0]
 
     def column(token: Tensor, direction: Tensor) -> Tensor:
         """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""
@@ -116,7 +205,7 @@ def sensitivity_of(
     chunk = chunk_size or _chunk(features)
     jobs = torch.cartesian_prod(torch.arange(draws), torch.arange(len(rows))).to(features.device)
     push = vmap(column)
-    total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device)
+    total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device, dtype=torch.float32)
     with tqdm(total=len(jobs), unit=" tokens", leave=False, disable=None if progress else True) as bar:
         for part in jobs.split(chunk):
             draw, index = part.unbind(1)
@@ -156,7 +245,7 @@ def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: in
 def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
     """(draws, N, D) standard normal tangents, drawn on the CPU so that every device sees the same."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(draws, count, like.shape[-1], generator=generator).to(like)
+    return torch.randn(draws, count, like.shape[-1], generator=generator, dtype=torch.float32).to(like)
 
 
 def matches(
@@ -219,23 +308,3 @@ def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tup
     start = torch.stack([index % columns, index // columns], dim=-1)
     flow = (position - start).transpose(1, 2).unflatten(2, grid)
     return flow, peak.unflatten(1, grid)[:, None]
-
-
-def check_draws(draws: int, seed: int) -> None:
-    """Raise :class:`InputError` for arguments of :func:`sensitivity` that make no sense."""
-    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
-        raise InputError(f"draws={draws!r}: a positive integer is expected.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed={seed!r}: an integer of at least 0 is expected.")
-
-
-def check_window(window: int) -> None:
-    """Raise :class:`InputError` unless ``window`` is a radius that :func:`matches` can use."""
-    if isinstance(window, bool) or not isinstance(window, int) or window < 0:
-        raise InputError(f"window={window!r}: an integer of at least 0 is expected.")
-
-
-def check_candidates(candidates: int) -> None:
-    """Raise :class:`InputError` unless ``candidates`` is a number of tokens that :func:`most_similar` can compare."""
-    if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
-        raise InputError(f"candidates={candidates!r}: a positive integer is expected.")

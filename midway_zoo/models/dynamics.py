@@ -4,17 +4,18 @@ Shapes: B pairs, L = 1 + N tokens (CLS first), encoder width D, M motion tokens 
 Levels count top-down 2, 1, 0; level 3 is the encoder's last tapped block, where everything starts.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from midway_zoo.config import MidwayConfig
-from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock
+from midway_zoo.errors import InputError
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock, forward_mode_ad
 from midway_zoo.results import DynamicsOutput
 
 
@@ -56,39 +57,47 @@ class ForwardDynamics(nn.Module):
     def __init__(self, config: MidwayConfig) -> None:
         super().__init__()
         depth, dim = config.forward_depth, config.embed_dim
-        self.blocks = nn.ModuleList(GatedBlock(dim, config.forward_heads) for _ in range(depth))
+        # Once the first block has told every token about the motion, the second, gated one, moves what they hold.
+        self.blocks = nn.ModuleList(
+            GatedBlock(dim, config.forward_heads, placed=config.forward_places and index == 1) for index in range(depth)
+        )
+        self.placed = config.forward_places and depth > 1
         self.gates = nn.ModuleList(Gate(dim, config.gate_bias) for _ in range(depth - 1 if config.gating else 0))
 
-    def forward(self, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, motion: Tensor, source: Tensor, grid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the blocks.
 
         Args:
             motion: (B, M, D) projected motion tokens.
             source: (B, L, D) backward features of the source frame.
+            grid: (rows, columns) of its patch tokens, for ``config.forward_places``; None for a square one.
 
         Returns:
             The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
             gating.
         """
-        if _forward_mode_ad():
+        if forward_mode_ad():
             # Fused attention kernels have no forward derivative; the math backend has.
             with sdpa_kernel(SDPBackend.MATH):
-                return self._run(motion, source)
-        return self._run(motion, source)
+                return self._run(motion, source, grid)
+        return self._run(motion, source, grid)
 
-    def _run(self, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def _run(self, motion: Tensor, source: Tensor, grid: tuple[int, int] | None) -> tuple[Tensor, list[Tensor]]:
         count = motion.shape[1]
+        places: dict[str, Any] = {"count": count, "grid": grid or _square(source)} if self.placed else {}
         x = torch.cat([motion, source], dim=1)
         previous, gates = x, []
         for index, block in enumerate(self.blocks):
             if index == 0 or not self.gates:
-                x = block(x)
+                x = block(x, **places)
                 continue
             # The released model gates block b by the input of block b - 1 (the paper writes the
             # block's own input). Motion tokens are never gated.
             gate = self.gates[index - 1](previous[:, count:])
             gates.append(gate)
-            previous, x = x, block(x, torch.cat([torch.ones_like(motion), gate], dim=1))
+            previous, x = x, block(x, torch.cat([torch.ones_like(motion), gate], dim=1), **places)
         return x[:, count:], gates
 
 
@@ -171,9 +180,14 @@ class Dynamics(nn.Module):
         alone = level == self.config.levels[0] or not self.config.refinement
         return (latent if alone else motion + latent), x[:, count + length :]
 
-    def predict(self, level: int, motion: Tensor, source: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Forward dynamics of one level: motion latent (B, M, C) and v (B, L, D) -> prediction (B, L, D), gates."""
-        return self.forward_dynamics[level](self.motion_proj(motion), source)
+    def predict(
+        self, level: int, motion: Tensor, source: Tensor, grid: tuple[int, int] | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Forward dynamics of one level: motion latent (B, M, C) and v (B, L, D) -> prediction (B, L, D), gates.
+
+        ``grid`` says how v's patch tokens lie, for networks whose forward attention knows places; None is a square.
+        """
+        return self.forward_dynamics[level](self.motion_proj(motion), source, grid)
 
     def backward_features(self, source: Sequence[Tensor]) -> dict[int, Tensor]:
         """Source-side backward features v of ``config.levels``, each (B, L, D), from four levels of tokens."""
@@ -269,14 +283,16 @@ class Dynamics(nn.Module):
                 )
             if until != "prediction" and not refinement:  # nothing below reads the prediction
                 continue
-            midway, gates = self.predict(level, motion, above)
+            midway, gates = self.predict(level, motion, above, grid)
             out.predictions[level] = midway
             if out.gates is not None:
                 out.gates[level] = gates
         return out
 
 
-def _forward_mode_ad() -> bool:
-    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
-    # torch has no public question for this; the counter has had this name since forward_ad exists.
-    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
+def _square(tokens: Tensor) -> tuple[int, int]:
+    """The grid of (B, 1 + n * n, D) tokens."""
+    side = math.isqrt(tokens.shape[1] - 1)
+    if side * side != tokens.shape[1] - 1:
+        raise InputError(f"{tokens.shape[1] - 1} patch tokens are no square; pass their grid=(rows, columns).")
+    return side, side

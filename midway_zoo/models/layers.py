@@ -6,6 +6,7 @@ import torch
 from timm.layers import Mlp as TimmMlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
@@ -19,14 +20,28 @@ class Mlp(TimmMlp):
     The checkpoint ends where the last layer's input is known: no matrix product is repeated.
     """
 
+    recompute = True
+    """Set it to False on a module to keep the activations: a sixth faster where memory does not matter (on a CPU)."""
+
     def forward(self, x: Tensor) -> Tensor:
-        # A compiled step recomputes what is cheap by itself.
-        if not (self.training and torch.is_grad_enabled()) or torch.compiler.is_compiling():
+        if not (self.recompute and self.training and torch.is_grad_enabled()) or _cannot_recompute():
             return super().forward(x)
         return checkpoint(self._activate_and_project, self.fc1(x), use_reentrant=False, preserve_rng_state=False)
 
     def _activate_and_project(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.act(hidden))
+
+
+def forward_mode_ad() -> bool:
+    """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
+    # torch has no public question for this; the counter has had this name since forward_ad exists.
+    return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
+
+
+def _cannot_recompute() -> bool:
+    # A compiled step recomputes what is cheap by itself. A checkpoint under torch.func raises: under vmap and jvp in
+    # torch 2.6 to 2.8 at least, under grad and vjp in 2.14 still. The question is the one autograd.Function asks.
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_mode_ad()
 
 
 def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:
@@ -110,10 +125,19 @@ class Gate(nn.Module):
 class GatedBlock(Block):
     """A block of the forward dynamics: h = gate * x + Attn(LN1 x); out = h + MLP(LN2 h)."""
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, placed: bool = False) -> None:
         super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
+        self.placed = placed
+        if placed:  # imported here: hardly any network has it
+            from midway_zoo.models.places import PlacedAttention
 
-    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+            self.attn = PlacedAttention(dim, heads)
+
+    def forward(
+        self, x: Tensor, gate: Tensor | None = None, *, count: int = 0, grid: tuple[int, int] = (1, 1)
+    ) -> Tensor:
+        """x (B, K, D) -> (B, K, D); of a placed block ``count`` and ``grid`` say which tokens are where."""
         kept = x if gate is None else gate * x
-        x = kept + self.attn(self.norm1(x))
+        normed = self.norm1(x)
+        x = kept + (self.attn(normed, count, grid) if self.placed else self.attn(normed))
         return x + self.mlp(self.norm2(x))

@@ -1,7 +1,7 @@
 """The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
 
 # No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,11 +11,13 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
+from midway_zoo.card import network_card
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.layers import leading_tokens
-from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+from midway_zoo.results import DynamicsOutput
+from midway_zoo.storage import load_folder, save_network
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -241,47 +243,7 @@ class MidwayNetwork(
         first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
         return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
 
-    # The methods below are the package's functions of the same name, with the network filled in.
-
-    def extract_features(self, images: Any, **kwargs: Any) -> Features:
-        """See :func:`midway_zoo.extract_features`."""
-        from midway_zoo.inference.api import extract_features
-
-        return extract_features(self, images, **kwargs)
-
-    def infer_motion_latent(self, source: Any, target: Any, **kwargs: Any) -> MotionLatent:
-        """See :func:`midway_zoo.infer_motion_latent`."""
-        from midway_zoo.inference.api import infer_motion_latent
-
-        return infer_motion_latent(self, source, target, **kwargs)
-
-    def infer_motion_latents(self, clip: Any, **kwargs: Any) -> MotionLatent:
-        """See :func:`midway_zoo.infer_motion_latents`."""
-        from midway_zoo.inference.motion import infer_motion_latents
-
-        return infer_motion_latents(self, clip, **kwargs)
-
-    def predict_flow(self, source: Any, target: Any, **kwargs: Any) -> FlowPrediction:
-        """See :func:`midway_zoo.predict_flow`."""
-        from midway_zoo.inference.api import predict_flow
-
-        return predict_flow(self, source, target, **kwargs)
-
-    def predict_flows(self, clip: Any, **kwargs: Any) -> Iterator[FlowPrediction]:
-        """See :func:`midway_zoo.predict_flows`."""
-        from midway_zoo.inference.api import predict_flows
-
-        return predict_flows(self, clip, **kwargs)
-
-    def perturbation_heatmap(self, source: Any, target: Any, xy: Any, **kwargs: Any) -> PerturbationHeatmap:
-        """See :func:`midway_zoo.perturbation_heatmap`."""
-        from midway_zoo.inference.api import perturbation_heatmap
-
-        return perturbation_heatmap(self, source, target, xy, **kwargs)
-
     def _save_pretrained(self, save_directory: Path) -> None:
-        from midway_zoo.storage import save_network
-
         save_network(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
@@ -291,8 +253,6 @@ class MidwayNetwork(
 
     def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
         """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
-        from midway_zoo.weights.publish import network_card
-
         return ModelCard(network_card(self, repo_id))
 
     @classmethod
@@ -323,17 +283,17 @@ class MidwayNetwork(
             MissingFileError: if there is no such folder.
             CheckpointError: if what it holds is damaged or no Midway network.
         """
-        from midway_zoo.storage import load_folder
         from midway_zoo.weights.hub import download_folder
 
         if model_kwargs:
             raise ConfigError(f"from_pretrained takes no {', '.join(map(repr, model_kwargs))}.")
         name = str(pretrained_model_name_or_path)
         if Path(name).is_dir():
-            return load_folder(Path(name))
+            return load_folder(cls, Path(name))
         if isinstance(pretrained_model_name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
             raise MissingFileError(f"there is no folder {name}, and no Hub repository is called that (org/name).")
         return load_folder(
+            cls,
             download_folder(
                 name,
                 force_download=force_download,
@@ -341,5 +301,5 @@ class MidwayNetwork(
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
                 revision=revision,
-            )
+            ),
         )

@@ -1,8 +1,9 @@
-"""Fresh dynamics whose midway path already looks at the same place of the other frame.
+"""How fresh dynamics begin; among others so that the midway path already looks at the same place of the other frame.
 
 From ordinary fresh weights (truncated normal, std 0.02) the midway path must first find by itself that a token's
 partner is near the same place of the other frame. The released networks had millions of pairs for it; a small network
-with tens of thousands does not get there, and its flow stays at zero. This gives that one fact, nothing about motion.
+with tens of thousands does not get there, and its flow stays at zero. :func:`align` gives that one fact, nothing about
+motion.
 """
 
 import math
@@ -13,13 +14,33 @@ from torch import Tensor, nn
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.models.places import PlacedAttention
 
-INITS = ("released", "aligned")
-"""Values of ``network.dynamics_init``: truncated normal as in the released runs, or :func:`align`."""
+INITS = ("released", "normal", "aligned")
+"""Values of ``network.dynamics_init``, see :func:`initialise_dynamics`."""
 
 _AMPLITUDE = 1.5  # of the position channels, where those of content have a standard deviation of about 1
 _SHARPNESS = 4.0  # of queries and keys: about 0.65 of the attention goes to the same place of the other frame
 _PERIOD = 4.0  # the shortest, in tokens; beyond it, positions a period apart would be taken for each other
+
+
+@torch.no_grad()
+def initialise_dynamics(network: MidwayNetwork, kind: str) -> None:
+    """Begin fresh dynamics in one of the ways of :data:`INITS`.
+
+    "released": as the released runs began: the motion tokens and the motion position table at zero (the tokens then
+    stay alike for long), and the encoder's class token with a standard deviation of 0.02. "normal": tokens and tables
+    with a standard deviation of 0.02 as every weight, which is what a fresh network has. "aligned": see :func:`align`.
+    """
+    dynamics = network.dynamics
+    if kind == "released":
+        nn.init.trunc_normal_(network.encoder.cls_token, std=0.02)
+        if dynamics is not None:
+            dynamics.motion_tokens.zero_()
+            dynamics.pos_embed.zero_()
+    elif kind == "aligned" and dynamics is not None:
+        align(dynamics)
 
 
 @torch.no_grad()
@@ -30,6 +51,7 @@ def align(dynamics: Dynamics) -> None:
     cosines of the token's column and row there, and a sign for the frame. The first block of every level attends by
     these channels alone, to the same place of the *other* frame, and passes its content on by random rotations. All
     linear layers have a standard deviation of 1 / sqrt(fan in), for the content to matter beside the positions.
+    With ``config.forward_places`` the placed blocks of the forward dynamics begin by taking what is at their own place.
 
     Raises:
         ConfigError: if a head of the midway path has too few channels to tell the places of the grid apart.
@@ -61,8 +83,21 @@ def align(dynamics: Dynamics) -> None:
         rotation, back = (torch.linalg.qr(torch.randn(width, width)).Q for _ in range(2))
         attention.qkv.weight.copy_(torch.cat([query.repeat(heads, 1), key.repeat(heads, 1), rotation]))
         attention.proj.weight.copy_(back)
+    for path in dynamics.forward_dynamics:
+        for block in path.blocks:  # type: ignore[union-attr]
+            if block.placed:
+                _look_at_the_same_place(block.attn)
     dynamics.target_embed.load_state_dict(dynamics.source_embed.state_dict())
     dynamics.target_backward.load_state_dict(dynamics.source_backward.state_dict())
+
+
+def _look_at_the_same_place(attention: PlacedAttention) -> None:
+    """What a token takes from the place that it looks at is what is there; no displacement is known yet."""
+    width = attention.proj.in_features
+    attention.qkv.weight[2 * width :] = torch.eye(width)
+    attention.proj.weight.copy_(torch.eye(width))
+    attention.displace_all.weight.mul_(0.1)
+    attention.displace_each.weight.zero_()
 
 
 def _place_channels(config: MidwayConfig) -> tuple[Tensor, Tensor]:

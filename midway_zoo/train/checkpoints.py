@@ -7,17 +7,18 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from midway_zoo.errors import CheckpointError
+from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.files import make_ordinary, write_json
 
 logger = logging.getLogger(__name__)
@@ -44,12 +45,21 @@ class Checkpoint:
             raise CheckpointError(f"{self.path / STATE} does not say step {self.step}; {self._remedy()}")
         return loaded
 
-    def model(self) -> dict[str, Tensor]:
-        """State of the task's model."""
+    def model(self, renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
+        """State of the task's model; ``renamed``: names of earlier versions -> names of now."""
         try:
-            return load_file(self.path / MODEL)
+            state = load_file(self.path / MODEL)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{self.path / MODEL} is not readable ({error}); {self._remedy()}") from error
+        return {(renamed or {}).get(name, name): tensor for name, tensor in state.items()}
+
+    def config(self) -> dict[str, Any]:
+        """The configuration that it was trained with."""
+        try:
+            loaded: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(self.path / CONFIG))  # type: ignore[assignment]
+        except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
+            raise CheckpointError(f"{self.path / CONFIG} is not readable ({error}); {self._remedy()}") from error
+        return loaded
 
     def optimizer(self) -> dict[str, Any]:
         """State of the optimizer, and of the gradient scaler if there was one."""
@@ -167,9 +177,39 @@ def prune_checkpoints(out: Path, *, keep_last: int, keep_every: int | None, keep
         shutil.rmtree(remains, ignore_errors=True)
 
 
+def check_same_run(checkpoint: Checkpoint, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
+    """Raise :class:`ConfigError` for the first thing that a checkpoint was trained with and that is another now."""
+    for key, before, now in differences(theirs, ours):
+        if key == "data":
+            raise ConfigError(
+                f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "
+                f"file, or start another run with a new out= and init_from={checkpoint.path}."
+            )
+        raise ConfigError(
+            f"{checkpoint.path} was trained with {key}={before}, not {now}: the run would not be the same. "
+            f"Resume with {key}={before}, or start another with a new out= and init_from={checkpoint.path}."
+        )
+
+
+def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(dotted key, their value, our value) wherever two nested mappings differ; keys of one alone are left out."""
+    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for name in (name for name in theirs if name in ours):
+            yield from differences(theirs[name], ours[name], f"{key}.{name}" if key else name)
+    elif theirs != ours:
+        yield key, theirs, ours
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def run_checkpoint(path: Path) -> Checkpoint | None:
+    """The checkpoint folder that ``path`` is, or the newest one of the run folder that it is, or None."""
+    if (path / MODEL).is_file() and (path / STATE).is_file():
+        return open_checkpoint(path)
+    return latest_checkpoint(path) if path.is_dir() else None

@@ -1,6 +1,5 @@
 """Configuration: strict dataclasses, YAML recipes that ship with the package, ``key.sub=value`` overrides."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
@@ -10,11 +9,10 @@ from typing import Any, TypeVar, get_origin
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, MissingFileError, nearest
 
 Config = TypeVar("Config", bound="RunConfig")
-_CHOICES = {"resume": ("auto", "never", "must"), "precision": ("no", "bf16", "fp16")}
-_POSITIVE = ("batch_size", "accumulate", "save_every", "keep_last", "log_every")
 
 
 @dataclass
@@ -23,44 +21,52 @@ class RunConfig:
 
     out: str = MISSING
     """Run folder: config.yaml, log.jsonl, checkpoints/, pictures/."""
-    seed: int = 0
-    epochs: float = 1.0
+    seed: int = field_range(0, at_least=0, at_most=2**32 - 1)
+    epochs: float = field_range(1.0, above=0, hint="max_seconds= ends a run by the clock")
     """Length of the schedules in epochs of the data."""
-    schedule_steps: int | None = None
+    schedule_steps: int | None = field_range(None, above=0)
     """Length of the schedules in optimizer steps instead; the epochs are then spread over them."""
-    max_steps: int | None = None
+    max_steps: int | None = field_range(None, above=0)
     """Stop (and save) after this many steps; the schedules do not change."""
-    max_seconds: float | None = None
+    max_seconds: float | None = field_range(None, above=0)
     """Stop (and save) after this much wall-clock time; the run can be resumed."""
-    batch_size: int = MISSING
+    batch_size: int = field_range(MISSING, at_least=1)
     """Pairs (or images) of one optimizer step, over all processes."""
-    accumulate: int = 1
+    accumulate: int = field_range(1, at_least=1)
     """Micro-batches that a process splits its share of a step into; the gradients are those of the whole."""
-    num_workers: int = 8
+    num_workers: int = field_range(8, at_least=0)
     """Data workers of each process; 0 loads in the process itself. The data do not depend on it."""
-    precision: str = "bf16"
+    precision: str = field_range("bf16", choices=("no", "bf16", "fp16"))
     """no, bf16 or fp16 autocast."""
     compile: bool = False
     """Compile the training step with torch.compile."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the processes (FSDP2) instead of replicating them (DDP).
     Checkpoints are the same, and a run may change this when it is resumed."""
-    save_every: int = 1000
+    save_every: int = field_range(1000, at_least=1)
     """Steps between checkpoints."""
-    keep_last: int = 3
+    keep_last: int = field_range(3, at_least=1)
     """Newest checkpoints that are kept."""
-    keep_every: int | None = None
+    keep_every: int | None = field_range(None, above=0)
     """Checkpoints whose step is a multiple of this are kept for good."""
-    resume: str = "auto"
+    resume: str = field_range("auto", choices=("auto", "never", "must"))
     """auto: continue when ``out`` holds a checkpoint; never: refuse an ``out`` that holds one; must: insist on one."""
     init_from: str | None = None
     """Initial weights: a pretrained name, a file or folder that load_checkpoint reads, or an exported run."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers that Accelerate knows: tensorboard, wandb, trackio, ...; may be empty."""
-    log_every: int = 10
+    tracker_project: str = "midway_zoo"
+    """Project of the trackers."""
+    tracker_name: str | None = None
+    """Name of the run there; null takes that of the run folder. A resumed run continues its wandb run."""
+    log_every: int = field_range(10, at_least=1)
     """Steps between reports to the trackers; log.jsonl has every step."""
-    picture_every: int | None = None
+    picture_every: int | None = field_range(None, above=0)
     """Steps between pictures."""
+
+    def check(self) -> None:
+        """Raise :class:`ConfigError` for a value, or a combination of values, that cannot be trained with."""
+        check_fields(self)
 
 
 def recipe_names() -> list[str]:
@@ -92,7 +98,7 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     config: Config = whole  # type: ignore[assignment]
     if config.precision == "False":  # what YAML makes of precision=no
         config.precision = "no"
-    check_run(config)
+    config.check()
     return config
 
 
@@ -124,31 +130,6 @@ def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Seque
             message = str(error).splitlines()[0]
             raise ConfigError(f"{origin}: {error.full_key or 'configuration'}: {message}") from error
     return merged
-
-
-def check_run(config: RunConfig) -> None:
-    """Raise :class:`ConfigError` for a value of :class:`RunConfig` that cannot be."""
-    for key, allowed in _CHOICES.items():
-        if getattr(config, key) not in allowed:
-            raise ConfigError(f"{key}={getattr(config, key)!r} must be one of {', '.join(allowed)}.")
-    for key in _POSITIVE:
-        if getattr(config, key) < 1:
-            raise ConfigError(f"{key}={getattr(config, key)} must be at least 1.")
-    for key in ("max_steps", "schedule_steps", "keep_every", "picture_every", "max_seconds"):
-        if getattr(config, key) is not None and getattr(config, key) <= 0:
-            raise ConfigError(f"{key}={getattr(config, key)} must be positive, or null.")
-    if not 0 <= config.seed < 2**32:
-        raise ConfigError(f"seed={config.seed} must lie between 0 and {2**32 - 1}.")
-    if not math.isfinite(config.epochs):
-        raise ConfigError(f"epochs={config.epochs} must be finite; max_seconds= ends a run by the clock.")
-    if config.num_workers < 0 or config.epochs <= 0:
-        raise ConfigError(f"num_workers={config.num_workers} and epochs={config.epochs} must not be negative or zero.")
-
-
-def check_optimizer(betas: Sequence[float]) -> None:
-    """Raise :class:`ConfigError` for betas that AdamW does not take."""
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise ConfigError(f"optim.betas={list(betas)} must be two numbers of at least 0 and below 1.")
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import platform
+import secrets
 import shlex
 import sys
 import time
@@ -83,8 +84,8 @@ class Delayed:
 class Progress:
     """The bar on stderr; silent when that is no terminal, and on all processes but the first."""
 
-    def __init__(self, first_step: int, last_step: int, *, shown: bool, unit: str) -> None:
-        self.unit = unit
+    def __init__(self, first_step: int, last_step: int, *, shown: bool, unit: str, values: Sequence[str] = ()) -> None:
+        self.unit, self.values = unit, ("loss", *values, "lr")
         self._bar = tqdm(
             total=last_step, initial=first_step, unit="step", disable=None if shown else True, dynamic_ncols=True
         )
@@ -97,11 +98,7 @@ class Progress:
 
     def update(self, line: Mapping[str, Any]) -> None:
         """Show one step."""
-        shown = {
-            key: f"{line[key]:.3g}"
-            for key in ("loss", "invariance", "dynamics", "epe", "lr", "momentum")
-            if line.get(key) is not None
-        }
+        shown = {key: f"{line[key]:.3g}" for key in self.values if line.get(key) is not None}
         rate = f"{line[f'{self.unit}_per_s']:.1f} {self.unit}/s, data {line['data_wait']:.0%}"
         self._bar.set_postfix_str(", ".join([*(f"{key} {value}" for key, value in shown.items()), rate]), refresh=False)
         self._bar.update()
@@ -141,3 +138,22 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             found[prefix + key] = value if isinstance(value, int | float | str | bool) else str(value)
     return found
+
+
+def tracker_arguments(out: Path, name: str | None) -> dict[str, dict[str, Any]]:
+    """What trackers are told of a run, by tracker: its name, and an identity that stays when the run is resumed.
+
+    Args:
+        out: the run folder; the identity is kept in it.
+        name: of the run; None takes the folder's.
+    """
+    file = out / "tracker_id.txt"
+    if not file.is_file():
+        with atomic(file) as temporary:
+            temporary.write_text(f"{secrets.token_hex(4)}\n", encoding="utf-8")
+    identity, name = file.read_text(encoding="utf-8").strip(), name or out.resolve().name
+    return {
+        "wandb": {"name": name, "id": identity, "resume": "allow"},
+        "trackio": {"name": f"{name}-{identity}", "resume": "allow"},
+        "swanlab": {"experiment_name": name, "id": identity, "resume": "allow"},
+    }

@@ -10,10 +10,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import (
-    reduce,
-    send_to_device,
-)
+from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
@@ -21,6 +18,7 @@ from midway_zoo.train.checkpoints import (
     CONFIG,
     Checkpoint,
     best_checkpoint,
+    check_same_run,
     find_checkpoints,
     latest_checkpoint,
     mark_best,
@@ -28,22 +26,26 @@ from midway_zoo.train.checkpoints import (
     save_checkpoint,
 )
 from midway_zoo.train.config import RunConfig, to_yaml
-from midway_zoo.train.journal import Delayed, Progress, StepLog, flat, provenance, publish_pictures
-from midway_zoo.train.launch import make_accelerator
-from midway_zoo.train.optim import set_hyperparameters
-from midway_zoo.train.sharding import (
+from midway_zoo.train.distributed import (
+    StopRequest,
     WholeCopy,
+    check_agreement,
     check_launch,
-    gathered,
     load_optimizer,
     local_shards,
+    make_accelerator,
+    named_optimizer_state,
     shard_model,
     unsynchronised,
+    whole_model_state,
+    whole_optimizer_state,
 )
-from midway_zoo.train.stopping import StopRequest
-from midway_zoo.train.task import Task, split_batch
+from midway_zoo.train.journal import Delayed, Progress, StepLog, flat, provenance, publish_pictures, tracker_arguments
+from midway_zoo.train.optim import set_hyperparameters, total_norm
+from midway_zoo.train.task import Task, split_batch, trainable
 
 logger = logging.getLogger(__name__)
+_WAITED = "waited/"  # + rank: seconds that a process waited for a batch
 
 
 class TrainingDivergedError(MidwayZooError, FloatingPointError):
@@ -66,33 +68,57 @@ class RunResult:
     """The checkpoint whose validation was best, where the task says what that is."""
 
 
-def fit(task: Task[Any], *, accelerator: Accelerator | None = None, save: bool = True) -> RunResult:
+@dataclass(frozen=True)
+class Trial:
+    """What a run would take, from its first steps."""
+
+    first_seconds: float
+    """Of the first step, from the moment the run was set up."""
+    seconds: float
+    """Of the step after it."""
+    last: dict[str, float]
+    """The values of that step."""
+
+
+def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
     """Train until the schedule, ``max_steps``, ``max_seconds`` or a signal ends it.
 
     Args:
         task: what is trained; ``task.config`` says how long, where to, and from where.
         accelerator: made from the configuration if None.
-        save: False writes no checkpoint (and validates nothing), for a trial.
 
     Raises:
         TrainingDivergedError: if a loss is not finite.
         OutputExistsError, CheckpointError, ConfigError: if ``out`` and ``resume`` contradict each other.
     """
-    return Run(task, accelerator or make_accelerator(task.config), save=save).fit()
+    return Run(task, accelerator or make_accelerator(task.config)).fit()
+
+
+def try_out(task: Task[Any], *, accelerator: Accelerator | None = None) -> Trial:
+    """Two steps of a new run, timed; ``out`` is neither read nor written, and no tracker is told.
+
+    Raises:
+        ConfigError: if the schedule has one step only.
+    """
+    if task.total_steps < 2:
+        raise ConfigError("the schedule has one step, and a dry run needs two; raise epochs or schedule_steps.")
+    return Run(task, accelerator or make_accelerator(task.config), trial=True).try_out()
 
 
 class Run:
     """One process of a run."""
 
-    def __init__(self, task: Task[Any], accelerator: Accelerator, *, save: bool = True) -> None:
-        self.saves = save
+    def __init__(self, task: Task[Any], accelerator: Accelerator, *, trial: bool = False) -> None:
         check_launch()  # again: the accelerator may be the caller's
         self.task, self.accelerator = task, accelerator
         self.config: RunConfig = task.config
         self.out = Path(self.config.out)
         self.started = time.monotonic()
         self.last_step = min(task.total_steps, self.config.max_steps or task.total_steps)
-        checkpoint = self._to_resume()
+        self.stop = StopRequest()
+        self.pending: list[Delayed] = []
+        self.last_values: dict[str, float] = {}
+        checkpoint = None if trial else self._to_resume()
         self.first_step = checkpoint.step if checkpoint else 0
         self._prepare(checkpoint)
 
@@ -100,11 +126,22 @@ class Run:
         """See :func:`fit`."""
         if self.first_step >= self.last_step:
             return self._result(self.first_step, {}, f"all {self.last_step} steps were done before")
-        with StopRequest() as self.stop:
+        with self.stop:
             return self._train()
+
+    def try_out(self) -> Trial:
+        """See :func:`try_out`."""
+        times, batches = [time.perf_counter()], self._batches()
+        for step in range(2):
+            self._step(step, self._next(batches), 0.0)
+            self.last_values = self.pending.pop().read()  # waits for the device
+            self._check_finite(step, self.last_values)
+            times.append(time.perf_counter())
+        return Trial(times[1] - times[0], times[2] - times[1], self._told(self.last_values))
 
     def _to_resume(self) -> Checkpoint | None:
         checkpoint = latest_checkpoint(self.out)
+        check_agreement(self.accelerator, checkpoint.step if checkpoint else None, self.out)
         if self.config.resume == "never" and (checkpoint or (self.out / "log.jsonl").exists()):
             raise OutputExistsError(f"out={self.out} holds a run; choose another folder, or resume=auto to continue.")
         if self.config.resume == "must" and checkpoint is None:
@@ -117,9 +154,9 @@ class Run:
         task, accelerator = self.task, self.accelerator
         state = checkpoint.state() if checkpoint else {}
         if checkpoint:
-            self._check_same_run(checkpoint, state)
+            check_same_run(checkpoint, {**task.assumed, **state["identity"]}, self._identity())
             try:
-                task.model.load_state_dict(checkpoint.model())
+                task.model.load_state_dict(checkpoint.model(task.renamed))
             except RuntimeError as error:
                 raise ConfigError(
                     f"{checkpoint.path} does not fit the configured model ({' '.join(str(error).split())[:300]}). "
@@ -137,7 +174,7 @@ class Run:
         if checkpoint:
             saved = checkpoint.optimizer()
             try:
-                load_optimizer(self.optimizer, saved["optimizer"])
+                load_optimizer(self.optimizer, task.model, named_optimizer_state(saved["optimizer"], task.model))
             except ValueError as error:
                 raise CheckpointError(
                     f"{checkpoint.path}: its optimizer does not fit ({error}). It is of another version of midway-zoo: "
@@ -160,23 +197,11 @@ class Run:
         self.optimizer = accelerator.prepare(task.optimizer())
 
     def _lend_whole(self, state: dict[str, Tensor]) -> AbstractContextManager[None]:
-        """The task's model can be run by the main process alone in here; ``state`` is the gathered one."""
+        """The task's model can be run by the main process alone in here; ``state`` holds whole tensors."""
         return self.whole.stands_in(self.task, state, self.accelerator.device) if self.whole else nullcontext()
 
     def _without_sync(self) -> AbstractContextManager[None]:
         return unsynchronised(self.model) if self.config.shard else self.accelerator.no_sync(self.model)
-
-    def _check_same_run(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
-        for key, theirs, ours in differences({**self.task.legacy, **state["identity"]}, self._identity()):
-            if key == "data":
-                raise ConfigError(
-                    f"the data changed since {checkpoint.path}: the run would not be the same. Restore the index "
-                    f"file, or start another run with a new out= and init_from={checkpoint.path}."
-                )
-            raise ConfigError(
-                f"{checkpoint.path} was trained with {key}={theirs}, not {ours}: the run would not be the same. "
-                f"Resume with {key}={theirs}, or start another with a new out= and init_from={checkpoint.path}."
-            )
 
     def _identity(self) -> dict[str, Any]:
         """What must not change when a run is resumed."""
@@ -193,14 +218,16 @@ class Run:
             self.out.mkdir(parents=True, exist_ok=True)
             (self.out / CONFIG).write_text(to_yaml(self.config), encoding="utf-8")
         if self.config.trackers:
-            self.accelerator.init_trackers("midway_zoo", config=flat(asdict(self.config)))
+            told = tracker_arguments(self.out, self.config.tracker_name) if main else {}
+            self.accelerator.init_trackers(
+                self.config.tracker_project, config=flat(asdict(self.config)), init_kwargs=told
+            )
         self.log = StepLog(self.out / "log.jsonl", self.first_step) if main else None
-        self.pending: list[Delayed] = []
-        self.last_values: dict[str, float] = {}
         self.last_reported = time.perf_counter()
         self.saved_step = self.first_step if find_checkpoints(self.out) else None
         try:
-            with Progress(self.first_step, self.last_step, shown=main, unit=self.task.unit) as self.progress:
+            bar = Progress(self.first_step, self.last_step, shown=main, unit=self.task.unit, values=self.task.shown)
+            with bar as self.progress:
                 return self._steps()
         finally:
             if self.log:
@@ -212,10 +239,8 @@ class Run:
         batches = self._batches()
         for step in range(self.first_step, self.last_step):
             waited = time.perf_counter()
-            batch = next_batch(batches)
+            batch = self._next(batches)
             waited = time.perf_counter() - waited
-            self.task.observe(batch)
-            batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
             self._step(step, batch, waited)
             # On a GPU the values of a step are read while the next one runs; on a CPU they are there already.
             self._report(keep=1 if self.accelerator.device.type == "cuda" else 0)
@@ -231,6 +256,11 @@ class Run:
     def _batches(self) -> Iterator[Any]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         return iter(self.task.batches(self.first_step, self.last_step, rank=rank, world=world))
+
+    def _next(self, batches: Iterator[Any]) -> Any:
+        batch = next(batches)
+        self.task.observe(batch)
+        return send_to_device(batch, self.accelerator.device, non_blocking=True)
 
     def _step(self, step: int, batch: Any, waited: float) -> None:
         accelerator, task = self.accelerator, self.task
@@ -250,16 +280,23 @@ class Run:
                 sums[name] = sums.get(name, 0) + value.detach().float() / len(parts)
         if accelerator.scaler is not None:
             accelerator.unscale_gradients(self.optimizer)
+        sums["grad_norm"] = total_norm([p.grad for p in trainable(task.model) if p.grad is not None])
         task.before_update(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         task.after_update(step)
-        # Filled on the device: a copy from the host would wait for it.
-        stop = torch.full((), float(self._wants_to_stop()), device=accelerator.device)
-        values = reduce(torch.stack([*sums.values(), stop]), "mean")
-        extra = {"lr": hyper.lr, "weight_decay": hyper.weight_decay, "waited": waited}
+        sums["stop"] = self._filled(self._wants_to_stop())
+        # Every process's wait has a place of its own, so that one communication brings them all.
+        rank, world = accelerator.process_index, accelerator.num_processes
+        sums |= {f"{_WAITED}{other}": self._filled(waited * world * (other == rank)) for other in range(world)}
+        values = reduce(torch.stack(list(sums.values())), "mean")
+        extra = {"lr": hyper.lr, "weight_decay": hyper.weight_decay}
         extra |= {} if hyper.momentum is None else {"momentum": hyper.momentum}
-        self.pending.append(Delayed(step, [*sums, "stop"], values, extra))
+        self.pending.append(Delayed(step, list(sums), values, extra))
+
+    def _filled(self, value: float) -> Tensor:
+        """Filled on the device: a copy from the host would wait for it."""
+        return torch.full((), float(value), device=self.accelerator.device)
 
     def _wants_to_stop(self) -> bool:
         limit = self.config.max_seconds
@@ -279,13 +316,12 @@ class Run:
             now = time.perf_counter()
             seconds, self.last_reported = max(now - self.last_reported, 1e-9), now
             self.last_values = values
-            line = {"step": pending.step, "epoch": round(pending.step / self.task.steps_per_epoch, 4)}
-            line |= {name: value for name, value in values.items() if name != "stop"}
-            line |= {key: value for key, value in pending.extra.items() if key != "waited"}
-            line |= {
-                f"{self.task.unit}_per_s": round(self.config.batch_size / seconds, 3),
-                "data_wait": round(min(1.0, pending.extra["waited"] / seconds), 4),
-            }
+            line: dict[str, Any] = {"step": pending.step, "epoch": round(pending.step / self.task.steps_per_epoch, 4)}
+            line |= self._told(values) | pending.extra
+            waits = [round(min(1.0, values[name] / seconds), 4) for name in values if name.startswith(_WAITED)]
+            line |= {f"{self.task.unit}_per_s": round(self.config.batch_size / seconds, 3), "data_wait": max(waits)}
+            if len(waits) > 1:
+                line["data_waits"] = waits
             self._publish(pending.step, line)
 
     def _publish(self, step: int, line: dict[str, Any]) -> None:
@@ -296,12 +332,14 @@ class Run:
         if warning and self.accelerator.is_main_process:
             logger.warning("step %d: %s", step, warning)
         if self.config.trackers and self._due(self.config.log_every, step):
-            self.accelerator.log({key: value for key, value in line.items() if key != "step"}, step=step)
+            numbers = {key: value for key, value in line.items() if key not in ("step", "data_waits")}
+            numbers |= {f"data_wait/{rank}": wait for rank, wait in enumerate(line.get("data_waits", ()))}
+            self.accelerator.log(numbers, step=step)
 
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         if values["loss"] == values["loss"] and abs(values["loss"]) != float("inf"):
             return
-        parts = ", ".join(f"{name} {value:.4g}" for name, value in values.items() if name != "stop")
+        parts = ", ".join(f"{name} {value:.4g}" for name, value in self._told(values).items())
         last = latest_checkpoint(self.out)
         good = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
         raise TrainingDivergedError(
@@ -323,13 +361,13 @@ class Run:
 
     def _save(self, step: int) -> None:
         self._report()  # raises if a value is not finite: what is saved is always good
-        if self.saved_step == step or not self.saves:
+        if self.saved_step == step:
             return
         self._check_weights(step)
         figures: dict[str, float] = {}
         main = self.accelerator.is_main_process
-        model = gathered(self.task.model.state_dict(), keep=main)
-        optimizer = gathered(self.optimizer.state_dict(), keep=main)
+        model = whole_model_state(self.task.model)
+        optimizer = whole_optimizer_state(self.task.model, self.optimizer)
         if main:
             if not self.stop.requested:  # whoever sent the signal may not wait for more than the checkpoint
                 with self._lend_whole(model):
@@ -367,7 +405,7 @@ class Run:
 
     def _pictures(self, batch: Any, step: int) -> None:
         main = self.accelerator.is_main_process
-        state = gathered(self.task.model.state_dict(), keep=main)
+        state = whole_model_state(self.task.model) if self.config.shard else {}
         if not main:
             return
         with self._lend_whole(state):
@@ -379,35 +417,19 @@ class Run:
         self.last_reported = time.perf_counter()
 
     @staticmethod
+    def _told(values: Mapping[str, float]) -> dict[str, float]:
+        """Those that a person reads."""
+        return {name: value for name, value in values.items() if name != "stop" and not name.startswith(_WAITED)}
+
+    @staticmethod
     def _due(every: int | None, step: int) -> bool:
         return every is not None and (step + 1) % every == 0
 
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
         checkpoint = latest_checkpoint(self.out)
-        values = {name: value for name, value in last.items() if name != "stop"}
         best = best_checkpoint(self.out) if self.task.best_by else None
         paths = [found.path if found else None for found in (checkpoint, best)]
-        return RunResult(step, finished, reason, paths[0], values, paths[1])
-
-
-def next_batch(batches: Iterator[Any]) -> Any:
-    """The next batch; an error of a worker is raised as what it was, without the worker's traceback in its message."""
-    try:
-        return next(batches)
-    except MidwayZooError as error:
-        told, mark, message = str(error).rpartition(f"{type(error).__name__}: ")
-        if mark and "Original Traceback" in told:
-            raise type(error)(message.strip()) from error
-        raise
-
-
-def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, their value, our value) wherever two nested mappings differ; keys of one alone are left out."""
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        for name in (name for name in theirs if name in ours):
-            yield from differences(theirs[name], ours[name], f"{key}.{name}" if key else name)
-    elif theirs != ours:
-        yield key, theirs, ours
+        return RunResult(step, finished, reason, paths[0], self._told(last), paths[1])
 
 
 def _seed(seed: int, step: int, rank: int) -> None:

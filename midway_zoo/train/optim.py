@@ -1,30 +1,43 @@
-"""Optimizer groups, gradient clipping per tensor, and moving averages: whole lists of tensors at a time."""
+"""Optimizer groups, gradient clipping per tensor, moving averages (whole lists of tensors at a time), and schedules."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from timm.optim import param_groups_weight_decay
 from torch import Tensor, nn
 
-from midway_zoo.train.sharding import local_shards, whole_norms
+from midway_zoo.train.distributed import local_shards, whole_norms
+
+_DECAYED = 1.0  # only to be told from 0
 
 
-def parameter_groups(named: Iterable[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
-    """AdamW groups: biases and 1-D tensors have no weight decay. Frozen parameters are left out."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in named:
-        if parameter.requires_grad:
-            (plain if parameter.ndim <= 1 or name.endswith(".bias") else decayed).append(parameter)
-    groups = [{"params": decayed, "decay": True}, {"params": plain, "decay": False}]
-    return [group for group in groups if group["params"]]
+def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float | None = None) -> list[dict[str, Any]]:
+    """AdamW groups by timm's rule: biases and tensors of one dimension have no weight decay; frozen ones are left out.
+
+    Args:
+        modules: whose parameters they hold.
+        weight_decay: of the decayed group throughout; None takes each step's.
+    """
+    groups = param_groups_weight_decay(nn.ModuleList(modules), weight_decay=_DECAYED)
+    for group in groups:
+        group["scheduled"] = group["weight_decay"] == _DECAYED and weight_decay is None
+        group["weight_decay"] = (weight_decay or 0.0) if group["weight_decay"] == _DECAYED else 0.0
+    return groups
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
     """Write this step's values into the groups of :func:`parameter_groups`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
-        group["weight_decay"] = weight_decay if group["decay"] else 0.0
+        if group["scheduled"]:
+            group["weight_decay"] = weight_decay
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Norm of all gradients together, over all their shards; a scalar on their device."""
+    return torch.linalg.vector_norm(torch.stack(whole_norms(gradients)).float())
 
 
 @torch.no_grad()
@@ -51,3 +64,31 @@ def paired_parameters(modules: Iterable[tuple[nn.Module, nn.Module]]) -> Iterato
     """(average, value) parameters of modules that are averaged copies of others."""
     for average, value in modules:
         yield from zip(average.parameters(), value.parameters(), strict=True)
+
+
+def cosine(step: int, total: int, start: float, end: float, *, warmup: int = 0, warmup_start: float = 0.0) -> float:
+    """Linear warm-up from ``warmup_start`` to ``start``, then half a cosine from ``start`` to ``end``.
+
+    Args:
+        step: 0-based optimizer step; from ``total`` on the value is ``end``.
+        total: steps of the whole schedule, the warm-up included.
+        start: value after the warm-up.
+        end: value that step ``total`` would have.
+        warmup: steps of the warm-up; its first step has ``warmup_start``, its last has ``start`` (as
+            ``numpy.linspace`` has them).
+        warmup_start: value of step 0 if there is a warm-up.
+    """
+    if step < warmup:
+        return warmup_start + (start - warmup_start) * step / max(1, warmup - 1)
+    if step >= total:
+        return end
+    return end + 0.5 * (start - end) * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+
+def poly(step: int, total: int, start: float, *, power: float = 1.0, warmup: int = 0) -> float:
+    """``start`` falling to 0 as (1 - step / total) ** power, and rising linearly over the first ``warmup`` steps.
+
+    Both factors apply during the warm-up, as in mmsegmentation.
+    """
+    rise = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    return rise * start * max(0.0, 1 - step / total) ** power

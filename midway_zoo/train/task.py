@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import Parameter
 
+from midway_zoo.errors import ConfigError
+from midway_zoo.train.checkpoints import Checkpoint
 from midway_zoo.train.config import Config
 
 
@@ -38,10 +40,15 @@ class Task(ABC, Generic[Config]):
     steps_per_epoch: float
     unit = "pairs"
     """What batch_size counts."""
-    legacy: ClassVar[Mapping[str, Any]] = {}
-    """Keys of :meth:`identity` that older checkpoints lack, with what was true of them."""
     best_by: str | None = None
     """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
+
+    shown: ClassVar[tuple[str, ...]] = ()
+    """Values of a step that the progress bar shows, beside the loss and the learning rate."""
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """Tensors of the model in checkpoints of earlier versions -> what they are called now."""
+    assumed: ClassVar[Mapping[str, Any]] = {}
+    """What a checkpoint of an earlier version was trained with where its :meth:`identity` does not say."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -101,6 +108,20 @@ class Task(ABC, Generic[Config]):
     def describe(self) -> dict[str, Any]:
         """Entries of a checkpoint's state.json that say what the model is; "network" is needed for exports."""
         return {}
+
+    @classmethod
+    def export_files(cls, checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        """What an export holds beside the network: file name -> tensors and metadata of a safetensors file."""
+        return {}
+
+    @classmethod
+    def export_as(cls, layout: str, checkpoint: Checkpoint, out: Path, *, overwrite: bool) -> Path:
+        """Write ``out`` in a layout of the task's own (``TaskEntry.layouts``) instead of the zoo's.
+
+        Raises:
+            ConfigError: if there is no such layout of this task.
+        """
+        raise ConfigError(f"{checkpoint.path} is of a {cls.name} run, which has no layout {layout!r}: --layout zoo.")
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs beside model and optimizer; JSON types."""

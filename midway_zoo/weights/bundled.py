@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from midway_zoo.errors import CheckpointError, ConfigError, SingleEncoderError, WeightsUnavailableError
 from midway_zoo.files import sha256_of
 from midway_zoo.manifest import boxed_file
 from midway_zoo.models.network import MidwayNetwork
@@ -33,7 +33,8 @@ def check_request(name: str, *, encoder: str = "teacher", paired: bool = False, 
     """Raise :class:`ConfigError` for what a box does not have: a second encoder, other revisions."""
     asked = "paired=True" if paired else f"encoder={encoder!r}" if encoder != "teacher" else ""
     if asked:
-        raise ConfigError(f"{name}: the box holds one encoder, the teacher's; {asked} is not in it. Leave it out.")
+        kind = SingleEncoderError if paired else ConfigError
+        raise kind(f"{name}: the box holds one encoder, the teacher's; {asked} is not in it. Leave it out.")
     if revision is not None:
         raise ConfigError(f"{name} ships inside the package, which has no revision {revision!r} of it. Leave it out.")
 
@@ -57,6 +58,6 @@ def load_boxed(
     fields = dict(overrides or {})
     if fields.get("dynamics") is False:
         fields["flow_head"] = None
-    network = load_file(path, overrides=fields).float()
+    network = load_file(MidwayNetwork, path, overrides=fields).float()
     network.provenance["sha256"] = entry["sha256"]
     return network

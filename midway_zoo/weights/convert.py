@@ -82,7 +82,7 @@ def _read(
             return network, checkpoint_summary(archive)
     if config:
         raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
-    return load_file(path, encoder=encoder, paired=paired).float(), {}
+    return load_file(MidwayNetwork, path, encoder=encoder, paired=paired).float(), {}
 
 
 def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:

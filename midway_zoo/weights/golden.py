@@ -11,7 +11,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError
-from midway_zoo.inference.api import extract_features, infer_motion_latent, perturbation_heatmap, predict_flow
+from midway_zoo.inference.features import extract_features
+from midway_zoo.inference.flow import predict_flow
+from midway_zoo.inference.motion import infer_motion_latent
+from midway_zoo.inference.perturbation import perturbation_heatmap
 from midway_zoo.manifest import boxed_file
 from midway_zoo.models.network import MidwayNetwork
 

@@ -14,35 +14,22 @@ from urllib.parse import quote
 
 import torch
 from filelock import FileLock
-from huggingface_hub import cached_assets_path, constants, hf_hub_download, snapshot_download
-from huggingface_hub.errors import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub import cached_assets_path, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.assemble import check_tensors, empty_network
+from midway_zoo.weights.explain import explain, network_errors, unwritable, write_failure
+from midway_zoo.weights.pickles import TensorRef
+from midway_zoo.weights.ranges import read_parts
 from midway_zoo.weights.released import Parts
-from midway_zoo.weights.remote import (
-    ATTEMPTS,
-    NetworkError,
-    RangesRefusedError,
-    RemoteFile,
-    is_commit,
-    read_tensors,
-    transport_errors,
-)
+from midway_zoo.weights.remote import RangesRefusedError, RemoteFile, is_commit
+from midway_zoo.weights.transport import ATTEMPTS, NetworkError, clean
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +76,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
             "midway-zoo", "weights", "v1", assets_dir=None if cache_dir is None else str(cache_dir)
         )
     except (OSError, ValueError) as error:
-        raise _unwritable(cache_dir or constants.HF_ASSETS_CACHE, error) from error
+        raise unwritable(cache_dir or constants.HF_ASSETS_CACHE, error) from error
 
 
 def fetch(
@@ -100,8 +87,11 @@ def fetch(
     cache_dir: str | os.PathLike[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    keep_file: bool = False,
 ) -> dict[str, Path]:
     """Have parts of a released file in the cache, fetching by ranges what is missing.
+
+    Where ranges cannot be had, the whole file is downloaded into the Hub's cache, or ``cache_dir`` where it is given.
 
     Args:
         name: for messages, such as "midway_vits.bdd100k".
@@ -110,6 +100,7 @@ def fetch(
         cache_dir: instead of the Hub's assets cache.
         revision: instead of the entry's.
         token: of the Hub, for private and gated repositories; False sends none.
+        keep_file: leave the whole file in the cache, if it had to be downloaded.
 
     Returns:
         Path of each part, a safetensors file with a JSON sidecar.
@@ -121,96 +112,153 @@ def fetch(
     repo, file = entry["repo_id"], entry["file"]
     revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
     home = cache_root(cache_dir) / repo.replace("/", "--")
-    where = f"{name}: {file} of https://huggingface.co/{repo} at {revision} (cache: {home})"
+    where = f"{name}: {file} of {constants.ENDPOINT}/{repo} at {revision} (cache: {home})"
     known = revision if is_commit(revision) else _read_ref(home, revision)
     place = _Place(home / known, quote(file, safe="")) if known else None
     cached = place is not None and all(place.has(part) for part in parts)
     if place is not None and cached and (is_commit(revision) or constants.HF_HUB_OFFLINE):
         return {part: place.weights(part) for part in parts}
     try:
-        # A branch may have moved, so the Hub is asked; but when it cannot be, what is cached will do.
-        remote = RemoteFile(repo, file, revision, token, attempts=1 if cached else ATTEMPTS)
-    except MidwayZooError:
-        raise
-    except network_errors() as error:
-        if place is not None and cached and not _refused(error):
-            log.info("%s: no answer from the Hub (%s); using the cached parts", name, error)
-            return {part: place.weights(part) for part in parts}
-        raise explain(error, name, where, repo) from error
-    place = _Place(home / remote.commit, quote(file, safe=""))
-    with _writing(home):
-        place.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.folder / f"{place.stem}.lock"):
-            for stale in place.folder.glob(f".{place.stem}.*.part"):  # of a process that was killed: we hold its lock
-                stale.unlink()
-            missing = [part for part in parts if not place.has(part)]
-            if missing:
-                _download(place, missing, remote, entry, where, name)
-            if not is_commit(revision):
-                _write_ref(home, revision, remote.commit)
-    return {part: place.weights(part) for part in parts}
-
-
-def _download(
-    place: _Place, missing: Sequence[str], remote: RemoteFile, entry: Mapping[str, Any], where: str, name: str
-) -> None:
-    pinned = entry.get("sha256")
-    if pinned and remote.sha256 and pinned != remote.sha256:
-        raise CheckpointError(f"{where}: the manifest pins sha256 {pinned}, the Hub has {remote.sha256}.")
-    try:
+        # A branch may have moved, so the Hub is asked; but whatever keeps it from answering, what is cached will do.
         try:
-            archive = TorchArchive(remote, remote.filename)
-            tensors, config = _select(archive, entry, missing, remote)
-        except RangesRefusedError:
-            log.warning(
-                "%s: the server refuses range requests; downloading all %d bytes of the file", where, remote.size
-            )
-            path = _whole_file(remote, pinned)
-            with open_archive(path) as archive:
-                tensors, config = _select(archive, entry, missing, None)
+            remote = RemoteFile(repo, file, revision, token, attempts=1 if cached else ATTEMPTS)
+        except network_errors() as error:
+            raise explain(error, name, where, repo) from error
+        current = _Place(home / remote.commit, quote(file, safe=""))
+        if any(not current.has(part) for part in parts):
+            options = _Options(entry, where, name, cache_dir, keep_file)
+            with _writing(home):
+                _complete(current, parts, remote, options)
+    except WeightsUnavailableError as error:
+        if place is None or not cached:
+            raise
+        log.warning("%s: %s; using the cached parts of %s", name, clean(str(error.__cause__ or error)), known)
+        return {part: place.weights(part) for part in parts}
+    if not is_commit(revision):
+        with contextlib.suppress(OSError):  # of a read-only cache
+            _write_ref(home, revision, remote.commit)
+    return {part: current.weights(part) for part in parts}
+
+
+class _Options(NamedTuple):
+    """What a download needs to know beside the file."""
+
+    entry: Mapping[str, Any]
+    where: str
+    name: str
+    cache_dir: str | os.PathLike[str] | None
+    keep_file: bool
+
+
+def _complete(place: _Place, parts: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+    """Fetch the parts that are missing, one process at a time."""
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(place.folder / f"{place.stem}.lock"):
+        for stale in place.folder.glob(f".{place.stem}.*.part"):  # of a process that was killed: we hold its lock
+            stale.unlink()
+        missing = [part for part in parts if not place.has(part)]
+        if missing:
+            _download(place, missing, remote, options)
+
+
+def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+    pinned = options.entry.get("sha256")
+    if pinned and remote.sha256 and pinned != remote.sha256:
+        raise CheckpointError(f"{options.where}: the manifest pins sha256 {pinned}, the Hub has {remote.sha256}.")
+    had = isinstance(_cached_file(remote, options), str)
+    try:
+        if not had:
+            try:
+                return _from_ranges(place, missing, remote, options)
+            except RangesRefusedError as refused:
+                log.warning(
+                    "%s: the server refuses range requests; downloading all %.1f MB of the file%s (%s)",
+                    options.name,
+                    remote.size / 1e6,
+                    "" if options.keep_file else ", which is removed afterwards",
+                    refused,
+                )
+        with _whole_file(remote, pinned, options, keep=had or options.keep_file) as path, open_archive(path) as archive:
+            config, parts = _select(archive, options.entry, [part for part in missing if not place.has(part)])
+            for part, refs in parts.items():
+                tensors = {key: archive.read(ref) for key, ref in refs.items()}
+                _store_part(place, part, tensors, config, remote, options)
     except MidwayZooError:
         raise
     except network_errors() as error:
-        cause = error.__cause__ or error if isinstance(error, NetworkError) else error
-        raise explain(cause, name, where, remote.repo_id) from error
-    for part in missing:
-        facts = {
-            "part": part,
-            "name": name,
-            "repo_id": remote.repo_id,
-            "commit": remote.commit,
-            "file": remote.filename,
-            "source_sha256": remote.sha256,
-            "config": config.to_dict(),
-        }
-        _store(place, part, tensors[part], facts, (entry.get("parts") or {}).get(part, {}).get("sha256"))
+        if write_failure(error):
+            raise
+        cause = error if isinstance(error, NetworkError) else NetworkError(clean(str(error)))  # no signed link
+        raise explain(error, options.name, options.where, remote.repo_id) from cause
+
+
+def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+    archive = TorchArchive(remote, remote.filename)
+    config, parts = _select(archive, options.entry, missing)
+    with contextlib.closing(read_parts(remote, archive, parts)) as found:
+        for part, tensors in found:  # stored at once: what comes after it may fail
+            _store_part(place, part, tensors, config, remote, options)
+
+
+def _store_part(
+    place: _Place,
+    part: str,
+    tensors: Mapping[str, torch.Tensor],
+    config: MidwayConfig,
+    remote: RemoteFile,
+    options: _Options,
+) -> None:
+    facts = {
+        "part": part,
+        "name": options.name,
+        "repo_id": remote.repo_id,
+        "commit": remote.commit,
+        "file": remote.filename,
+        "source_sha256": remote.sha256,
+        "config": config.to_dict(),
+    }
+    plain = {key.removeprefix(PARTS[part]): tensor for key, tensor in sorted(tensors.items())}
+    with _writing(place.folder):  # an error of the disk is none of the network's, among which it is raised
+        _store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
 
 
 def _select(
-    archive: TorchArchive, entry: Mapping[str, Any], wanted: Sequence[str], remote: RemoteFile | None
-) -> tuple[dict[str, dict[str, torch.Tensor]], MidwayConfig]:
-    """Tensors of parts, after the whole file's structure was accounted for; from the network or from disk."""
+    archive: TorchArchive, entry: Mapping[str, Any], wanted: Sequence[str]
+) -> tuple[MidwayConfig, dict[str, dict[str, TensorRef]]]:
+    """Where the tensors of parts are, after the whole file's structure was accounted for."""
     contents = Parts(archive)
     config = contents.config(paired=True, overrides=entry.get("config") or {})
-    network = empty_network(config)
+    network = empty_network(MidwayNetwork, config)
     refs = contents.network_refs(network, "teacher")
     expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
     check_tensors(expected, {key: (ref.shape, ref.dtype) for key, ref in refs.items()}, archive.name)
-    chosen = {key: ref for key, ref in refs.items() if key.startswith(tuple(PARTS[part] for part in wanted))}
-    if remote is None:
-        tensors = {key: archive.read(ref) for key, ref in chosen.items()}
-    else:
-        tensors = read_tensors(remote, archive, chosen)
-    split = {
-        part: {key.removeprefix(PARTS[part]): tensors[key] for key in sorted(tensors) if key.startswith(PARTS[part])}
-        for part in wanted
-    }
-    return split, MidwayConfig.from_dict({**config.to_dict(), "paired": False})
+    parts = {part: {key: ref for key, ref in refs.items() if key.startswith(PARTS[part])} for part in wanted}
+    return MidwayConfig.from_dict({**config.to_dict(), "paired": False}), parts
 
 
-def _whole_file(remote: RemoteFile, pinned: str | None) -> Path:
+def _cached_file(remote: RemoteFile, options: _Options) -> Any:
+    """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
+    return try_to_load_from_cache(
+        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=_hub_cache(options)
+    )
+
+
+def _hub_cache(options: _Options) -> str | None:
+    return None if options.cache_dir is None else str(options.cache_dir)
+
+
+@contextmanager
+def _whole_file(remote: RemoteFile, pinned: str | None, options: _Options, *, keep: bool) -> Iterator[Path]:
     """The file in the Hub's own cache, its SHA-256 checked, which the client does not do."""
-    path = Path(hf_hub_download(remote.repo_id, remote.filename, revision=remote.commit, token=remote.token))
+    path = Path(
+        hf_hub_download(
+            remote.repo_id,
+            remote.filename,
+            revision=remote.revision,
+            cache_dir=_hub_cache(options),
+            token=remote.token,
+        )
+    )
     expected = pinned or remote.sha256
     if expected and (found := sha256_of(path)) != expected:
         path.resolve().unlink(missing_ok=True)
@@ -218,7 +266,21 @@ def _whole_file(remote: RemoteFile, pinned: str | None) -> Path:
         raise CheckpointError(
             f"{remote.filename} was downloaded with sha256 {found}, {expected} is expected. It was removed; try again."
         )
-    return path
+    try:
+        yield path
+    finally:
+        if not keep:
+            _remove_download(path)
+
+
+def _remove_download(path: Path) -> None:
+    """Remove one file of one snapshot from the Hub's cache, and its blob unless another snapshot needs it."""
+    blob = path.parent / path.readlink() if path.is_symlink() else None
+    path.unlink(missing_ok=True)
+    if blob is not None:
+        snapshots = path.parents[len(path.parts) - path.parts.index("snapshots") - 2]
+        if not any(other.resolve() == blob.resolve() for other in snapshots.glob(f"*/{path.name}")):
+            blob.unlink(missing_ok=True)
 
 
 def _store(
@@ -280,9 +342,9 @@ def load_part(path: Path, *, verify: bool = True, rehash: bool = False) -> Part:
     return Part(tensors, facts)
 
 
-def network_errors() -> tuple[type[BaseException], ...]:
-    """What can come out of a request: refusals, lost connections, names that the Hub does not allow."""
-    return (NetworkError, HFValidationError, *transport_errors())
+def _is_key(commit: str) -> bool:
+    """Whether a text names the content of a commit, or of a file by its ETag."""
+    return is_commit(commit) or commit.startswith("etag-")
 
 
 def _read_ref(home: Path, revision: str) -> str | None:
@@ -290,12 +352,12 @@ def _read_ref(home: Path, revision: str) -> str | None:
         commit = (home / "refs" / quote(revision, safe="")).read_text(encoding="utf-8").strip()
     except OSError:
         return None
-    return commit if is_commit(commit) else None
+    return commit if _is_key(commit) else None
 
 
 def _write_ref(home: Path, revision: str, commit: str) -> None:
     """Remember what a branch meant, for the day without network."""
-    if _read_ref(home, revision) != commit and is_commit(commit):
+    if _read_ref(home, revision) != commit and _is_key(commit):
         (home / "refs").mkdir(exist_ok=True)
         temporary = home / "refs" / f".{hashlib.sha256(revision.encode()).hexdigest()[:8]}.{os.getpid()}"
         temporary.write_text(commit, encoding="utf-8")
@@ -310,48 +372,7 @@ def _writing(folder: Path) -> Iterator[None]:
     except MidwayZooError:
         raise
     except (OSError, SafetensorError) as error:
-        raise _unwritable(folder, error) from error
-
-
-def _unwritable(folder: object, error: BaseException) -> WeightsUnavailableError:
-    return WeightsUnavailableError(
-        f"the weights cannot be kept in {folder}: {error}. Nothing partial was left there. Free some space, or pass "
-        "cache_dir= or set HF_ASSETS_CACHE to a folder that can be written to."
-    )
-
-
-def _refused(error: BaseException) -> bool:
-    """Whether the Hub answered and said no, so that the cache is no substitute."""
-    response = getattr(error, "response", None)
-    return isinstance(error, HfHubHTTPError) and response is not None and response.status_code in (401, 403, 404)
-
-
-def explain(error: BaseException, name: str, where: str, repo: str) -> WeightsUnavailableError:
-    """The error for whatever kept weights from coming: what, where, and what to do."""
-    by_hand = (
-        f"On a connected machine run `midway-zoo download {name}` and copy the cache, or pass cache_dir= with a folder "
-        "that has it, or give the path of the downloaded file to midway_zoo.load_checkpoint."
-    )
-    if isinstance(error, GatedRepoError):
-        reason, remedy = (
-            "the repository is gated",
-            f"Accept its terms at https://huggingface.co/{repo} and pass token=.",
-        )
-    elif isinstance(error, OfflineModeIsEnabled | LocalEntryNotFoundError) or constants.HF_HUB_OFFLINE:
-        reason, remedy = "it is not cached, and huggingface_hub is offline (HF_HUB_OFFLINE=1 or no network)", by_hand
-    elif isinstance(error, RepositoryNotFoundError):
-        reason, remedy = "there is no such repository, or it is private", "Check the name, or pass token=."
-    elif isinstance(error, RevisionNotFoundError):
-        reason, remedy = "there is no such revision", "Pass another revision=."
-    elif isinstance(error, EntryNotFoundError):
-        reason, remedy = "there is no such file in the repository", "Check file and revision=."
-    elif isinstance(error, HFValidationError):
-        reason, remedy = str(error), "A repository is called org/name."
-    elif _refused(error):
-        reason, remedy = f"the Hub refused it ({error})", "Check the token (HF_TOKEN, or token=)."
-    else:
-        reason, remedy = f"the Hub cannot be reached ({type(error).__name__}: {error})", by_hand
-    return WeightsUnavailableError(f"{where}: {reason}. {remedy}")
+        raise unwritable(folder, error) from error
 
 
 class CachedFile(NamedTuple):
@@ -406,5 +427,5 @@ def download_folder(repo_id: str, **options: Any) -> Path:
     try:
         return Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"], **options))
     except network_errors() as error:
-        where = f"https://huggingface.co/{repo_id} at {options.get('revision') or constants.DEFAULT_REVISION}"
+        where = f"{constants.ENDPOINT}/{repo_id} at {options.get('revision') or constants.DEFAULT_REVISION}"
         raise explain(error, repo_id, where, repo_id) from error

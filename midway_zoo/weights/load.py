@@ -11,8 +11,7 @@ from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, architecture_config, override
 from midway_zoo.errors import ConfigError, WeightsUnavailableError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import load_file, load_folder
-from midway_zoo.weights.assemble import assemble, empty_network
+from midway_zoo.storage import assemble, empty_network, load_file, load_folder
 from midway_zoo.weights.released import EncoderName, load_released
 
 Folder = str | os.PathLike[str] | None
@@ -72,7 +71,7 @@ def load_pretrained(
     if not config.dynamics:
         state = {key: tensor for key, tensor in state.items() if not key.startswith("dynamics.")}
     found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
-    network = assemble(empty_network(config), found, state.pop, name)
+    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name)
     network.provenance = {
         "source": facts["file"],
         "repo_id": facts["repo_id"],
@@ -97,7 +96,7 @@ def _local(
     if path.is_dir() or path.suffix == ".safetensors":
         if overrides or entry.get("config"):
             raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
-        return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
+        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
     return load_released(
         path, encoder=encoder, paired=paired, config={**(entry.get("config") or {}), **(overrides or {})}
     )

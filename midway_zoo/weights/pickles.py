@@ -2,8 +2,8 @@
 
 The released checkpoints pickle an OmegaConf configuration, so ``torch.load(weights_only=True)``
 refuses them, and a full unpickling would run whatever code a file carries. Here every global is
-resolved through an allow-list: tensors become inert references, every class that the released files
-mention becomes an inert stand-in, anything else is refused by name before it exists.
+resolved through an allow-list: tensors become inert references, NumPy scalars plain numbers, every class that the
+released files mention becomes an inert stand-in, anything else is refused by name before it exists.
 """
 
 import math
@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 import torch
 
-from midway_zoo.errors import CheckpointError, MidwayZooError, UnsafeFileError
+from midway_zoo.errors import CheckpointError, MidwayZooError
+from midway_zoo.weights.numpy_scalars import numpy_stand_in, refused, short
 
 _STORAGES = {
     "FloatStorage": torch.float32,
@@ -29,18 +30,29 @@ _STORAGES = {
     "BoolStorage": torch.bool,
 }
 
-_BUILTINS = ("dict", "list", "tuple", "set", "int", "long", "float", "str", "unicode", "bool", "bytes")
+_BUILTINS = (
+    *("dict", "list", "tuple", "set", "frozenset", "int", "long", "float", "complex", "str", "unicode", "bool"),
+    *("bytes", "bytearray", "slice", "range", "xrange", "Ellipsis"),
+)
+_PATHS = ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath")
+_DTYPES = {name for name, value in vars(torch).items() if isinstance(value, torch.dtype)}
 _INERT = {
-    ("typing", "Any"),
-    ("collections", "OrderedDict"),
-    ("collections", "defaultdict"),
-    ("omegaconf.base", "Metadata"),
-    ("omegaconf.base", "ContainerMetadata"),
+    *(("typing", name) for name in ("Any", "Dict", "List", "Optional", "Tuple", "Union")),
+    *(("collections", name) for name in ("OrderedDict", "defaultdict", "Counter", "deque")),
+    *(("omegaconf.base", name) for name in ("Metadata", "ContainerMetadata", "UnionNode")),
     ("omegaconf.dictconfig", "DictConfig"),
     ("omegaconf.listconfig", "ListConfig"),
     *(("omegaconf.nodes", f"{kind}Node") for kind in ("Any", "Boolean", "Bytes", "Float", "Integer", "Path", "String")),
     *((module, name) for module in ("builtins", "__builtin__") for name in _BUILTINS),
+    ("argparse", "Namespace"),
+    ("types", "SimpleNamespace"),
+    # What a training loop leaves beside its state dicts: metrics, a date, the place of the data.
+    *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
+    *((module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS),
+    *(("torch", name) for name in ("Size", "device", *_DTYPES)),
 }
+_ITEMS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
+_ATTRIBUTES = ("argparse.Namespace", "types.SimpleNamespace")
 
 _DAMAGED = "The file is damaged; get it again."
 _MAX_NODES = 100_000  # of a configuration; the released ones have about a hundred
@@ -49,7 +61,10 @@ _MAX_NODES = 100_000  # of a configuration; the released ones have about a hundr
 class Inert(dict[Any, Any]):
     """Stands in for an object of a class that must not be loaded; keeps its items and state as plain data."""
 
+    kind: str = ""
+    """Module and name of the class."""
     state: Any = None
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may stand in a set, or be a key
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return super().__new__(cls)
@@ -59,6 +74,19 @@ class Inert(dict[Any, Any]):
 
     def __setstate__(self, state: Any) -> None:
         self.state = state
+
+    def append(self, item: Any) -> None:
+        """Drop an item of a list-like object."""
+
+    extend = add = append
+
+    @property
+    def content(self) -> Any:
+        """Of a configuration: its dict, list or value; None of anything else."""
+        if self.kind in _ITEMS:
+            return dict(self)
+        state = self.state if isinstance(self.state, Mapping) else {}
+        return dict(state) if self.kind in _ATTRIBUTES else state.get("_content", state.get("_val"))
 
 
 # Named tuples: a pickle can set attributes on whatever it has built, and on these it cannot.
@@ -97,13 +125,12 @@ class _Unpickler(pickle.Unpickler):
         if module == "torch" and name in _STORAGES:
             return _STORAGES[name]
         if (module, name) in _INERT:
-            return type(name, (Inert,), {})
+            return type(name, (Inert,), {"kind": f"{module}.{name}"})
+        if (stand_in := numpy_stand_in(module, name)) is not None:
+            return stand_in
         if not all(part.isidentifier() for part in module.split(".")):  # text that happens to start like a pickle
             raise pickle.UnpicklingError("it names no module")
-        raise UnsafeFileError(
-            f"it asks for {short(f'{module}.{name}')}, which no released Midway checkpoint needs. It was refused and "
-            "nothing of the file was run. Get the file again from where it is published; do not unpickle it in full."
-        )
+        raise refused(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> StorageRef:
         match pid:
@@ -171,7 +198,9 @@ def _check_memo(file: BinaryIO) -> None:
 
 
 def plain(value: Any) -> Any:
-    """OmegaConf stand-ins as plain dicts, lists and scalars; other inert objects become None.
+    """Stand-ins of configurations (OmegaConf, Namespace) as plain dicts, lists and scalars; all else becomes None.
+
+    Interpolations (``${key}``) stay as they are written; see :mod:`midway_zoo.weights.run_config`.
 
     Raises:
         CheckpointError: for a configuration too deep, too large or with absurd numbers.
@@ -184,8 +213,7 @@ def plain(value: Any) -> Any:
         if depth == 0 or left < 0:
             raise CheckpointError(f"the pickled configuration is too deep or too large. {_DAMAGED}")
         if isinstance(item, Inert):
-            state = item.state if isinstance(item.state, Mapping) else {}
-            return convert(state.get("_content", state.get("_val")), depth - 1)
+            return convert(item.content, depth - 1)
         if isinstance(item, Mapping):
             return {key: convert(one, depth - 1) for key, one in item.items()}
         if isinstance(item, list | tuple):
@@ -195,10 +223,3 @@ def plain(value: Any) -> Any:
         return item if isinstance(item, str | int | float | bool | None) else None
 
     return convert(value, 32)
-
-
-def short(text: Any, limit: int = 80) -> str:
-    """Text from a file as it may stand in a message: short, without control characters."""
-    text = str(text)
-    text = text if len(text) <= limit else f"{text[:limit]}..."
-    return text if text.isprintable() else repr(text)[1:-1]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
@@ -17,6 +17,9 @@ from midway_zoo.weights.load import load_pretrained
 from midway_zoo.weights.released import EncoderName, load_released
 
 _logger = logging.getLogger(__name__)
+
+Model: TypeAlias = MidwayNetwork | str
+"""What the functions of the package take: a network, or a pretrained name."""
 
 
 def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -160,7 +163,9 @@ def load_checkpoint(
             ``flow_head`` the network gets a fresh flow head.
 
     Returns:
-        The network on the CPU, in evaluation mode.
+        The network on the CPU, in evaluation mode. A ``.pth`` gives float32 whatever precision it was saved in, so
+        that ordinary frames can be passed to it (``.half()`` makes it small again); what this package wrote keeps
+        its precision.
 
     Raises:
         MissingFileError: if there is no such file.
@@ -179,7 +184,7 @@ def load_checkpoint(
     if path.is_dir() or path.suffix == ".safetensors":
         if config is not None:
             raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
-        return (load_folder if path.is_dir() else load_file)(path, encoder=encoder, paired=paired)
+        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
     if isinstance(config, MidwayConfig):
         paired = paired or config.paired
         config = {key: value for key, value in config.to_dict().items() if key not in ("encoder", "paired")}
@@ -192,7 +197,7 @@ def load_checkpoint(
     return _with_flow_head(load_released(path, encoder=encoder, paired=paired, config=fields), head, path.name)
 
 
-def resolve_network(model: MidwayNetwork | str) -> MidwayNetwork:
+def resolve_network(model: Model) -> MidwayNetwork:
     """The network itself, or that of a pretrained name, loaded once per process."""
     if isinstance(model, MidwayNetwork):
         return model

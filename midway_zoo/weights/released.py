@@ -11,12 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import assemble, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.assemble import assemble, empty_network
-from midway_zoo.weights.pickles import TensorRef, plain, short
+from midway_zoo.weights.numpy_scalars import short
+from midway_zoo.weights.pickles import TensorRef, plain
+from midway_zoo.weights.run_config import RunConfig
 
 EncoderName = Literal["teacher", "student"]
 
@@ -84,15 +88,25 @@ def released_name(name: str) -> str:
 
 
 def load_released(
-    path: Path, *, encoder: EncoderName = "teacher", paired: bool = False, config: Mapping[str, Any] | None = None
+    path: Path,
+    *,
+    encoder: EncoderName = "teacher",
+    paired: bool = False,
+    config: Mapping[str, Any] | None = None,
+    supplied: Mapping[str, Any] | None = None,
 ) -> MidwayNetwork:
-    """Build a network from a released-layout file on disk; see :func:`midway_zoo.load_checkpoint`."""
+    """Build a network from a released-layout file on disk; see :func:`midway_zoo.load_checkpoint`.
+
+    ``config`` overrides what the file says of itself, ``supplied`` fills in what it does not say.
+    """
     with open_archive(path) as archive:
         parts = Parts(archive)
-        network = empty_network(parts.config(encoder, paired=paired, overrides=config))
+        network = empty_network(
+            MidwayNetwork, parts.config(encoder, paired=paired, overrides=config, supplied=supplied)
+        )
         refs = parts.network_refs(network, encoder)
         found = {name: (ref.shape, ref.dtype) for name, ref in refs.items()}
-        network = assemble(network, found, lambda name: archive.read(refs[name]), path.name)
+        network = assemble(network, found, lambda name: archive.read(refs[name]), path.name, dtype=torch.float32)
     network.provenance = {"source": path.name, "encoder": "student and teacher" if paired else encoder}
     return network
 
@@ -110,11 +124,14 @@ class Parts:
             )
         self._content = content
         try:
-            self.args = plain(content.get("args")) or {}
+            args = plain(content.get("args")) or {}
         except CheckpointError as error:
             raise CheckpointError(f"{self.name}: {error}") from error
-        if not isinstance(self.args, dict):
-            raise CheckpointError(f"{self.name}: args is a {type(self.args).__name__}, no configuration.")
+        if not isinstance(args, dict):
+            raise CheckpointError(f"{self.name}: args is a {type(args).__name__}, no configuration.")
+        self.args = RunConfig(args)
+        self.filled: set[str] = set()
+        """Fields of the configuration last asked for that the file does not tell, and ``supplied`` did."""
 
     def tensors(self, part: str) -> dict[str, TensorRef]:
         """Tensors of one part without DistributedDataParallel's ``module.``; the projection head is left out."""
@@ -142,23 +159,24 @@ class Parts:
 
     def network_refs(self, network: MidwayNetwork, encoder: EncoderName) -> dict[str, TensorRef]:
         """Where each tensor of ``network`` is in the file; anything missing or left over is an error."""
-        wanted: dict[str, list[tuple[str, str]]] = {}
-        source: EncoderName = "student" if network.config.paired else encoder
-        for name in network.state_dict():
-            room, _, inner = name.partition(".")
-            if room == "dynamics":
-                wanted.setdefault("motion_loss", []).append((name, released_name(inner)))
-            else:
-                wanted.setdefault("teacher" if room == "target_encoder" else source, []).append(
-                    (name, f"backbone.{inner}")
-                )
-        refs = {}
-        for part, names in wanted.items():
-            tensors = self.tensors(part)
-            expected = {released for _, released in names}
-            self._account(part, missing=expected - tensors.keys(), unexpected=tensors.keys() - expected)
-            refs.update({ours: tensors[released] for ours, released in names})
-        return refs
+        rooms: dict[str, str] = {"encoder": "student" if network.config.paired else encoder}
+        rooms |= {"target_encoder": "teacher"} if network.config.paired else {}
+        rooms |= {"dynamics": "dynamics"} if network.config.dynamics else {}
+        return {
+            f"{room}.{name}": ref for room, part in rooms.items() for name, ref in self.part_refs(network, part).items()
+        }
+
+    def part_refs(self, network: MidwayNetwork, part: str) -> dict[str, TensorRef]:
+        """One part of a network ("teacher", "student" or "dynamics"), by the names of the module itself."""
+        if part == "dynamics":
+            module, stored = network.dynamics, "motion_loss"
+            names = {name: released_name(name) for name in (module.state_dict() if module else {})}
+        else:
+            stored, names = part, {name: f"backbone.{name}" for name in network.encoder.state_dict()}
+        tensors = self.tensors(stored) if names else {}
+        expected = set(names.values())
+        self._account(stored, missing=expected - tensors.keys(), unexpected=tensors.keys() - expected)
+        return {ours: tensors[released] for ours, released in names.items()}
 
     def _account(self, part: str, missing: set[str], unexpected: set[str]) -> None:
         for kind, names in (("misses", missing), ("has unexpected", unexpected)):
@@ -167,18 +185,50 @@ class Parts:
                 raise CheckpointError(f"{self.name}: part {part!r} {kind} {len(names)} tensor(s): {shown}.")
 
     def config(
-        self, encoder: EncoderName = "teacher", *, paired: bool = False, overrides: Mapping[str, Any] | None = None
+        self,
+        encoder: EncoderName = "teacher",
+        *,
+        paired: bool = False,
+        overrides: Mapping[str, Any] | None = None,
+        supplied: Mapping[str, Any] | None = None,
     ) -> MidwayConfig:
-        """Infer the configuration: shapes from tensors, head counts and gate bias from ``args``."""
-        given = dict(overrides or {})
+        """Infer the configuration: shapes from tensors, head counts and gate bias from ``args``.
+
+        Args:
+            encoder: from which part the encoder's shape is read.
+            paired: of the network; the student's shape is read then.
+            overrides: fields that win over what the file says; ``dynamics=False`` asks nothing about dynamics.
+            supplied: fields for what the file does not say, such as those of the manifest.
+
+        Raises:
+            ConfigError: if the configuration is incomplete or contradicts itself.
+            CheckpointError: if ``supplied`` contradicts the file.
+        """
+        given, known = dict(overrides or {}), dict(supplied or {})
         check_keys(given)
-        values = self._encoder_shape("student" if paired else encoder, given)
-        dynamics = given.get("dynamics", not self._encoder_alone())
-        values |= (self._dynamics_shape(given) if dynamics else {"dynamics": False}) | {"paired": paired} | given
+        check_keys(known)
+        known = {key: value for key, value in known.items() if key not in given}
+        fallback = known | given
+        told = self._encoder_shape("student" if paired else encoder, fallback)
+        dynamics = fallback.get("dynamics", not self._encoder_alone())
+        told |= self._dynamics_shape(fallback) if dynamics else {"dynamics": False}
+        self._check_supplied(known, told)
+        values = told | {"paired": paired} | fallback
+        self.filled = known.keys() - told.keys()
         try:
             return override(_nearest_architecture(values), values)
         except ConfigError as error:
             raise ConfigError(f"{self.name}: {error} Pass config={{...}} to override what the file says.") from error
+
+    def _check_supplied(self, known: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+        """What was supplied for a file must agree with what the file itself tells."""
+        for key, value in known.items():
+            if key in told and not same(value, told[key]):
+                raise CheckpointError(
+                    f"{self.name}: the file says {key}={told[key]!r}, the configuration that is listed for it says "
+                    f"{key}={value!r}. It is another file than the one that was listed, or the listing "
+                    "(weights_manifest.json, register_weights) is wrong."
+                )
 
     def _shape(self, tensors: Mapping[str, TensorRef], part: str, name: str, ndim: int) -> tuple[int, ...]:
         if name not in tensors:
@@ -198,48 +248,50 @@ class Parts:
                 f"{self.name}: patch embedding {(width, channels, patch, patch_width)} is not RGB and square."
             )
         tokens = self._shape(tensors, part, "backbone.pos_embed", 3)[1] - 1
-        values = {
+        values: dict[str, Any] = {
             "embed_dim": width,
             "patch_size": patch,
             "depth": _count(tensors, r"backbone\.blocks\.(\d+)\.", self.name),
-            "grid": given["grid"] if "grid" in given else self._grid(tokens, patch),
         }
+        values |= self._grid(tokens, patch, given)
         levels = self.args.get("motion_feature_levels")
         if isinstance(levels, list):
             values["feature_blocks"] = tuple(levels)
-        if "num_heads" not in given:
-            values["num_heads"] = self._encoder_heads(width)
-        return values
+        return values | self._encoder_heads(width, given)
 
-    def _grid(self, tokens: int, patch: int) -> tuple[int, int]:
-        """The native grid: the crop size in ``args`` where it fits the table, else a square."""
+    def _grid(self, tokens: int, patch: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The native grid: the crop size in the configuration where it fits the table, what is given, else a square."""
         for key in ("motion_crop_resolution", "global_crop_resolution"):
             sides = self.args.get(key)
             if isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides):
                 rows, columns = (side // patch for side in sides)
                 if rows * columns == tokens:
-                    return rows, columns
+                    return {"grid": (rows, columns)}
+        if "grid" in given:
+            return {}  # its product is compared with the table where tensors are
         side = math.isqrt(max(tokens, 0))
         if side < 1 or side * side != tokens:
             raise ConfigError(
                 f"{self.name}: the position table has {tokens} patch rows, no square, and no crop size in its "
                 "configuration fits. Pass config={'grid': (rows, columns)}."
             )
-        return side, side
+        return {"grid": (side, side)}
 
-    def _encoder_heads(self, width: int) -> int:
+    def _encoder_heads(self, width: int, given: Mapping[str, Any]) -> dict[str, Any]:
         arch = self.args.get("arch")
         known_width, heads = ENCODER_ARCHS.get(str(arch), (None, None))
-        if heads is None or (known_width is not None and known_width != width):
+        if heads is not None and known_width in (None, width):
+            return {"num_heads": heads}
+        if "num_heads" not in given:
             raise ConfigError(
                 f"{self.name}: the encoder's head count cannot be told: its configuration says arch={arch!r}, "
                 f"its tensors are {width} wide. Pass config={{'num_heads': ...}}."
             )
-        return heads
+        return {}
 
     def _encoder_alone(self) -> bool:
         """Whether the file was written by a run without dynamics: it says so, and holds nothing of them."""
-        return self._content.get("motion_loss") == {} and self.args.get("midway_model_configs", {}) is None
+        return self._content.get("motion_loss") == {} and self.args.says_no_dynamics()
 
     def _variant(self, tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -> dict[str, Any]:
         """Levels and switched-off parts of the method; an unknown switch is an error."""
@@ -266,8 +318,7 @@ class Parts:
         part = "motion_loss"
         tensors = self.tensors(part)
         _, tokens, width = self._shape(tensors, part, "motion_tokens", 3)
-        settings = self.args.get("midway_model_configs")
-        settings = settings if isinstance(settings, dict) else {}
+        settings = self.args.dynamics() or {}
         values = self._variant(tensors, settings)
         level = values["levels"][-1]
         values |= {
@@ -278,10 +329,12 @@ class Parts:
         }
         for ours, theirs in FROM_SETTINGS.items():
             used_with = _USED_WITH.get(ours)
-            if ours in given or (used_with and not values[used_with] and theirs not in settings):
+            number: Any = settings.get(theirs)
+            unused = used_with and not values[used_with] and theirs not in settings
+            usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+            if unused or (ours in given and not usable):
                 continue
-            number = settings.get(theirs)
-            if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            if not usable:
                 raise ConfigError(
                     f"{self.name}: its configuration has no usable {theirs} (found {number!r}), and shapes cannot "
                     f"tell it. Pass config={{'{ours}': ...}}."
@@ -300,6 +353,12 @@ FROM_SETTINGS = {
 
 # What a variant does not use need not be in its file.
 _USED_WITH = {"backward_heads": "backward", "gate_bias": "gating"}
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a configuration are equal; JSON has lists where Python has tuples."""
+    one, other = (tuple(value) if isinstance(value, list) else value for value in (one, other))
+    return bool(one == other)
 
 
 def _count(tensors: Mapping[str, TensorRef], pattern: str, name: str) -> int:

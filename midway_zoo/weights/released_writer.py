@@ -15,8 +15,9 @@ from torch import Tensor
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingExtraError
 from midway_zoo.files import atomic
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.assemble import check_tensors, empty_network
 from midway_zoo.weights.pickles import TensorRef
 from midway_zoo.weights.released import (
     ENCODER_ARCHS,
@@ -221,7 +222,7 @@ def _named_head(head: Tensors, prefix: str) -> dict[str, Tensor]:
 
 def _check_network(config: MidwayConfig, student: Tensors, teacher: Tensors, dynamics: Tensors) -> None:
     rooms: dict[str, dict[str, tuple[int, ...]]] = {"encoder": {}, "dynamics": {}}
-    for name, value in empty_network(config).state_dict().items():
+    for name, value in empty_network(MidwayNetwork, config).state_dict().items():
         room, _, inner = name.partition(".")
         if room in rooms:
             rooms[room][inner] = tuple(value.shape)
@@ -270,4 +271,4 @@ def _check_written(temporary: Path, name: str, config: MidwayConfig) -> None:
         if different:
             values = ", ".join(f"{key}={wanted[key]!r} (it would be read as {seen[key]!r})" for key in different)
             raise ConfigError(f"{name}: the released layout cannot say {values}; save_pretrained keeps it.")
-        parts.network_refs(empty_network(found), "student")
+        parts.network_refs(empty_network(MidwayNetwork, found), "student")

@@ -1,73 +1,54 @@
-"""A file on the Hub, read by HTTP ranges: its directory first, then only the tensors that are wanted.
+"""A file on the Hub, read by HTTP ranges of one version of it."""
 
-Everything goes through huggingface_hub's own session, so its endpoint, token, proxies and offline switch hold.
-"""
-
-import email.utils
 import io
 import logging
 import re
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any
 from urllib.parse import urlsplit
 
-import torch
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import are_progress_bars_disabled, build_hf_headers, get_session, hf_raise_for_status
-from tqdm import tqdm
+from huggingface_hub import constants, hf_hub_url
 
-from midway_zoo.errors import CheckpointError, MidwayZooError
-from midway_zoo.version import __version__
-from midway_zoo.weights.archive import TorchArchive, local_header_size, tensor_from_bytes
-from midway_zoo.weights.pickles import TensorRef
+from midway_zoo.errors import CheckpointError
+from midway_zoo.weights.resolve import Resolved, no_hub, plain_etag, resolve
+from midway_zoo.weights.transport import (
+    ATTEMPTS,
+    Answer,
+    PassingError,
+    Patience,
+    StoppedError,
+    is_hub,
+    request,
+    request_headers,
+)
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 6
-"""Tries of one request in a row without any progress."""
-BACKOFF_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 60.0
-CONNECTIONS = 4
-TIMEOUT_SECONDS = 30.0
 _BLOCK = 2**18  # of the buffer: the zip directory and data.pkl of a released file take one or two each
-_RUN = 2**24  # bytes asked for at once: large enough for few requests, small enough to repeat after a cut
-_GAP = 2**15  # fetching this many unwanted bytes costs less than one more request
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_T = TypeVar("_T")
+_NO_RANGES = (400, 405, 501)  # what proxies answer to a Range that they do not know
 
 
 class RangesRefusedError(Exception):
-    """The server sends the whole file whatever range is asked for; the caller takes another way."""
+    """Ranges of the file cannot be had; the caller takes another way."""
 
 
-class NetworkError(Exception):
-    """Wraps what the network raised under a read: many of these are OSError, which zipfile takes for damage."""
+class _LinkRefusedError(Exception):
+    """The host of the bytes refuses the link to them: it may have expired."""
 
-
-class _RetryError(Exception):
-    def __init__(self, reason: str, wait: float | None = None) -> None:
+    def __init__(self, reason: str, generation: int) -> None:
         super().__init__(reason)
-        self.wait = wait
+        self.generation = generation
+
+
+class _UnguardedError(Exception):
+    """The server sent the whole file to a request with If-Range: ask again without."""
 
 
 def is_commit(revision: str | None) -> bool:
     """Whether a revision is a full commit id, which never changes its content."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
-
-
-def transport_errors() -> tuple[type[BaseException], ...]:
-    """What the HTTP library behind huggingface_hub (requests, httpx or httpx2, by version) raises."""
-    for base in type(get_session()).__mro__:
-        error = getattr(sys.modules[base.__module__.partition(".")[0]], "HTTPError", None)
-        if isinstance(error, type):
-            return (OSError, error)
-    return (OSError,)
 
 
 class RemoteFile(io.RawIOBase):
@@ -78,13 +59,20 @@ class RemoteFile(io.RawIOBase):
         filename: path in the repository.
         revision: branch, tag or commit; resolved once, all reads are of that commit.
         token: as everywhere in huggingface_hub.
-        attempts: tries of the first request; the later ones have :data:`ATTEMPTS`.
+        attempts: tries of the first request; the later ones have :data:`~midway_zoo.weights.transport.ATTEMPTS`.
+
+    Attributes:
+        commit: id of the commit; of a mirror that tells none, "etag-" and the file's ETag.
+        revision: what to ask for to get this content: the commit, if it is known.
+        etag: the file's, as the Hub tells it: for large files their SHA-256.
+        size: in bytes.
+        received: bytes that came so far.
+        stop: ends every request, for good, when it is set.
 
     Raises:
-        HfHubHTTPError: (and its subclasses) if the Hub refuses; OSError or the HTTP library's error without network.
-        CheckpointError: from reads, if the file changes in between.
-        NetworkError: from ``read``, around what the network raised.
-        RangesRefusedError: from reads, if the server ignores ranges.
+        NetworkError: here and from reads, if the Hub refuses or cannot be reached.
+        CheckpointError: from reads, if the file changes in between; here, if another commit is there.
+        RangesRefusedError: from reads, if ranges cannot be had.
     """
 
     def __init__(
@@ -97,108 +85,169 @@ class RemoteFile(io.RawIOBase):
     ) -> None:
         self.repo_id, self.filename, self.token = repo_id, filename, token
         self.name = filename
+        self.stop = threading.Event()
+        self.received = 0
         self._lock = threading.Lock()
-        self._generation = 0
+        self._said: str | None = None
         self._blocks: dict[int, bytes] = {}
         self._position = 0
+        self._generation = 0  # of the location
         self._etag: str | None = None  # of the host that serves the bytes; unrelated to the Hub's
-        found = _retrying(lambda: self._metadata(revision), attempts)
-        if found.size is None or found.location is None:
-            raise CheckpointError(f"the Hub tells no size of {filename} in {repo_id}; download the file by hand.")
-        self.size: int = found.size
-        self.commit: str = found.commit_hash or revision or constants.DEFAULT_REVISION
-        self.etag: str | None = found.etag
-        self._location: str = found.location
+        self._guard: str | None = None  # the same as a header If-Range, unless the host ignores that
+        self._guarded = True
+        found = self._resolve(revision, attempts)
+        self.size = found.size
+        self.etag = found.etag
+        self.commit = self._key(found, revision)
+        # Without a commit the same branch is asked again, and the ETag compared.
+        self.revision = self.commit if is_commit(self.commit) else revision
+        self._location = found.location
 
     @property
     def sha256(self) -> str | None:
         """SHA-256 of the whole file as the Hub knows it; None for files that it keeps in git."""
         return self.etag if self.etag and re.fullmatch(r"[0-9a-f]{64}", self.etag) else None
 
-    def _metadata(self, revision: str | None) -> Any:
-        url = hf_hub_url(self.repo_id, self.filename, revision=revision)
-        return get_hf_file_metadata(url, token=self.token, library_name="midway-zoo", library_version=__version__)
+    def _key(self, found: Resolved, revision: str | None) -> str:
+        """What the content is filed under: never a name that may mean something else tomorrow."""
+        if found.commit is not None:
+            if is_commit(revision) and found.commit != revision:
+                raise CheckpointError(
+                    f"{self.filename} in {self.repo_id}: commit {revision} was asked for, {constants.ENDPOINT} has "
+                    f"{found.commit}. Check HF_ENDPOINT."
+                )
+            return found.commit
+        if revision is not None and is_commit(revision):
+            return revision
+        if found.etag is None:
+            raise no_hub("it tells neither commit nor ETag of the file")
+        return "etag-" + re.sub(r"[^0-9A-Za-z]+", "-", found.etag)[:80]
 
-    def _resolve_again(self, generation: int) -> None:
+    def _say(self, text: str) -> None:
+        """Show a line, once where many requests have the same to say."""
+        if text != self._said:
+            self._said = text
+            log.warning("%s", text)
+
+    def _patience(self, timeout: float, attempts: int = ATTEMPTS) -> Patience:
+        return Patience(self.filename, timeout, attempts, self.stop, self._say)
+
+    def _resolve(self, revision: str | None, attempts: int = ATTEMPTS) -> Resolved:
+        patience = self._patience(constants.HF_HUB_ETAG_TIMEOUT, attempts)
+        url = hf_hub_url(self.repo_id, self.filename, revision=revision, endpoint=constants.ENDPOINT)
+        while True:
+            try:
+                return resolve(url, self.token, patience.timeout)
+            except PassingError as failure:
+                patience.spend(failure)
+
+    def _renew(self, generation: int) -> None:
         """Get a new signed location; once, however many threads saw the old one expire."""
         with self._lock:
             if generation != self._generation:
                 return
-            found = self._metadata(self.commit)
-            if found.etag != self.etag or found.size != self.size:
+            found = self._resolve(self.revision)
+            if found.size != self.size or (found.etag and self.etag and found.etag != self.etag):
                 raise self._changed(self.etag, found.etag)
-            self._location, self._etag = found.location, None
+            self._location, self._etag, self._guard = found.location, None, None
             self._generation += 1
 
     def _changed(self, before: object, after: object) -> CheckpointError:
         return CheckpointError(
             f"{self.filename} in {self.repo_id} changed on the server while it was read (ETag {before}, now {after}). "
-            "Nothing was kept; try again."
+            "Nothing of it was kept; try again."
         )
 
     def fetch(self, start: int, stop: int, progress: Callable[[int], object] = lambda count: None) -> bytearray:
         """The bytes of [start, stop); what came before an interruption is not asked for again."""
         data = bytearray()
-
-        def attempt() -> bytearray:
+        patience = self._patience(constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        renewed = False
+        while len(data) < stop - start:
             before = len(data)
+            failure: Exception | None = None
             try:
-                with self._get(start + before, stop) as chunks:
-                    for chunk in chunks:
-                        data.extend(chunk)
-                        progress(len(chunk))
-            except _RetryError:
-                raise
-            except MidwayZooError:
-                raise
-            except transport_errors() as error:
-                if isinstance(error, HfHubHTTPError | OfflineModeIsEnabled) or len(data) == before:
-                    raise
-                raise _RetryError(str(error), wait=0) from error  # it moves: go on at once
-            if len(data) > stop - start:
-                raise CheckpointError(f"the server sent more of {self.filename} than was asked for; try again.")
-            if len(data) < stop - start:
-                raise _RetryError(f"{self.filename} ended early", wait=0 if len(data) > before else None)
-            return data
+                self._receive(data, start, stop, patience.timeout, progress)
+            except (PassingError, _LinkRefusedError, _UnguardedError) as error:
+                failure = error
+            if len(data) > before:  # it moves: go on at once
+                patience.moved()
+                renewed = False
+            elif isinstance(failure, PassingError):
+                patience.spend(failure)
+            elif isinstance(failure, _LinkRefusedError):
+                if renewed:
+                    raise RangesRefusedError(str(failure))
+                self._renew(failure.generation)
+                renewed = True
+        return data
 
-        return _retrying(attempt, ATTEMPTS, lambda: len(data))
-
-    @contextmanager
-    def _get(self, start: int, stop: int) -> Iterator[Iterator[bytes]]:
+    def _receive(
+        self, data: bytearray, start: int, stop: int, timeout: float, progress: Callable[[int], object]
+    ) -> None:
+        """One request for what is missing: its bytes are added to ``data`` as they come."""
+        begin = start + len(data)
+        left = stop - begin
         with self._lock:
-            location, etag, generation = self._location, self._etag, self._generation
-        own = urlsplit(location)[:2] == urlsplit(hf_hub_url(self.repo_id, self.filename))[:2]
-        # The token is for the Hub alone: the signature in the location is what opens it elsewhere.
-        headers = build_hf_headers(
-            token=self.token if own else False, library_name="midway-zoo", library_version=__version__
-        )
-        headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
-        if etag and not etag.startswith("W/"):
-            headers["If-Range"] = etag
-        with _stream(location, headers) as (response, chunks):
-            status, found = response.status_code, response.headers.get("ETag")
-            if status == 403 and not own:
-                self._resolve_again(generation)
-                raise _RetryError(f"the link to {self.filename} expired")
-            if status == 416:
-                raise CheckpointError(f"{self.filename} is shorter on the server than the {self.size} bytes announced.")
-            if status not in (200, 206):
-                _raise_for_status(response)
-            with self._lock:
-                if generation == self._generation:
-                    self._etag = self._etag or found
-                    etag = self._etag
-            if etag and found != etag:
-                raise self._changed(etag, found)
-            if status == 200:
-                raise RangesRefusedError(self.filename)
-            match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != start or match[3] not in ("*", str(self.size)):
-                raise CheckpointError(
-                    f"{self.filename}: bytes {start}-{stop - 1} of {self.size} were asked for, the server sent "
-                    f"{response.headers.get('Content-Range')!r}: the file is truncated or changed. Try again."
-                )
-            yield chunks
+            location, generation, guard = self._location, self._generation, self._guard if self._guarded else None
+        headers = request_headers(location, self.token) | {"Range": f"bytes={begin}-{stop - 1}"}
+        if guard:
+            headers["If-Range"] = guard
+        with request("GET", location, headers, timeout, follow=True) as answer:
+            self._check(answer, begin, stop, generation, guarded=guard is not None)
+            # A body of the right length is read to its end, so that its connection is used again; a longer one
+            # is left as soon as there is enough.
+            exact = answer.headers.get("Content-Length") == str(left)
+            for chunk in answer.chunks:
+                if self.stop.is_set():
+                    raise StoppedError
+                piece = chunk[:left]
+                data += piece
+                left -= len(piece)
+                progress(len(piece))
+                with self._lock:
+                    self.received += len(piece)
+                if not left and not exact:
+                    break
+        if begin == start + len(data):
+            raise PassingError(f"{urlsplit(location).netloc} sent nothing")
+
+    def _check(self, answer: Answer, start: int, stop: int, generation: int, *, guarded: bool) -> None:
+        """Raise unless the reply is what was asked for."""
+        status, own = answer.status, is_hub(answer.url)
+        if status == 416:
+            raise CheckpointError(f"{self.filename} is shorter on the server than the {self.size} bytes announced.")
+        if not own and 400 <= status < 500 and status not in (404, 408, 429):
+            host = urlsplit(answer.url).netloc
+            raise _LinkRefusedError(f"{host} refuses the link to it (HTTP {status}: {answer.text()})", generation)
+        if own and status in _NO_RANGES:
+            raise RangesRefusedError(f"{urlsplit(answer.url).netloc} refuses range requests (HTTP {status})")
+        if status not in (200, 206):
+            answer.refuse()
+        if status == 200 and guarded:
+            self._guarded = False
+            raise _UnguardedError
+        if status == 200 or answer.encoded:
+            what = "compresses" if answer.encoded else "sends the whole file in place of"
+            raise RangesRefusedError(f"{urlsplit(answer.url).netloc} {what} the ranges that are asked for")
+        self._check_version(answer.headers.get("ETag"), generation)
+        match = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if match is None or int(match[1]) != start or match[3] not in ("*", str(self.size)):
+            raise CheckpointError(
+                f"{self.filename}: bytes {start}-{stop - 1} of {self.size} were asked for, the server sent "
+                f"{answer.headers.get('Content-Range')!r}: the file is truncated or changed. Try again."
+            )
+
+    def _check_version(self, found: str | None, generation: int) -> None:
+        """Compare ETags, weakly, as caches on the way weaken them; some replies have none."""
+        with self._lock:
+            if generation != self._generation or found is None:
+                return
+            if self._etag is None:
+                self._etag = plain_etag(found)
+                self._guard = None if found.startswith("W/") else found  # If-Range wants a strong one
+            elif plain_etag(found) != self._etag:
+                raise self._changed(self._etag, plain_etag(found))
 
     # What io.RawIOBase needs; zipfile and TorchArchive read through these.
 
@@ -225,135 +274,17 @@ class RemoteFile(io.RawIOBase):
         first, last = start // _BLOCK, (stop - 1) // _BLOCK
         missing = [block for block in range(first, last + 1) if block not in self._blocks]
         if missing:
-            offset = missing[0] * _BLOCK
-            try:
-                data = bytes(self.fetch(offset, min((missing[-1] + 1) * _BLOCK, self.size)))
-            except transport_errors() as error:
-                raise NetworkError from error
-            for block in range(missing[0], missing[-1] + 1):
-                self._blocks[block] = data[block * _BLOCK - offset : (block + 1) * _BLOCK - offset]
+            self._fill(missing[0], missing[-1])
         data = b"".join(self._blocks[block] for block in range(first, last + 1))
         view[: stop - start] = data[start - first * _BLOCK : stop - first * _BLOCK]
         self._position = stop
         return stop - start
 
-
-def _raise_for_status(response: Any) -> None:
-    if response.status_code in (408, 429) or response.status_code >= 500:
-        raise _RetryError(f"HTTP {response.status_code}", _retry_after(response))
-    _ = response.read() if hasattr(response, "read") else response.content  # the message is in the body
-    hf_raise_for_status(response)
-    raise CheckpointError(f"the server answered a request for a range with HTTP {response.status_code}; try again.")
-
-
-def _retry_after(response: Any) -> float | None:
-    """Seconds that the server asks to wait, from a number or a date."""
-    text = response.headers.get("Retry-After", "").strip()
-    if text.isdigit():
-        return min(float(text), LONGEST_WAIT_SECONDS)
-    try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
-    except (TypeError, ValueError):
-        return None
-    return min(max(moment - time.time(), 0.0), LONGEST_WAIT_SECONDS)
-
-
-@contextmanager
-def _stream(url: str, headers: Mapping[str, str]) -> Iterator[tuple[Any, Iterator[bytes]]]:
-    """An open GET and its body as it comes: huggingface_hub has httpx since 1.0, requests before."""
-    session: Any = get_session()
-    if hasattr(session, "stream"):
-        with session.stream("GET", url, headers=headers, timeout=TIMEOUT_SECONDS, follow_redirects=True) as response:
-            yield response, response.iter_raw(2**20)
-    else:
-        with session.get(url, headers=headers, timeout=TIMEOUT_SECONDS, stream=True) as response:
-            yield response, response.iter_content(2**20)
-
-
-def _retrying(action: Callable[[], _T], attempts: int, progress: Callable[[], int] = lambda: 0) -> _T:
-    """Run ``action`` again after what may pass by itself: lost connections, 429 and 5xx."""
-    failed, done = 0, progress()
-    while True:
-        wait: float | None = None
-        try:
-            return action()
-        except (MidwayZooError, OfflineModeIsEnabled, RangesRefusedError):
-            raise
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            if status not in (408, 429) and status < 500:
-                raise
-            wait, caught = _retry_after(error.response), error
-        except _RetryError as error:
-            wait, caught = error.wait, ConnectionError(str(error))  # type: ignore[assignment]
-        except transport_errors() as error:
-            caught = error  # type: ignore[assignment]
-        failed, done = (1, progress()) if progress() > done else (failed + 1, done)
-        if failed >= attempts:
-            raise caught
-        pause = min(BACKOFF_SECONDS * 2 ** (failed - 1), 8.0) if wait is None else wait
-        log.info("%s; trying again in %.1f s", caught, pause)
-        time.sleep(pause)
-
-
-class _Run(NamedTuple):
-    start: int
-    stop: int
-    names: list[str]  # of the tensors whose storages lie in it
-
-
-def plan(archive: TorchArchive, refs: Mapping[str, TensorRef]) -> list[_Run]:
-    """Ranges to fetch for some tensors: entries that lie together are one range, up to 16 MiB.
-
-    An entry ends where the next begins, so that its local header, whose length only the file knows, comes with it.
-    """
-    offsets = sorted(info.header_offset for info in archive.all_entries)
-    ends = dict(zip(offsets, [*offsets[1:], archive.directory_offset], strict=True))
-    wanted = sorted((archive.storage_entry(ref.storage).header_offset, name) for name, ref in refs.items())
-    runs: list[_Run] = []
-    for start, name in wanted:
-        last = runs[-1] if runs else None
-        near = last is not None and start - last.stop <= _GAP and ends[start] - last.start <= _RUN
-        if last is not None and (near or start < last.stop):
-            runs[-1] = _Run(last.start, max(last.stop, ends[start]), [*last.names, name])
-        else:
-            runs.append(_Run(start, ends[start], [name]))
-    return runs
-
-
-def read_tensors(file: RemoteFile, archive: TorchArchive, refs: Mapping[str, TensorRef]) -> dict[str, torch.Tensor]:
-    """Fetch tensors over a few connections, with a progress bar, each storage checked by its CRC-32."""
-    runs = plan(archive, refs)
-    total = sum(run.stop - run.start for run in runs)
-    quiet = True if are_progress_bars_disabled() else None  # None: no bar unless on a terminal
-    tensors: dict[str, torch.Tensor] = {}
-    with (
-        tqdm(total=total, unit="B", unit_scale=True, desc=file.filename, disable=quiet) as bar,
-        ThreadPoolExecutor(CONNECTIONS) as pool,
-    ):
-
-        def read(run: _Run) -> dict[str, torch.Tensor]:
-            data = file.fetch(run.start, run.stop, bar.update)
-            return {name: _cut(data, run.start, archive, refs[name]) for name in run.names}
-
-        futures = [pool.submit(read, run) for run in runs]
-        try:
-            for future in futures:
-                tensors |= future.result()
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-    return tensors
-
-
-def _cut(data: bytearray, start: int, archive: TorchArchive, ref: TensorRef) -> torch.Tensor:
-    """One tensor out of the bytes that were fetched from offset ``start`` on."""
-    info = archive.storage_entry(ref.storage)
-    offset = info.header_offset - start
-    first = offset + local_header_size(bytes(data[offset : offset + 30]), info, archive.name)
-    if first + info.file_size > len(data):
-        raise CheckpointError(f"{archive.name} is damaged: {info.filename} runs into the next entry. Try again.")
-    raw = torch.empty(info.file_size, dtype=torch.uint8)
-    raw.numpy()[:] = memoryview(data)[first : first + info.file_size]
-    return tensor_from_bytes(raw, ref, info, archive.name)
+    def _fill(self, first: int, last: int) -> None:
+        """Fetch blocks; with a short last one also that before it, for the zip's directory is in both."""
+        if first > 0 and first == last == self.size // _BLOCK and self.size % _BLOCK < _BLOCK // 2:
+            first -= first - 1 not in self._blocks
+        offset = first * _BLOCK
+        data = bytes(self.fetch(offset, min((last + 1) * _BLOCK, self.size)))
+        for block in range(first, last + 1):
+            self._blocks[block] = data[block * _BLOCK - offset : (block + 1) * _BLOCK - offset]

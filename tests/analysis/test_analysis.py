@@ -15,7 +15,7 @@ import midway_zoo.analysis as analysis
 from midway_zoo.analysis import flow_at, identity_share, latent_similarity, pck, sensitivity_matrix, tracking
 from midway_zoo.errors import ConfigError, InputError, InputTypeError, MissingFileError
 from midway_zoo.inference.batches import normaliser
-from midway_zoo.inference.motion import read_frames
+from midway_zoo.inference.frames import Frame, FrameSource, open_frames
 from midway_zoo.inference.perturbation import matches
 from midway_zoo.results import MotionLatent
 from tests.inference.test_video import write_video
@@ -227,16 +227,16 @@ def test_frames_are_encoded_once_and_let_go(
     alive: list[weakref.ref[Tensor]] = []
     most = 0
 
-    def decoded() -> Iterator[tuple[Tensor, float]]:
+    def decoded() -> Iterator[Frame]:
         nonlocal most
         for index in range(12):
             frame = torch.rand(3, 64, 64)
             alive.append(weakref.ref(frame))
             most = max(most, sum(ref() is not None for ref in alive))
-            yield frame, index / 25
+            yield Frame(frame, index / 25)
             del frame
 
-    monkeypatch.setattr(tracking, "read_frames", lambda *_: (decoded(), None))
+    monkeypatch.setattr(tracking, "open_frames", lambda *_, **__: FrameSource(decoded()))
     found = analysis.track(nano, "a video", (5, 5), mode=mode)
     assert [image.shape[0] for image in encoded] == [1] * 12
     assert most <= 3
@@ -249,7 +249,7 @@ def test_videos_and_strides(nano: mz.MidwayNetwork, oracle: Callable[..., Oracle
     oracle(shifted((8, 8), 1, 0))
     video = tmp_path / "clip.mp4"
     write_video(video, [np.full((64, 64, 3), 40 * index, np.uint8) for index in range(6)])
-    times = [seconds for _, seconds in read_frames(video, 2, None)[0]]
+    times = [frame.pts_seconds for frame in open_frames(video, stride=2)]
     found = analysis.track(nano, video, (5, 5), size=64, stride=2)
     close(found.pts_seconds, times)
     assert len(found.xy) == 3
@@ -348,9 +348,9 @@ A, B = torch.zeros(3, 64, 64), torch.zeros(2, 3, 64, 64)
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda net: analysis.track(net, B, (64, 0)), r"xy\[0\]=\(64, 0\) is outside the frames of 64 x 64"),
+        (lambda net: analysis.track(net, B, (64, 0)), r"xy\[0\]=\(64, 0\) is outside the image of 64 x 64"),
         (lambda net: analysis.track(net, B, [(1, 1), (1, -0.5)]), r"xy\[1\]=\(1, -0.5\) is outside"),
-        (lambda net: analysis.track(net, B, (NAN, 0)), "outside the frames"),
+        (lambda net: analysis.track(net, B, (NAN, 0)), "outside the image"),
         (lambda net: analysis.track(net, B, (1, 2, 3)), r"xy has shape \(3,\).*\(n, 2\)"),
         (lambda net: analysis.track(net, B, torch.zeros(0, 2)), r"xy has shape \(0, 2\)"),
         (lambda net: analysis.track(net, B, torch.zeros(2, 2, 2)), "xy has shape"),

@@ -106,7 +106,7 @@ def test_features(checkpoint, images, tmp_path, capsys) -> None:
     arguments = ["features", str(checkpoint), *images, "-o", str(out), "--picture", str(picture)]
     assert main([*arguments, "--backward", "--blocks", "5,11", "--size", "32x48"]) == 0
     saved = load_file(out)
-    expected = mz.load_checkpoint(checkpoint).extract_features(images, blocks=(5, 11), backward=True, size=(32, 48))
+    expected = mz.extract_features(mz.load_checkpoint(checkpoint), images, blocks=(5, 11), backward=True, size=(32, 48))
     assert sorted(saved) == ["backward0", "backward1", "backward2", "block11", "block5", "cls"]
     assert torch.equal(saved["block11"], expected.maps[11])
     assert torch.equal(saved["backward2"], expected.backward[2])
@@ -136,7 +136,7 @@ def test_motion_of_a_folder(checkpoint, images, tmp_path) -> None:
 def test_flow(checkpoint, images, tmp_path, name) -> None:
     picture = tmp_path / "flow.png"
     assert main(["flow", str(checkpoint), *images, "-o", str(tmp_path / name), "--picture", str(picture)]) == 0
-    expected = mz.load_checkpoint(checkpoint).predict_flow(*images)
+    expected = mz.predict_flow(mz.load_checkpoint(checkpoint), *images)
     found = mz.flow.read_flow(tmp_path / name)
     assert (found - expected.flow[0]).abs().max() <= (1 / 128 if name.endswith("png") else 0)
     assert Image.open(picture).size == (48, 32)
@@ -172,7 +172,7 @@ def tuned(tmp_path_factory) -> Path:
 )
 def test_flow_of_the_head(tuned, images, tmp_path, capsys, arguments, options) -> None:
     assert main(["flow", str(tuned), *images, "-o", str(tmp_path / "x.flo"), *arguments]) == 0
-    expected = mz.load_checkpoint(tuned).predict_flow(*images, batch_size=8, **options)
+    expected = mz.predict_flow(mz.load_checkpoint(tuned), *images, batch_size=8, **options)
     torch.testing.assert_close(mz.flow.read_flow(tmp_path / "x.flo"), expected.flow[0], atol=1e-4, rtol=0)
     assert "method='head'" in capsys.readouterr().out
 

@@ -1,8 +1,7 @@
-"""Motion along a clip is the motion of its neighbouring frames, each encoded once."""
+"""Motion latents of pairs; motion along a clip is that of its neighbouring frames, each encoded once."""
 
 import copy
 import gc
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -12,76 +11,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 import midway_zoo as mz
-from midway_zoo.errors import InputError, InputTypeError, MissingExtraError, MissingFileError
-from midway_zoo.inference import motion as clips
+from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.images import to_tensor
 from midway_zoo.inference.video import VideoFrame, read_video
+from tests.inference.calls import close, normalised, pair
+from tests.inference.clips import CLIPS, T, assert_same_motion, consecutive
 from tests.inference.test_video import write_video
 
-T = 5
 
-
-@pytest.fixture(scope="module")
-def frames() -> np.ndarray:
-    """(T, 64, 64, 3) uint8: a smooth pattern that drifts to the right over noise."""
-    random = np.random.default_rng(0)
-    columns = np.arange(64)
-    waves = np.stack([127 + 90 * np.sin((columns - 3 * step) / 6) for step in range(T)])
-    noise = random.integers(0, 38, (T, 64, 64, 3))
-    return (waves[:, None, :, None] + noise).astype(np.uint8)
-
-
-@pytest.fixture(scope="module")
-def paired(nano: mz.MidwayNetwork) -> mz.MidwayNetwork:
-    """A network in paired mode whose target encoder differs from its source encoder."""
-    torch.manual_seed(2)
-    network = mz.create_model("midway_nano", paired=True)
-    network.encoder.load_state_dict(nano.encoder.state_dict())
-    network.dynamics.load_state_dict(nano.dynamics.state_dict())
+def test_motion_latents_are_those_of_the_network_on_normalised_input(nano: mz.MidwayNetwork) -> None:
+    source, target = pair(64, 96, 3)
+    found = mz.infer_motion_latent(nano, source, target)
     with torch.no_grad():
-        for mine, theirs in zip(network.target_encoder.parameters(), network.encoder.parameters(), strict=True):
-            mine.copy_(theirs + 0.3 * theirs.std(correction=0) * torch.randn_like(theirs))
-    return network
-
-
-def consecutive(network: mz.MidwayNetwork, clip: Any, **kwargs: Any) -> mz.MotionLatent:
-    return mz.infer_motion_latent(network, clip[:-1], clip[1:], **kwargs)
-
-
-def assert_same_motion(found: mz.MotionLatent, expected: mz.MotionLatent, atol: float = 1e-5) -> None:
-    torch.testing.assert_close(found.tokens, expected.tokens, rtol=0, atol=atol)
-    torch.testing.assert_close(found.pooled, expected.pooled, rtol=0, atol=atol)
+        expected = nano(normalised(source), normalised(target)).motion_latents
+    assert found.tokens.shape == (3, 10, 48)
     assert list(found.levels) == [2, 1, 0]
-    for level, tokens in found.levels.items():
-        torch.testing.assert_close(tokens, expected.levels[level], rtol=0, atol=atol)
-    assert found.grid == expected.grid
+    for level in (2, 1, 0):
+        close(found.levels[level], expected[level])
+    close(found.tokens, expected[0])
+    close(found.pooled, expected[0].mean(dim=1))
+    assert found.grid == (8, 12)
+    assert found.pts_seconds is None
 
 
-def as_folder(frames: np.ndarray, folder: Path) -> Path:
-    """Named so that neither time nor creation order is the order of the names; with files that are no frames."""
-    folder.mkdir()
-    for index in reversed(range(len(frames))):
-        Image.fromarray(frames[index]).save(folder / f"frame_{index:03}.{'png' if index % 2 else 'PNG'}")
-    (folder / "notes.txt").write_text("no frame")
-    (folder / "masks").mkdir()
-    return folder
-
-
-CLIPS: dict[str, Callable[[np.ndarray, Path], Any]] = {
-    "list of arrays": lambda frames, _: list(frames),
-    "tuple of PIL images": lambda frames, _: tuple(Image.fromarray(frame) for frame in frames),
-    "list of mixed kinds": lambda frames, _: [frames[0], to_tensor(frames[1]), *map(Image.fromarray, frames[2:])],
-    "array (T, H, W, 3)": lambda frames, _: frames,
-    "tensor (T, 3, H, W)": lambda frames, _: torch.from_numpy(frames).permute(0, 3, 1, 2),
-    "float tensor (T, 3, H, W)": lambda frames, _: torch.from_numpy(frames).permute(0, 3, 1, 2) / 255,
-    "folder": lambda frames, folder: as_folder(frames, folder / "frames"),
-    "folder as str": lambda frames, folder: str(as_folder(frames, folder / "frames")),
-    "list of paths": lambda frames, folder: sorted(as_folder(frames, folder / "frames").glob("*.[pP]*")),
-}
+def test_motion_has_a_direction(nano: mz.MidwayNetwork) -> None:
+    source, target = pair(64, 64)
+    there, back = mz.infer_motion_latent(nano, source, target), mz.infer_motion_latent(nano, target, source)
+    assert (there.tokens - back.tokens).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize("kind", CLIPS)
@@ -156,11 +115,6 @@ def test_paired_mode_sees_targets_with_the_target_encoder(
     assert (one - two).abs().max() > 1e-2
 
 
-def test_the_network_method_is_the_function(nano: mz.MidwayNetwork, frames: np.ndarray) -> None:
-    found = nano.infer_motion_latents(frames, stride=2, batch_size=2)
-    assert_same_motion(found, mz.infer_motion_latents(nano, frames, stride=2), atol=1e-5)
-
-
 @pytest.mark.parametrize(("size", "grid"), [(None, (8, 12)), (32, (4, 6)), ((40, 64), (5, 8)), ("full", (6, 9))])
 def test_size_is_that_of_the_pairwise_function(nano: mz.MidwayNetwork, size: Any, grid: tuple[int, int]) -> None:
     clip = torch.rand(3, 3, 48, 72)
@@ -220,8 +174,8 @@ def test_a_long_video_is_never_held_in_memory(nano: mz.MidwayNetwork, monkeypatc
         most = max(most, len(alive))
         return result
 
-    monkeypatch.setattr(clips, "read_video", endless)
-    monkeypatch.setattr(clips, "to_tensor", recorded)
+    monkeypatch.setattr("midway_zoo.inference.video.read_video", endless)
+    monkeypatch.setattr("midway_zoo.inference.frames.to_tensor", recorded)
     found = mz.infer_motion_latents(nano, "endless.mp4", size="full", batch_size=batch_size)
     gc.collect()
     assert found.tokens.shape == (length - 1, 10, 48)
@@ -229,118 +183,9 @@ def test_a_long_video_is_never_held_in_memory(nano: mz.MidwayNetwork, monkeypatc
     assert len(alive) <= 1
 
 
-# Refusals.
-
-
-def test_frames_of_different_sizes_are_refused_with_both(nano: mz.MidwayNetwork) -> None:
-    clip = [torch.rand(3, 64, 64), torch.rand(3, 64, 64), torch.rand(3, 64, 72)]
-    for batch_size in (1, 3):
-        with pytest.raises(InputError, match=r"\(64, 64\) and \(64, 72\).*one size"):
-            mz.infer_motion_latents(nano, clip, batch_size=batch_size)
-
-
-@pytest.mark.parametrize(
-    ("clip", "kwargs", "named"),
-    [
-        ([np.zeros((8, 8, 3))], {}, "1 frame"),
-        (np.zeros((1, 8, 8, 3)), {}, "1 frame"),
-        (np.zeros((4, 8, 8, 3)), {"stride": 4}, "stride=4"),
-        ([], {}, "empty"),
-        (torch.zeros(0, 3, 8, 8), {}, "empty"),
-    ],
-    ids=["list of one", "array of one", "stride beyond the end", "empty list", "empty tensor"],
-)
-def test_fewer_than_two_frames_are_refused(
-    nano: mz.MidwayNetwork, clip: Any, kwargs: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(InputError, match=named):
-        mz.infer_motion_latents(nano, clip, **kwargs)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "named"),
-    [
-        ({"stride": 0}, "stride=0"),
-        ({"stride": -1}, "stride=-1"),
-        ({"stride": 1.0}, "stride=1.0"),
-        ({"fps": 5, "stride": 2}, "not both"),
-        ({"fps": 0}, "fps=0"),
-        ({"fps": 5}, "fps needs a video.*pass stride"),
-        ({"batch_size": 0}, "batch_size=0"),
-        ({"batch_size": 2.0}, "batch_size=2.0"),
-        ({"size": 0}, "size=0"),
-    ],
-)
-def test_arguments_that_make_no_sense_are_refused(
-    nano: mz.MidwayNetwork, frames: np.ndarray, kwargs: dict[str, Any], named: str
-) -> None:
-    with pytest.raises(InputError, match=named):
-        mz.infer_motion_latents(nano, frames, **kwargs)
-
-
-def test_fps_is_refused_for_a_folder(nano: mz.MidwayNetwork, frames: np.ndarray, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fps needs a video"):
-        mz.infer_motion_latents(nano, as_folder(frames, tmp_path / "frames"), fps=5)
-
-
-@pytest.mark.parametrize(
-    "image",
-    [Image.new("RGB", (64, 64)), np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), torch.zeros(3, 64, 64)],
-    ids=["PIL", "array", "grey array", "tensor"],
-)
-def test_a_single_image_is_no_clip(nano: mz.MidwayNetwork, image: Any) -> None:
-    with pytest.raises(InputTypeError, match=r"a clip is a list of images.*single image"):
-        mz.infer_motion_latents(nano, image)
-
-
-@pytest.mark.parametrize(
-    "clip", [None, 5, {"a": 1}, {1, 2}, (frame for frame in ())], ids=lambda clip: type(clip).__name__
-)
-def test_other_types_are_refused_as_no_clip(nano: mz.MidwayNetwork, clip: Any) -> None:
-    with pytest.raises(InputTypeError, match=r"a clip is a list of images") as caught:
-        mz.infer_motion_latents(nano, clip)
-    assert type(clip).__name__ in str(caught.value)
-
-
 def test_a_model_of_another_type_is_refused(frames: np.ndarray) -> None:
     with pytest.raises(InputTypeError, match="create_model"):
         mz.infer_motion_latents(torch.nn.Identity(), frames)
-
-
-@pytest.mark.parametrize("names", [[], ["notes.txt"]], ids=["empty", "no images"])
-def test_a_folder_without_images_is_named(nano: mz.MidwayNetwork, tmp_path: Path, names: list[str]) -> None:
-    folder = tmp_path / "nothing here"
-    folder.mkdir()
-    for name in names:
-        (folder / name).write_text("no frame")
-    with pytest.raises(InputError, match=r"nothing here.* no image"):
-        mz.infer_motion_latents(nano, folder)
-
-
-@pytest.mark.parametrize("clip", ["nowhere.mp4", Path("nowhere") / "frames", ["nowhere.png", "nowhere.png"]], ids=str)
-def test_a_path_that_does_not_exist_is_named(nano: mz.MidwayNetwork, clip: Any) -> None:
-    with pytest.raises(MissingFileError, match="nowhere"):
-        mz.infer_motion_latents(nano, clip)
-
-
-def test_without_pyav_a_video_says_what_to_install(
-    nano: mz.MidwayNetwork, frames: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = write_video(tmp_path / "clip.mp4", list(frames))
-    monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'midway-zoo\[video\]'"):
-        mz.infer_motion_latents(nano, path)
-
-
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("stacked", [False, True], ids=["list", "tensor"])
-def test_a_frame_that_is_refused_is_named_by_its_place_in_the_clip(
-    nano: mz.MidwayNetwork, stacked: bool, stride: int
-) -> None:
-    clip = torch.rand(5, 3, 64, 64)
-    clip[4] += 2
-    with pytest.raises(InputError, match="image 4"):
-        mz.infer_motion_latents(nano, clip if stacked else list(clip), stride=stride)
 
 
 @pytest.mark.parametrize(
@@ -357,16 +202,3 @@ def test_modes_are_put_back(nano: mz.MidwayNetwork, brightest: float, outcome: A
         mz.infer_motion_latents(network, clip, size="full", batch_size=2)
     assert {name: module.training for name, module in network.named_modules()} == before
     assert torch.is_grad_enabled()
-
-
-def test_a_video_that_breaks_off_is_an_error_and_no_shorter_result(
-    nano: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: Any, **__: Any) -> Iterator[VideoFrame]:
-        for index in range(3):
-            yield VideoFrame(torch.zeros(3, 16, 16, dtype=torch.uint8), index / 10, index)
-        raise InputError("damaged")
-
-    monkeypatch.setattr(clips, "read_video", broken)
-    with pytest.raises(InputError, match="damaged"):
-        mz.infer_motion_latents(nano, "broken.mp4", batch_size=1)

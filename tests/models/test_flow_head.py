@@ -15,7 +15,8 @@ import midway_zoo as mz
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.models.flow_head import FlowHead, error_scale
-from midway_zoo.weights.assemble import empty_network
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import empty_network
 from tests.weights.released_files import write_released
 
 RELEASED = {
@@ -68,7 +69,7 @@ def test_size_is_the_papers_without_the_unit_that_dpt_never_uses() -> None:
 
 def test_widths_of_the_released_encoders_are_the_papers() -> None:
     for name in ("midway_vits", "midway_vitb"):
-        network = empty_network(replace(ARCHITECTURES[name], flow_head=True))
+        network = empty_network(MidwayNetwork, replace(ARCHITECTURES[name], flow_head=True))
         assert network.config.flow_head == (96, 192, 384, 768, 256)
         assert network.config.flow_size == (320, 384)
         assert [layer.in_channels for layer in network.flow_head.project] == [

@@ -7,12 +7,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from midway_zoo.perturbation import sensitivity
 from torch.autograd import forward_ad
 
 import midway_zoo as mz
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.models.layers import Mlp
 
 
 def test_parameter_counts_are_the_papers() -> None:
@@ -139,6 +141,34 @@ def test_forward_mode_derivative_is_right(nano) -> None:
             dual = forward_ad.unpack_dual(predict(forward_ad.make_dual(features, tangent))).tangent
     assert torch.allclose(pushed, difference, atol=1e-6)
     assert torch.allclose(pushed, dual, atol=1e-9)
+
+
+@pytest.mark.parametrize("transform", ["vmap", "grad", "jvp", "vmap of jvp", "dual numbers"])
+def test_a_training_mlp_passes_through_transforms(transform) -> None:
+    torch.manual_seed(0)
+    mlp, x, t = Mlp(4, 8).double().train(), torch.randn(3, 4).double(), torch.randn(3, 4).double()
+
+    def pushed() -> torch.Tensor:
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(mlp(forward_ad.make_dual(x, t))).tangent
+
+    ways = {
+        "vmap": lambda: torch.func.vmap(mlp)(x),
+        "grad": lambda: torch.func.grad(lambda v: mlp(v).square().sum())(x),
+        "jvp": lambda: torch.func.jvp(mlp, (x,), (t,))[1],
+        "vmap of jvp": lambda: torch.func.vmap(lambda d: torch.func.jvp(mlp, (x,), (d,))[1])(t[None])[0],
+        "dual numbers": pushed,
+    }
+    found = ways[transform]()
+    mlp.eval()
+    torch.testing.assert_close(found, ways[transform]())
+
+
+def test_sensitivity_of_a_network_in_training(nano) -> None:
+    source, target = torch.randn(2, 1, 3, 64, 64)
+    expected = sensitivity(nano, source, target, tokens=[3])
+    found = sensitivity(copy.deepcopy(nano).train(), source, target, tokens=[3])
+    torch.testing.assert_close(found, expected)
 
 
 def test_forward_dynamics_takes_second_derivatives(nano) -> None:

@@ -120,29 +120,29 @@ def test_public_functions(values: dict[str, Any]) -> None:
     network = build(**values)
     levels = network.config.levels
     a, b = pair(3).sigmoid()
-    latent = network.infer_motion_latent(a, b)
+    latent = mz.infer_motion_latent(network, a, b)
     assert tuple(latent.levels) == levels
     assert latent.tokens is latent.levels[levels[-1]]
     assert torch.equal(latent.pooled, latent.tokens.mean(dim=1))
-    clip = network.infer_motion_latents(a)
+    clip = mz.infer_motion_latents(network, a)
     assert tuple(clip.levels) == levels
     assert clip.tokens.shape == (2, network.config.motion_tokens, network.config.motion_dim)
-    flow = network.predict_flow(a, b)
-    assert torch.equal(flow.flow, network.predict_flow(a, b, level=levels[0]).flow)
-    heat = network.perturbation_heatmap(a, b, (3, 4), draws=1, level=levels[-1])
+    flow = mz.predict_flow(network, a, b)
+    assert torch.equal(flow.flow, mz.predict_flow(network, a, b, level=levels[0]).flow)
+    heat = mz.perturbation_heatmap(network, a, b, (3, 4), draws=1, level=levels[-1])
     assert heat.heatmap.shape == (3, 2, 2)
     if network.config.backward:
-        assert tuple(network.extract_features(a, blocks=(3,), backward=True).backward) == levels
+        assert tuple(mz.extract_features(network, a, blocks=(3,), backward=True).backward) == levels
     else:
         with pytest.raises(ConfigError, match=r"no backward layers .*backward=False"):
-            network.extract_features(a, backward=True)
+            mz.extract_features(network, a, backward=True)
 
 
 def test_levels_that_are_left_out_are_refused() -> None:
     network, images = build(levels=(2, 1)), pair(1)[0].sigmoid()
     for call in (
-        lambda: network.predict_flow(images, images, level=0),
-        lambda: network.perturbation_heatmap(images, images, (1, 1), level=0),
+        lambda: mz.predict_flow(network, images, images, level=0),
+        lambda: mz.perturbation_heatmap(network, images, images, (1, 1), level=0),
         lambda: network.dynamics.motion_latents(*network.encode_pair(*pair()), (2, 2), level=0),
     ):
         with pytest.raises(InputError, match="level=0: 2 or 1 is expected"):
@@ -233,21 +233,21 @@ def test_encoder_alone_gives_features_and_refuses_motion(paired: bool, tmp_path:
     assert (network.device, network.dtype) == (torch.device("cpu"), torch.float32)
     assert copy.deepcopy(network).to(torch.bfloat16).dtype == torch.bfloat16
     a, b = pair().sigmoid()
-    features = network.extract_features(a, blocks=(1, 3))
+    features = mz.extract_features(network, a, blocks=(1, 3))
     full = build(paired=paired)
     full.encoder.load_state_dict(network.encoder.state_dict())
-    assert torch.equal(features.cls, full.extract_features(a, blocks=(1, 3)).cls)
+    assert torch.equal(features.cls, mz.extract_features(full, a, blocks=(1, 3)).cls)
     for call in (
         lambda: network(a, b),
-        lambda: network.infer_motion_latent(a, b),
-        lambda: network.infer_motion_latents(a),
-        lambda: network.predict_flow(a, b),
-        lambda: network.perturbation_heatmap(a, b, (1, 1)),
+        lambda: mz.infer_motion_latent(network, a, b),
+        lambda: mz.infer_motion_latents(network, a),
+        lambda: mz.predict_flow(network, a, b),
+        lambda: mz.perturbation_heatmap(network, a, b, (1, 1)),
     ):
         with pytest.raises(ConfigError, match=r"encoder alone .*dynamics=False.*dynamics=True"):
             call()
     with pytest.raises(ConfigError, match=r"no backward layers .*dynamics=False"):
-        network.extract_features(a, backward=True)
+        mz.extract_features(network, a, backward=True)
 
 
 def test_folder_of_another_variant_is_refused(tmp_path: Path) -> None:

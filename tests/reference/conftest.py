@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,10 @@ def shared() -> Path:
     return Path(folder)
 
 
-@pytest.fixture(scope="session")
-def official(shared: Path) -> Path:
-    """The small released-layout checkpoint."""
-    return shared / "fixtures/official_nano/checkpoint.pth"
+@pytest.fixture(scope="session", params=["checkpoint.pth", "checkpoint_as_trained.pth"])
+def official(shared: Path, request: pytest.FixtureRequest) -> Path:
+    """The small released-layout checkpoint, plain and as the authors' loop saved it."""
+    return shared / "fixtures/official_nano" / request.param
 
 
 @pytest.fixture(scope="session")
@@ -37,11 +38,17 @@ def official_expected(shared: Path) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="session")
 def formula_vits(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A full-size ViT-S checkpoint filled by formula, seed 0."""
+    path = tmp_path_factory.mktemp("formula") / "vit_small.pth"
+    torch.save(build_formula(shared, "vit_small"), path)
+    return path
+
+
+def build_formula(shared: Path, layout: str) -> dict[str, Any]:
+    """A full-size checkpoint filled by formula, seed 0, in plain dicts and without optimizer."""
     spec = importlib.util.spec_from_file_location("formula_weights", shared / "fixtures/formula_weights.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    path = tmp_path_factory.mktemp("formula") / "vit_small.pth"
-    torch.save(module.build(json.loads((shared / "fixtures/layouts/vit_small.json").read_text()), 0), path)
-    return path
+    content: dict[str, Any] = module.build(json.loads((shared / f"fixtures/layouts/{layout}.json").read_text()), 0)
+    return content

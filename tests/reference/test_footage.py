@@ -31,7 +31,7 @@ def test_highway(formula_vits: Path, shared: Path, tmp_path: Path, capsys) -> No
     assert saved["block11"].shape == (2, 384, 14, 25)
     assert Image.open(tmp_path / "pca.png").size == (2 * 400, 224)
     network = mz.load_checkpoint(checkpoint)
-    assert torch.equal(saved["cls"], network.extract_features([a, b], batch_size=8).cls)
+    assert torch.equal(saved["cls"], mz.extract_features(network, [a, b], batch_size=8).cls)
 
     assert main(["motion", checkpoint, str(video), "--stride", "20", "-o", str(tmp_path / "m.safetensors")]) == 0
     motion = load_file(tmp_path / "m.safetensors")

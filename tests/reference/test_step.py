@@ -5,8 +5,8 @@ import torch
 
 from midway_zoo.train.config import load_config
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
-from midway_zoo.train.tasks.pretrain.initial import initialise
 from midway_zoo.train.tasks.pretrain.model import PretrainModel
+from midway_zoo.train.tasks.pretrain.weights import initialise
 from midway_zoo.weights.released import released_name
 
 SETTINGS = [
@@ -43,14 +43,14 @@ def released(name: str) -> str:
 def test_step(model, views, official_expected) -> None:
     step = {name.removeprefix("step."): value for name, value in official_expected.items() if name.startswith("step.")}
     close = {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(model.center, step["center_before"], **close)
+    torch.testing.assert_close(model.dino.center, step["center_before"], **close)
     torch.testing.assert_close(model.student_logits(views).flatten(0, 1), step["dino_student_logits"], **close)
     torch.testing.assert_close(
         model.teacher_logits(views["globals"])[0].flatten(0, 1), step["dino_teacher_logits"], **close
     )
 
     losses = model(views)
-    names = {"invariance": "loss_invariance", "dynamics": "loss_dynamics_sum", "loss": "loss_total"}
+    names = {"dino": "loss_invariance", "dynamics": "loss_dynamics_sum", "loss": "loss_total"}
     names |= {f"dynamics_{level}": f"loss_dynamics_level{level}" for level in (2, 1, 0)}
     for ours, theirs in names.items():
         torch.testing.assert_close(losses[ours], step[theirs], **close)
@@ -62,5 +62,5 @@ def test_step(model, views, official_expected) -> None:
     for name, norm in ours.items():
         torch.testing.assert_close(norm, norms[name], atol=1e-8, rtol=1e-3, msg=f"{name}: {norm} {norms[name]}")
 
-    model.update_center()
-    torch.testing.assert_close(model.center, step["center_after"], **close)
+    model.dino.update_center()
+    torch.testing.assert_close(model.dino.center, step["center_after"], **close)

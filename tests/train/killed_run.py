@@ -5,7 +5,7 @@ import signal
 import sys
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.launch import make_accelerator
+from midway_zoo.train.distributed import make_accelerator
 from midway_zoo.train.loop import Run
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.task import PretrainTask

@@ -179,5 +179,5 @@ def test_variants_train_and_export(pretrain, tmp_path, switch: str) -> None:
 def test_dynamics_only_trains(pretrain, tmp_path) -> None:
     assert pretrain("objective.dino_weight=0", "max_steps=2") == 0
     line = read_log(tmp_path / "run" / "log.jsonl")[-1]
-    assert "invariance" not in line
+    assert "dino" not in line
     assert line["loss"] == pytest.approx(line["dynamics"])

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from midway_zoo.errors import ConfigError
-from midway_zoo.train.launch import make_accelerator
+from midway_zoo.train.distributed import make_accelerator
 from tests.train.gradients_run import record
 from tests.train.test_resume import ONE_THREAD, command
 

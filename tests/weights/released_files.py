@@ -7,6 +7,7 @@ without the package's own tables, so that the two can disagree.
 import hashlib
 import math
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from midway_zoo import MidwayConfig
+from tests.weights.as_trained import GRAD_SCALER, adamw, namespace, save, state_dict
 
 TINY = MidwayConfig(
     embed_dim=24,
@@ -160,7 +162,8 @@ def released_args(config: MidwayConfig, overrides: Mapping[str, Any] | None = No
     resolution = list(config.img_size)
     args = {
         "experiment": "main",
-        "sub_dir": "midway_bdd",
+        "sub_dir": "midway_${dataset}",
+        "output_dir": "${oc.env:HOME}/runs/${experiment}/${sub_dir}",
         "arch": _ARCH.get((config.embed_dim, config.num_heads), "vit_nano"),
         "patch_size": config.patch_size,
         "out_dim": 32,
@@ -223,30 +226,20 @@ def _merged(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     return {key: value for key, value in merged.items() if value is not DROP}
 
 
-def _adamw(parameters: list[Tensor]) -> dict[str, Any]:
-    """The state of an AdamW that trains ``parameters``: twice their size."""
-    state = {
-        index: {"step": torch.tensor(1000.0), "exp_avg": 0.01 * tensor, "exp_avg_sq": tensor * tensor}
-        for index, tensor in enumerate(parameters)
-    }
-    group = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.04, "params": list(state)}
-    return {"state": state, "param_groups": [group]}
-
-
 def released_checkpoint(
     config: MidwayConfig,
     *,
     seed: int = 0,
     args_overrides: Mapping[str, Any] | None = None,
-    args: Literal["omegaconf", "plain"] = "omegaconf",
+    args: Literal["omegaconf", "plain", "namespace"] = "omegaconf",
     optimizer: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, Any]:
     """What a released file holds; see :func:`write_released`."""
 
-    def part(name: str, prefix: str, entries: list[Entry]) -> dict[str, Tensor]:
+    def part(name: str, prefix: str, entries: list[Entry]) -> "OrderedDict[str, Tensor]":
         names = {f"{prefix}{entry.released}": entry.shape for entry in entries}
-        return {key: formula_tensor(f"{name}/{key}", shape, seed).to(dtype) for key, shape in names.items()}
+        return state_dict({key: formula_tensor(f"{name}/{key}", shape, seed).to(dtype) for key, shape in names.items()})
 
     encoder = encoder_entries(config) + head_entries(config)
     student, teacher = part("student", "module.", encoder), part("teacher", "", encoder)
@@ -256,15 +249,17 @@ def released_checkpoint(
         from omegaconf import OmegaConf
 
         values = OmegaConf.create(values)
+    elif args == "namespace":
+        values = namespace(values)
     trained = [*student.values(), *(value for name, value in dynamics.items() if "teacher" not in name)]
     return {
         "student": student,
         "teacher": teacher,
-        **({"optimizer": _adamw(trained)} if optimizer else {}),
+        **({"optimizer": adamw(trained)} if optimizer else {}),
         "epoch": 300,
         "args": values,
-        "fp16_scaler": {"scale": 65536.0, "growth_factor": 2.0, "backoff_factor": 0.5, "_growth_tracker": 7},
-        "dino_loss": {"center": formula_tensor("dino_loss/center", (1, 32), seed)},
+        "fp16_scaler": GRAD_SCALER,
+        "dino_loss": state_dict({"center": formula_tensor("dino_loss/center", (1, 32), seed)}),
         "motion_loss": dynamics,
     }
 
@@ -274,22 +269,24 @@ def write_released(
     config: MidwayConfig = TINY,
     *,
     edit: Callable[[dict[str, Any]], Any] | None = None,
+    numpy: int = 1,
     **options: Any,
 ) -> dict[str, Any]:
-    """Write a released-layout ``.pth`` and return what it holds.
+    """Write a ``.pth`` as the authors' loop does (see :mod:`tests.weights.as_trained`) and return what it holds.
 
     Args:
         path: where to.
         config: the network's shape. ``args`` of the file say ``arch: vit_nano`` (three heads) unless width and
             head count are those of a larger architecture.
         edit: changes the checkpoint before it is written.
+        numpy: 1 or 2, the version of NumPy whose names the scalars have.
         **options: ``seed`` of the numbers; ``args_overrides`` (nested, :data:`DROP` removes a key); ``args``,
-            "omegaconf" or "plain"; ``optimizer``, False for a file without; ``dtype`` of all weights.
+            "omegaconf", "plain" or "namespace"; ``optimizer``, False for a file without; ``dtype`` of all weights.
     """
     checkpoint = released_checkpoint(config, **options)
     if edit is not None:
         edit(checkpoint)
-    torch.save(checkpoint, path)
+    save(checkpoint, path, numpy=numpy)
     return checkpoint
 
 

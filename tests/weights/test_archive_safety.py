@@ -33,7 +33,7 @@ from tests.weights.released_files import TINY, assert_same_state, edit_zip, expe
 
 # Where a hostile object can sit in a file: strings that a test replaces, in the pickle, by opcodes.
 PLACES = {"top level": "@top@", "args": "@args@", "optimizer": "@optimizer@", "unread part": "@student@"}
-HOOKS = re.compile(rb"(ccollections\nOrderedDict\nq.\)Rq.)", re.DOTALL)
+HOOKS = re.compile(rb"(\x89h.\)R(?:q.|r....))t", re.DOTALL)
 """In ``data.pkl``: the empty hooks of the first tensor."""
 
 
@@ -184,10 +184,25 @@ FOREIGN = [
     ("types", "FunctionType"),
     ("io", "open"),
     ("pickle", "loads"),
+    ("numpy", "add"),
+    ("numpy", "ndarray"),
+    ("numpy", "float64"),
+    ("numpy", "frombuffer"),
+    ("numpy", "load"),
+    ("numpy.core.multiarray", "scalar"),  # of text
     ("numpy._core.multiarray", "scalar"),
     ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.numeric", "_frombuffer"),
+    ("numpy.core._multiarray_umath", "_ufunc_reconstruct"),
+    ("numpy.random._pickle", "__generator_ctor"),
+    ("numpy.dtypes", "Float64DType"),
+    ("_codecs", "decode"),
+    ("_codecs", "encode"),  # of one text, without a codec
+    ("codecs", "encode"),
     ("torch", "load"),
-    ("torch", "device"),
+    ("torch", "compile"),
+    ("torch", "classes"),
     ("torch.storage", "_load_from_bytes"),
     ("torch._utils", "_rebuild_tensor"),
     ("torch._utils", "_rebuild_parameter_with_state"),
@@ -195,7 +210,10 @@ FOREIGN = [
     ("torch.serialization", "load"),
     ("omegaconf", "OmegaConf"),
     ("omegaconf.resolvers", "oc"),
-    ("argparse", "Namespace"),
+    ("argparse", "FileType"),
+    ("pathlib", "Path.write_text"),
+    ("collections", "abc"),
+    ("datetime", "sys"),
     ("midway_zoo.weights.archive", "Inert"),
     ("collections", "namedtuple"),
     ("no_such_module", "nothing"),
@@ -205,7 +223,7 @@ FOREIGN = [
 def hostile_pickle(tiny: Tiny, place: str, fragment: bytes) -> bytes:
     """The pickle of the tiny file with ``fragment``, which leaves one object, at a place."""
     if place == "hooks of a tensor":
-        changed, count = HOOKS.subn(lambda found: found[1] + text("hook") + fragment + b"s", tiny.pickled, count=1)
+        changed, count = HOOKS.subn(lambda found: found[1] + text("hook") + fragment + b"st", tiny.pickled, count=1)
     else:
         changed, count = tiny.pickled.replace(text(PLACES[place]), fragment), tiny.pickled.count(text(PLACES[place]))
     assert count == 1
@@ -335,7 +353,6 @@ class Payload:
 def payloads(marker: Path) -> dict[str, Payload]:
     """By the global that each asks for; protocol 2 writes the old name of ``builtins``."""
     shell = command(marker)
-    number, arguments = np.float64(1.5).__reduce__()  # type: ignore[misc]
     return {
         rf"{os.name}\.system": Payload(os.system, shell),
         r"(subprocess|commands)\.Popen": Payload(subprocess.Popen, shell, -1, None, None, None, None, None, True, True),
@@ -344,7 +361,8 @@ def payloads(marker: Path) -> dict[str, Payload]:
         r"_*builtins?_*\.__import__": Payload(__import__, "this"),
         r"functools\.partial": Payload(functools.partial, os.system, shell),
         r"torch\.storage\._load_from_bytes": Payload(torch.storage._load_from_bytes, b"\x80\x02}."),
-        r"numpy\._?core\.multiarray\.scalar": Payload(number, *arguments),
+        r"numpy\._?core\.multiarray\._reconstruct": Payload(*np.arange(3).__reduce__()[:2]),
+        r"numpy.dtype\('O8'\).*Python objects": Payload(np.dtype, "O8", False, True),
     }
 
 
@@ -476,6 +494,113 @@ def test_instance_attributes_do_not_hide_methods(path: Path, hidden: str, part: 
     torch.save({}, path)
     edit_zip(path, {"data.pkl": b"\x80\x02" + content + b"."})
     refused(path, r"file\.pth")
+
+
+# NumPy scalars: what the authors' loop writes is read, and nothing beside it
+
+CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
+PLAIN_STATE = b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
+
+
+def dtype_of(kind: bytes, state: bytes = PLAIN_STATE) -> bytes:
+    return named("numpy", "dtype") + kind + b"\x89\x88\x87R" + state
+
+
+def encoded(value: str = "\0\0\0\0\0\0\xf8?", codec: bytes = text("latin1")) -> bytes:
+    return named("_codecs", "encode") + text(value) + codec + b"\x86R"
+
+
+def scalar_of(dtype: bytes, data: bytes, core: str = CORES[0]) -> bytes:
+    return named(core, "scalar") + dtype + data + b"\x86R"
+
+
+F8 = dtype_of(text("f8"))
+SCALAR = scalar_of(F8, encoded())
+# kind -> (opcodes, what the refusal names)
+HOSTILE_SCALARS: dict[str, tuple[bytes, str]] = {
+    "object dtype": (scalar_of(dtype_of(text("O8")), named("os", "system")), r"numpy\.dtype\('O8'\)"),
+    "object dtype, short": (dtype_of(text("O")), r"numpy\.dtype\('O'\)"),
+    "object dtype, by name": (dtype_of(text("object")), r"numpy\.dtype\('object'\)"),
+    "structured dtype with objects": (
+        scalar_of(dtype_of(text("V16"), b""), encoded()), r"numpy\.dtype\('V16'\)"
+    ),
+    "fields in the state": (
+        dtype_of(text("f8"), b"(K\x03" + text("|") + b"N" + text("a") + b"\x85}K\x10K\x01K\x1btb"), "structured"
+    ),
+    "subarray in the state": (
+        dtype_of(text("f8"), b"(K\x03" + text("|") + dtype_of(text("O8")) + b"NNK\x10K\x01K\x1btb"), r"'O8'"
+    ),
+    "state of attributes": (dtype_of(text("f8"), b"N" + attributes(kind=text("O8")) + b"\x86b"), "structured"),
+    "dtype of a list of fields": (dtype_of(b"]" + text("a") + text("O8") + b"\x86a"), r"numpy\.dtype of something"),
+    "dtype of a class": (dtype_of(named("collections", "OrderedDict")), r"numpy\.dtype of something"),
+    "dtype of a foreign global": (dtype_of(named("os", "system")), r"os\.system"),
+    "dtype of names separated by commas": (dtype_of(text("f8,O")), r"numpy\.dtype\('f8,O'\)"),
+    "dtype of a date": (dtype_of(text("M8")), r"numpy\.dtype\('M8'\)"),
+    "dtype of a huge text": (dtype_of(text("U9999999999")), r"numpy\.dtype\('U9999999999'\)"),
+    "codec rot13": (encoded("bf.flfgrz", text("rot13")), r"_codecs\.encode with the codec 'rot13'"),
+    "codec bz2": (encoded("BZh9", text("bz2")), r"_codecs\.encode with the codec 'bz2'"),
+    "codec of another spelling": (encoded("a", text("latin-1")), r"_codecs\.encode with the codec 'latin-1'"),
+    "codec that is no text": (encoded("a", b"N"), r"_codecs\.encode of something"),
+    "encoding of an object": (named("_codecs", "encode") + SCALAR + text("latin1") + b"\x86R", r"_codecs\.encode"),
+    "encoding with an error handler": (
+        named("_codecs", "encode") + text("a") + text("latin1") + text("strict") + b"\x87R", r"_codecs\.encode"
+    ),
+    "scalar of a dict": (scalar_of(F8, b"}"), r"numpy\.core\.multiarray\.scalar of something"),
+    "scalar without a dtype": (scalar_of(b"}", encoded()), r"numpy\.core\.multiarray\.scalar of something"),
+    "scalar of a stand-in": (scalar_of(named("omegaconf.dictconfig", "DictConfig") + b")R", encoded()), "scalar of"),
+    "three arguments": (named(CORES[1], "scalar") + F8 + encoded() + b"N\x87R", r"numpy\._core\.multiarray\.scalar"),
+    "changed function": (named(CORES[0], "scalar") + attributes(__call__=named("typing", "Any")) + b"b", "change of"),
+    "changed function, slots": (named("_codecs", "encode") + STATES["slots"] + b"b", "change of"),
+    "changed bytes": (encoded() + attributes(text=b"N") + b"b", "change of"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE_SCALARS)
+def test_hostile_numpy_is_refused_by_name(tiny: Tiny, path: Path, kind: str) -> None:
+    fragment, message = HOSTILE_SCALARS[kind]
+    for place in ("optimizer", "args"):
+        tiny.with_pickle(path, hostile_pickle(tiny, place, fragment))
+        with nothing_happens(path.parent):
+            assert re.search(message, unsafe(path))
+
+
+DAMAGED_SCALARS = {
+    "called": SCALAR + b")R",
+    "called with a command": SCALAR + text("echo") + b"\x85R",
+    "given attributes": SCALAR + attributes(real=b"K\x01") + b"b",
+    "a dtype that is called": F8 + text("echo") + b"\x85R",
+    "bytes that are called": encoded() + b")R",
+    "made as an object": F8 + b")\x81",
+    "too short": scalar_of(F8, encoded("abc")),
+    "too long": scalar_of(F8, encoded("abc" * 1000)),
+    "no latin1": scalar_of(F8, encoded("\u20ac" * 8)),
+    "no character": scalar_of(
+        dtype_of(text("U1"), b"(K\x03" + text("<") + b"NNNK\x04K\x04K\x08tb"), encoded("\xff\xff\xff\xff")
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_SCALARS)
+def test_a_numpy_scalar_is_nothing_but_a_number(tiny: Tiny, path: Path, kind: str) -> None:
+    tiny.with_pickle(path, hostile_pickle(tiny, "optimizer", DAMAGED_SCALARS[kind]))
+    with nothing_happens(path.parent):
+        refused(path, r"file\.pth")
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_numpy_scalars_of_opcodes_load(tiny: Tiny, path: Path, core: str) -> None:
+    tiny.check(tiny.with_pickle(path, hostile_pickle(tiny, "optimizer", scalar_of(F8, encoded(), core))))
+    with archive.open_archive(path) as opened:
+        assert opened.content["optimizer"]["state"][0]["step"] == 1.5
+
+
+def test_encoded_bytes_are_not_multiplied(tiny: Tiny, path: Path) -> None:
+    """One long text encoded many times would fill the memory, were each a copy."""
+    once = named("_codecs", "encode") + b"q\x00" + text("x" * 100_000) + b"q\x01" + text("latin1") + b"\x86q\x02R"
+    many = b"](" + once + b"h\x00h\x02R" * 2000 + b"e"
+    tiny.with_pickle(path, hostile_pickle(tiny, "optimizer", many))
+    with memory_limit(32):
+        load_checkpoint(path)
 
 
 # Files that ask for much memory
@@ -725,7 +850,8 @@ def test_bytes_inserted_in_the_middle(tiny: Tiny, directory: Directory, path: Pa
 
 def test_garbled_entry_name(tiny: Tiny, directory: Directory, keys: dict[str, str], path: Path) -> None:
     position = directory.central(keys["kept"]) + 46
-    refused(tiny.write(path, patched(tiny.data, position, b"\xff\xfe")), r"file\.pth.*damaged")
+    right_or_refused(tiny, tiny.write(path, patched(tiny.data, position, b"\xff\xfe")))  # of the folder around all
+    refused(tiny.write(path, patched(tiny.data, position + len("tiny/"), b"\xff\xfe")), r"file\.pth")
 
 
 @pytest.mark.parametrize("offset", [1, 2**31, 2**32 - 2])

@@ -19,12 +19,13 @@ from torch.utils.data import Dataset
 
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
 from midway_zoo.flow import read_flow
+from midway_zoo.inference.images import read_image
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig, FlowSample, check_augment
 from midway_zoo.train.data.flow_datasets import check_part, list_part
 from midway_zoo.train.data.flow_files import FlowEntry, FlowFiles
-from midway_zoo.train.data.pairs import MAX_ATTEMPTS, Failure, Sample
-from midway_zoo.train.data.sources import read_image
+from midway_zoo.train.data.frame_pairs import MAX_ATTEMPTS
+from midway_zoo.train.data.loading import Failure, Sample
 
 _logger = logging.getLogger(__name__)
 _ORDER, _REPLACE, _AUGMENT = 1, 2, 3

@@ -1,13 +1,27 @@
-"""The data loader of every task: workers that live as long as the run, pinned memory, batches made ahead."""
+"""Loading samples, for every task: their numbers step by step, the loader, what is done about those that fail."""
 
+import logging
 import signal
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from midway_zoo.train.stopping import StopRequest
+from midway_zoo.errors import ConfigError, DataError, MidwayZooError
+from midway_zoo.train.distributed import StopRequest
+
+Sample: TypeAlias = dict[str, Any]
+Failure: TypeAlias = tuple[str, str]
+"""(path, reason)"""
+
+_log = logging.getLogger(__name__)
+
+GRACE = 500
+"""Samples below which the share is taken of this many: one bad file must not stop a run that has just begun."""
+_NAMED = 5
 
 
 def make_loader(
@@ -17,7 +31,7 @@ def make_loader(
     *,
     num_workers: int,
 ) -> Iterable[Any]:
-    """A loader that gives the batches of a batch sampler in order.
+    """A loader that gives the batches of a batch sampler in order; an error of this package is raised as it was.
 
     Args:
         dataset: its samples depend on their number alone, never on the worker.
@@ -25,16 +39,56 @@ def make_loader(
         collate: makes a batch of samples.
         num_workers: 0 loads in this process.
     """
-    return DataLoader(
-        dataset,
+    loader: DataLoader[Any] = DataLoader(
+        _Telling(dataset),
         batch_sampler=batches,
-        collate_fn=collate,
+        collate_fn=partial(_collate, collate),
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
         prefetch_factor=4 if num_workers else None,
         worker_init_fn=_one_thread,
     )
+    return _Batches(loader)
+
+
+@dataclass(frozen=True)
+class _Failed:
+    """What comes in a batch's place. A worker that raises would have its traceback written into the message."""
+
+    error: MidwayZooError
+
+
+class _Telling(Dataset[Any]):
+    """Lists of samples of a data set, or why there are none."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __getitems__(self, numbers: Sequence[int]) -> Any:
+        try:
+            if hasattr(self.dataset, "__getitems__"):
+                return self.dataset.__getitems__(numbers)
+            return [self.dataset[number] for number in numbers]
+        except MidwayZooError as error:
+            return _Failed(error)
+
+
+def _collate(collate: Callable[[Any], Any], samples: Any) -> Any:
+    return samples if isinstance(samples, _Failed) else collate(samples)
+
+
+class _Batches:
+    """Of a loader; raises what came in a batch's place."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self._loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        for batch in self._loader:
+            if isinstance(batch, _Failed):
+                raise batch.error
+            yield batch
 
 
 def _one_thread(worker: int) -> None:
@@ -45,3 +99,117 @@ def _one_thread(worker: int) -> None:
     for name in StopRequest.SIGNALS:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def collate(samples: Sequence[Sample]) -> dict[str, Any]:
+    """Stack samples to a batch; ``failures`` are joined to one list of (path, reason)."""
+    batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "failures"}
+    return {**batch, "failures": [failure for sample in samples for failure in sample["failures"]]}
+
+
+class StepBatches(Sampler[list[int]]):
+    """Batch sampler: the pair numbers of one process, step by step.
+
+    At step s the run sees pairs ``s * batch_size`` to ``(s + 1) * batch_size``, of which process ``rank``
+    of ``world`` takes the ``rank``-th part. So the stream is the same for any number of processes and after
+    a resume.
+
+    Args:
+        first_step: to start at.
+        batch_size: pairs of a step over all processes.
+        rank: of this process.
+        world: number of processes.
+        last_step: to stop before; None never stops.
+        parts: successive batches that this process's share of a step is cut into (gradient accumulation).
+
+    Raises:
+        ConfigError: if the batch does not divide among processes and parts.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        batch_size: int,
+        rank: int = 0,
+        world: int = 1,
+        *,
+        last_step: int | None = None,
+        parts: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % (world * parts):
+            raise ConfigError(
+                f"batch_size={batch_size} does not divide among {world} processes with {parts} part(s) each; "
+                f"take a multiple of {world * parts}."
+            )
+        self.first_step, self.last_step = first_step, last_step
+        self.batch_size, self.rank, self.world, self.parts = batch_size, rank, world, parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        share = self.batch_size // self.world
+        size = share // self.parts
+        step = self.first_step
+        while self.last_step is None or step < self.last_step:
+            first = step * self.batch_size + self.rank * share
+            for part in range(self.parts):
+                yield list(range(first + part * size, first + (part + 1) * size))
+            step += 1
+
+
+class FailureCounter:
+    """Counts the samples that failed and stops a run when they are too many.
+
+    Each file is logged once. The count belongs into checkpoints.
+
+    Args:
+        max_share: of the samples tried, in [0, 1].
+
+    Raises:
+        ConfigError: for a share outside [0, 1].
+    """
+
+    def __init__(self, max_share: float) -> None:
+        if not 0 <= max_share <= 1:
+            raise ConfigError(f"max_failure_share={max_share} must lie between 0 and 1.")
+        self.max_share = max_share
+        self.tried = 0
+        self.failed = 0
+        self.files: dict[str, list[Any]] = {}
+        """{path: [failures, first reason]}"""
+
+    def update(self, failures: Sequence[tuple[str, str]], pairs: int) -> None:
+        """Count a batch: ``batch["failures"]`` and the number of its pairs.
+
+        Raises:
+            DataError: if the share of failures is above the limit.
+        """
+        self.tried += pairs + len(failures)
+        self.failed += len(failures)
+        for path, reason in failures:
+            if path not in self.files:
+                _log.warning("cannot be read and is replaced by another sample: %s (%s)", path, reason)
+                self.files[path] = [0, reason]
+            self.files[path][0] += 1
+        if self.failed > self.max_share * max(self.tried, GRACE):
+            raise DataError(self._complaint())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` takes; plain JSON values."""
+        return {
+            "tried": self.tried,
+            "failed": self.failed,
+            "files": {path: list(at) for path, at in self.files.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on counting from :meth:`state_dict`."""
+        self.tried, self.failed = int(state["tried"]), int(state["failed"])
+        self.files = {path: list(at) for path, at in state["files"].items()}
+
+    def _complaint(self) -> str:
+        worst = sorted(self.files.items(), key=lambda item: -item[1][0])[:_NAMED]
+        named = "; ".join(f"{path} ({count} times: {reason})" for path, (count, reason) in worst)
+        return (
+            f"{self.failed} of {self.tried} samples could not be read, more than max_failure_share={self.max_share} "
+            f"allows. In {len(self.files)} files, the worst: {named}. Restore or remove them and index the data again, "
+            "or raise data.max_failure_share."
+        )

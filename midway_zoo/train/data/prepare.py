@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, TypeAlias
 
@@ -20,17 +21,12 @@ from tqdm import tqdm
 
 from midway_zoo.errors import ConfigError, InputError, MidwayZooError
 from midway_zoo.files import atomic, write_json
-from midway_zoo.train.data.decoding import frame_time, import_av, quarter_turns, upright
-from midway_zoo.train.data.sources import (
-    TIMING_FILE,
-    Source,
-    base_folder,
-    find_sources,
-    frame_files,
-    read_image,
-    read_timing,
-    scaled_size,
-)
+from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
+from midway_zoo.inference.folders import TIMING_FILE, frame_files
+from midway_zoo.inference.images import read_image, scaled_size, to_uint8
+from midway_zoo.inference.video import VideoFile, import_av, orientation, upright
+from midway_zoo.inference.video_writer import Colours, VideoWriter
+from midway_zoo.train.data.video_files import Source, base_folder, find_sources, read_timing
 
 OPTIONS_FILE = "midway_prepare.json"
 """In the output folder, how it was prepared: a run that is taken up again must go on the same way."""
@@ -38,6 +34,10 @@ OPTIONS_FILE = "midway_prepare.json"
 Format: TypeAlias = Literal["video", "frames"]
 Timed: TypeAlias = "tuple[Any, int]"
 """A picture (PyAV frame or uint8 (3, H, W)) and its time in ticks."""
+
+_KNOWN_MATRICES = {1, 4, 5, 6, 7, 9}
+"""Codes of ITU-T H.273 that FFmpeg's converter computes with."""
+_UNSAID, _BT601 = 2, 6  # what a file without tags has, and what is then assumed
 
 
 @dataclass
@@ -52,6 +52,8 @@ class PrepareReport:
     """(path, reason)"""
     frames: int = 0
     """Written."""
+    damaged: int = 0
+    """Frames left out because they are damaged or follow damage, up to the next key frame."""
     bytes_before: int = 0
     """Of the videos written, not of those skipped."""
     bytes_after: int = 0
@@ -65,7 +67,10 @@ class PrepareReport:
             f"{self.frames} frames in {self.seconds:.1f} s ({speed:.0f} frames/s); "
             f"{self.bytes_before / 1e6:.1f} MB became {self.bytes_after / 1e6:.1f} MB",
         ]
-        return "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.failed])
+        if self.damaged:
+            lines.append(f"{self.damaged} damaged frames were left out")
+        text = "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.failed])
+        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 are no text to print
 
 
 @dataclass(frozen=True)
@@ -92,12 +97,13 @@ def prepare(
 ) -> PrepareReport:
     """Re-encode every video of a root for fast random access.
 
-    Outputs keep the folders, names and frame times of their sources, are upright, and have no sound. Each is
-    written under a temporary name and renamed, so a run that was stopped can be started again and skips
-    what is finished. A video that cannot be read is reported and does not stop the others.
+    Outputs keep the folders, names and frame times of their sources, are upright, decode to the same colours (matrix,
+    range, primaries and transfer are written) and have no sound. Damaged frames are left out. Each output is written
+    under a temporary name and renamed, so a run that was stopped can be started again and skips what is finished. A
+    video that cannot be read is reported and does not stop the others.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.sources.find_sources`.
+        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
         out: output folder, made if need be.
         height: shorter side in pixels, as in "360p"; smaller videos keep their size. Sides are made even.
         gop: frames from keyframe to keyframe.
@@ -173,84 +179,116 @@ def _inside(source: Source, *, keep_suffix: bool) -> str:
 def _prepare_one(base: Path, source: Source, out: Path, options: _Options) -> PrepareReport:
     if out.exists():
         return PrepareReport(skipped=1)
-    av = import_av()
     path = base / source.path
+    report = PrepareReport(done=1)
+    write = _write_video if options.format == "video" else _write_frames
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        before = _size(path)
-        write = _write_video if options.format == "video" else _write_frames
+        report.bytes_before = _size(path)
         if source.kind == "frames":
-            frames = write(out, *_from_folder(path, options), options)
+            report.frames = write(out, *_from_folder(path, options), options)
+        elif path.suffix.lower() in ANIMATION_SUFFIXES:
+            report.frames = write(out, *_from_animation(path), options)
         else:
-            with av.open(str(path)) as container:
-                frames = write(out, *_from_video(container, options), options)
-        return PrepareReport(done=1, frames=frames, bytes_before=before, bytes_after=_size(out))
-    except (av.FFmpegError, OSError, ValueError, MidwayZooError) as error:
+            with VideoFile(path) as video:
+                report.frames = write(out, _from_video(video, report), video.tick, video.rate, options)
+                video.warn()
+        report.bytes_after = _size(out)
+        return report
+    except (import_av().FFmpegError, OSError, ValueError, MidwayZooError) as error:
         return PrepareReport(failed=[(source.path, str(error))])
 
 
-def _from_video(container: Any, options: _Options) -> tuple[Iterator[Timed], Fraction, Fraction]:
-    """(upright frames with times, time base, rate)"""
-    if not container.streams.video:
-        raise InputError("no video stream")
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1
-    rate = Fraction(stream.average_rate or stream.guessed_rate or 25)
-    base = Fraction(stream.time_base) if stream.time_base else 1 / rate
-
-    def frames() -> Iterator[Timed]:
-        last, step = None, max(1, round(1 / (rate * base)))
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                raise InputError("damaged, or breaks off in the middle of a frame")
-            for frame in packet.decode():
-                time_ = frame_time(frame)
-                if time_ is None:  # raw streams have no times
-                    time_ = 0 if last is None else last + step
-                if last is None or time_ > last:
-                    last = time_
-                    yield (upright(frame, options.height) if quarter_turns(frame) else frame), time_
-
-    return frames(), base, rate
+def _from_video(video: VideoFile, report: PrepareReport) -> Iterator[Timed]:
+    """Sound frames with their times."""
+    for frame in video.frames():
+        if video.damage.broken_off:
+            raise InputError("damaged, or breaks off in the middle of a frame")
+        if frame.concealed:
+            report.damaged += 1
+        else:
+            yield frame.picture, frame.ticks
+    if video.damage.broken_off:
+        raise InputError("damaged, or breaks off in the middle of a frame")
 
 
-def _from_folder(folder: Path, options: _Options) -> tuple[Iterator[Timed], Fraction, Fraction]:
-    names, timing = frame_files(folder), read_timing(folder)
+def _from_animation(path: Path) -> tuple[Iterator[Timed], Fraction, Fraction]:
+    frames = ((to_uint8(image), round(seconds * 1000)) for image, seconds in read_animation(path))
+    return frames, Fraction(1, 1000), Fraction(10)
+
+
+def _from_folder(path: Path, options: _Options) -> tuple[Iterator[Timed], Fraction, Fraction]:
+    names, timing = frame_files(path), read_timing(path)
     rate = Fraction(options.frames_fps).limit_denominator(1001)
     base, pts = 1 / rate, list(range(len(names)))
     if timing is not None:
         base, pts = Fraction(timing["tick"]).limit_denominator(1_000_000), timing["pts"]
     if len(pts) != len(names):
         raise InputError(f"{TIMING_FILE} has {len(pts)} times for {len(names)} images")
-    return ((read_image(folder / name), time_) for name, time_ in zip(names, pts, strict=True)), base, rate
+    return ((read_image(path / name), time_) for name, time_ in zip(names, pts, strict=True)), base, rate
 
 
-def _write_video(out: Path, frames: Iterator[Timed], base: Fraction, rate: Fraction, options: _Options) -> int:
-    av = import_av()
-    count = 0
-    with atomic(out) as temporary, av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as to:
-        stream = to.add_stream("libx264", rate=rate)
-        stream.pix_fmt = "yuv420p"
-        stream.codec_context.time_base = base
-        stream.codec_context.thread_count = 1
-        # A keyframe exactly every gop frames; no B-frames, so that no frame waits for later ones.
-        keys = {"g": str(options.gop), "keyint_min": str(options.gop), "sc_threshold": "0", "bf": "0"}
-        stream.codec_context.options = {"crf": str(options.crf), "preset": "veryfast", **keys}
-        for picture, time_ in frames:
-            frame = _as_frame(av, picture)
-            if count == 0:
-                height, width = scaled_size(frame.height, frame.width, options.height)
-                stream.height, stream.width = _even(height), _even(width)
-            frame = frame.reformat(
-                width=stream.width, height=stream.height, format="yuv420p", interpolation="BICUBIC", threads=1
-            )
-            frame.pts, frame.time_base, frame.pict_type = time_, base, av.video.frame.PictureType.NONE
-            to.mux(stream.encode(frame))
-            count += 1
-        if not count:
-            raise InputError("no frames")
-        to.mux(stream.encode())
-    return count
+def _write_video(out: Path, frames: Iterator[Timed], tick: Fraction, rate: Fraction, options: _Options) -> int:
+    # A keyframe exactly every gop frames, also where the picture changes.
+    keys = {"g": str(options.gop), "keyint_min": str(options.gop), "sc_threshold": "0"}
+    encoder = {"crf": str(options.crf), "preset": "veryfast", **keys}
+    first = next(frames, None)
+    if first is None:
+        raise InputError("no frames")
+    height, width = scaled_size(*_sides(first[0]), options.height)
+    colours = _colours(first[0])
+    with (
+        atomic(out) as temporary,
+        VideoWriter(temporary, rate=rate, tick=tick, colours=colours, options=encoder, threads=1) as writer,
+    ):
+        for picture, ticks in chain([first], frames):
+            writer.add(_converted(picture, (_even(height), _even(width)), colours), ticks)
+    return writer.frames
+
+
+def _sides(picture: Any) -> tuple[int, int]:
+    """Upright (height, width)."""
+    if isinstance(picture, Tensor):
+        return picture.shape[1], picture.shape[2]
+    transposed, _, _ = orientation(picture)
+    return (picture.width, picture.height) if transposed else (picture.height, picture.width)
+
+
+def _colours(picture: Any) -> Colours:
+    """How a picture is stored so that it decodes to the same colours."""
+    if isinstance(picture, Tensor):
+        return Colours()
+    known = Colours(primaries=int(picture.color_primaries), transfer=int(picture.color_trc))
+    if not _converts(picture):
+        return known
+    full_range = picture.color_range == Colours(full_range=True).range or picture.format.name.startswith("yuvj")
+    return replace(known, matrix=_matrix(picture), full_range=full_range)
+
+
+def _converts(picture: Any) -> bool:
+    """Whether FFmpeg brings a frame to the output's format by its own numbers: YUV of a matrix that it knows."""
+    return picture.format.name.startswith("yuv") and _matrix(picture) in _KNOWN_MATRICES
+
+
+def _matrix(picture: Any) -> int:
+    return _BT601 if picture.colorspace == _UNSAID else int(picture.colorspace)
+
+
+def _converted(picture: Any, size: tuple[int, int], colours: Colours) -> Any:
+    """A picture as the output stores it: its own numbers where they can be kept, else by way of RGB."""
+    to = {"dst_colorspace": colours.matrix, "dst_color_range": colours.range}
+    if (
+        isinstance(picture, Tensor)
+        or any(orientation(picture))
+        or not _converts(picture)
+        or _colours(picture) != colours
+    ):
+        image = picture if isinstance(picture, Tensor) else upright(picture)
+        picture = import_av().VideoFrame.from_ndarray(image.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
+    else:
+        to |= {"src_colorspace": colours.matrix, "src_color_range": colours.range}
+    height, width = size
+    return picture.reformat(height=height, width=width, format="yuv420p", interpolation="BICUBIC", threads=1, **to)
 
 
 def _write_frames(out: Path, frames: Iterator[Timed], base: Fraction, rate: Fraction, options: _Options) -> int:
@@ -280,12 +318,6 @@ def _atomic_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _as_frame(av: Any, picture: Any) -> Any:
-    if isinstance(picture, Tensor):
-        return av.VideoFrame.from_ndarray(picture.permute(1, 2, 0).contiguous().numpy(), format="rgb24")
-    return picture
-
-
 def _even(side: int) -> int:
     return max(2, round(side / 2) * 2)
 
@@ -301,5 +333,6 @@ def _add(report: PrepareReport, result: PrepareReport) -> None:
     report.skipped += result.skipped
     report.failed += result.failed
     report.frames += result.frames
+    report.damaged += result.damaged
     report.bytes_before += result.bytes_before
     report.bytes_after += result.bytes_after

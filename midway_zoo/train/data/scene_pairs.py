@@ -14,9 +14,7 @@ from torch.utils.data import Dataset
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import Sample
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import Sample, StepBatches, make_loader
 from midway_zoo.train.data.views import ViewSampler, ViewsConfig
 
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
@@ -29,7 +27,7 @@ class RenderedBatches(Dataset[Sample], ABC):
 
     @abstractmethod
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
-        """The batch of these samples, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
+        """The batch of these samples, as :func:`midway_zoo.train.data.loading.collate` makes one."""
 
     def __getitem__(self, number: int) -> Sample:
         batch = self.__getitems__([number])
@@ -60,7 +58,7 @@ class SceneViews(RenderedBatches):
         self.device = self._generator.device
 
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
-        """The batch of these pairs, as :func:`midway_zoo.train.data.pairs.collate` makes one."""
+        """The batch of these pairs, as :func:`midway_zoo.train.data.loading.collate` makes one."""
         index = torch.tensor(list(numbers))
         draws = Draws(self._seed ^ (_VIEWS << 32), index.numpy())
         frames = self._pair(self._generator.frames(numbers), draws)

@@ -53,6 +53,10 @@ class ViewsConfig(PhotometricConfig):
     global_area: tuple[float, float] = (0.4, 1.0)
     local_area: tuple[float, float] = (0.05, 0.4)
     aspect: tuple[float, float] = (3 / 4, 4 / 3)
+    dynamics_shift: float = 0.0
+    """The target's dynamics box lies up to this share of the box's sides away from the source's, each way, as far as
+    the frame reaches: motion by the crop, on stills too. An option that the authors' code has and the released runs
+    left at 0: both boxes are the same."""
     flip_p: float = 0.5
 
 
@@ -67,6 +71,9 @@ class _Numbers(Protocol):
 
     def tries(self) -> Iterable[Floats]:
         """(B, 4) for each try at one box of each pair."""
+
+    def shifts(self) -> Floats:
+        """(B, 2): down and right."""
 
     def flips(self) -> Floats:
         """(B,)"""
@@ -84,6 +91,9 @@ class _PairNumbers:
     def tries(self) -> Iterable[Floats]:
         return (self._rng.random((1, 4)) for _ in range(_TRIES))
 
+    def shifts(self) -> Floats:
+        return self._rng.random((1, 2))
+
     def flips(self) -> Floats:
         return self._rng.random(1)
 
@@ -94,19 +104,24 @@ class _PairNumbers:
 class _BatchNumbers:
     """Of a batch: the same amount for every pair, those of all boxes first."""
 
-    def __init__(self, draws: Uniform, boxes: int, flips: int) -> None:
+    def __init__(self, draws: Uniform, local_views: int) -> None:
+        boxes, flips, views = 4 + local_views, 2 + local_views, 6 + local_views
         self._tries = iter(draws.uniform(boxes, _TRIES, 4).transpose(1, 2, 0, 3))
         self._flips = iter(draws.uniform(flips).T)
+        self._photometric = draws.uniform(UNIFORMS, views).transpose(1, 0, 2).reshape(UNIFORMS, -1)
         self._draws = draws
 
     def tries(self) -> Iterable[Floats]:
         return next(self._tries)
 
+    def shifts(self) -> Floats:
+        return self._draws.uniform(2)
+
     def flips(self) -> Floats:
         return next(self._flips)
 
     def photometric(self, views: int) -> Floats:
-        return self._draws.uniform(UNIFORMS, views).transpose(1, 0, 2).reshape(UNIFORMS, -1)
+        return self._photometric
 
 
 def random_boxes(
@@ -146,11 +161,27 @@ def random_boxes(
     return boxes.astype(np.int64)
 
 
+def shifted_boxes(boxes: Boxes, height: int, width: int, share: float, uniform: Floats) -> Boxes:
+    """Boxes (B, 4) moved by up to ``share`` of their sides either way, uniformly, where (height, width) has room.
+
+    Args:
+        boxes: top, left, height, width.
+        height: of the frames.
+        width: of the frames.
+        share: in [0, 1).
+        uniform: (B, 2) in [0, 1).
+    """
+    start, sides = boxes[:, :2], boxes[:, 2:]
+    reach = (share * sides).astype(np.int64)
+    low, high = np.maximum(0, start - reach), np.minimum((height, width) - sides, start + reach)
+    return np.concatenate([low + (uniform * (high - low + 1)).astype(np.int64), sides], axis=1)
+
+
 class _Plan(NamedTuple):
     """What is cut from B pairs; all boxes in the frames' coordinates."""
 
     dynamics: Boxes
-    """(B, 1, 4)"""
+    """(B, 2, 4): the source's and the target's."""
     shared: Boxes
     """(B, 2, 4): of the global views of both frames."""
     own: Boxes
@@ -164,11 +195,11 @@ class _Plan(NamedTuple):
 class ViewSampler:
     """Cuts the views of pairs and draws their photometric parameters.
 
-    Views are uint8: "dynamics" (2, 3, S, S), source and target, of type 1 and 2, never flipped; "globals" (4, 3, G,
-    G), x1, x2 of the source and y1, y2 of the target, where x1 and y1 share their box and flip and are of type 1, x2
-    and y2 likewise of type 2; "locals" (2 * local_crops, 3, L, L), the source's, then the target's; and "photometric"
-    is float32 (6 + 2 * local_crops, 11), the parameters for :func:`midway_zoo.train.data.photometric.augment` of
-    these views in this order.
+    Views are uint8: "dynamics" (2, 3, S, S), source and target, of type 1 and 2, never flipped (one box, or the
+    target's moved by ``config.dynamics_shift``); "globals" (4, 3, G, G), x1, x2 of the source and y1, y2 of the
+    target, where x1 and y1 share their box and flip and are of type 1, x2 and y2 likewise of type 2; "locals" (2 *
+    local_crops, 3, L, L), the source's, then the target's; and "photometric" is float32 (6 + 2 * local_crops, 11),
+    the parameters for :func:`midway_zoo.train.data.photometric.augment` of these views in this order.
 
     Args:
         config: of the views.
@@ -201,7 +232,7 @@ class ViewSampler:
         plan = self._plan(1, source.shape[1], source.shape[2], _PairNumbers(rng))
         dynamics, shared, own = (boxes[0].tolist() for boxes in (plan.dynamics, plan.shared, plan.own))
         flips, numbers = plan.flips[0].tolist(), range(2 * count)
-        unflipped = [(frame, dynamics[0], False) for frame in frames]
+        unflipped = [(frame, box, False) for frame, box in zip(frames, dynamics, strict=True)]
         both = [(frame, box, flip) for frame in frames for box, flip in zip(shared, flips, strict=False)]
         single = [(frames[i // count], own[i], flips[2 + i]) for i in numbers]
         return {
@@ -225,14 +256,19 @@ class ViewSampler:
         if frames.ndim != 5 or frames.shape[1:3] != (2, 3):
             raise InputError(f"frames of shape {tuple(frames.shape)}: (B, 2, 3, H, W) is expected.")
         config, pairs, count = self.config, frames.flatten(1, 2), self.config.local_crops
-        numbers = _BatchNumbers(draws, boxes=4 + 2 * count, flips=2 + 2 * count)
+        numbers = _BatchNumbers(draws, 2 * count)
         plan = self._plan(len(frames), frames.shape[-2], frames.shape[-1], numbers)
 
         def put(array: npt.NDArray[np.generic]) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(frames.device, non_blocking=True)
 
-        unflipped = np.zeros((len(frames), 1), dtype=np.bool_)
-        crop = cut(pairs, put(plan.dynamics), put(unflipped), config.dynamics_size)
+        unflipped = np.zeros((2 * len(frames), 1), dtype=np.bool_)
+        if config.dynamics_shift:
+            crop = cut(frames.flatten(0, 1), put(plan.dynamics.reshape(-1, 1, 4)), put(unflipped), config.dynamics_size)
+            crop = crop.reshape(-1, 2, *crop.shape[2:])
+        else:
+            crop = cut(pairs, put(plan.dynamics[:, :1]), put(unflipped[: len(frames)]), config.dynamics_size)
+            crop = crop.unflatten(2, (2, 3))[:, 0]
         both = cut(pairs, put(plan.shared), put(plan.flips[:, :2]), config.global_size)
         size = config.local_size
         single = frames.new_empty(len(frames), 0, 3, size, size, dtype=torch.uint8)
@@ -240,7 +276,7 @@ class ViewSampler:
             boxes, flips = plan.own.reshape(-1, count, 4), plan.flips[:, 2:].reshape(-1, count)
             single = cut(frames.flatten(0, 1), put(boxes), put(flips), size).reshape(-1, 2 * count, 3, size, size)
         return {
-            "dynamics": crop.unflatten(2, (2, 3))[:, 0],
+            "dynamics": crop,
             # (B, box, frame) -> x1, x2, y1, y2
             "globals": both.unflatten(2, (2, 3)).transpose(1, 2).flatten(1, 2),
             "locals": single,
@@ -250,7 +286,9 @@ class ViewSampler:
     def _plan(self, pairs: int, height: int, width: int, numbers: _Numbers) -> _Plan:
         config, views = self.config, len(self._kinds)
         frame = np.tile(np.array([0, 0, height, width]), (pairs, 1))
-        dynamics = self._box_inside(frame, config.dynamics_area, numbers)
+        dynamics = moved = self._box_inside(frame, config.dynamics_area, numbers)
+        if config.dynamics_shift:
+            moved = shifted_boxes(dynamics, height, width, config.dynamics_shift, numbers.shifts())
         initial = self._box_inside(frame, config.initial_area, numbers)
         areas = [config.global_area] * 2 + [config.local_area] * (2 * config.local_crops)
         boxes, flips = np.empty((pairs, len(areas), 4), dtype=np.int64), np.empty((pairs, len(areas)))
@@ -258,7 +296,11 @@ class ViewSampler:
             boxes[:, i], flips[:, i] = self._box_inside(initial, area, numbers), numbers.flips()
         parameters = photometric_parameters(config, self._kinds * pairs, numbers.photometric(views))
         return _Plan(
-            dynamics[:, None], boxes[:, :2], boxes[:, 2:], flips < config.flip_p, parameters.reshape(pairs, views, -1)
+            np.stack([dynamics, moved], 1),
+            boxes[:, :2],
+            boxes[:, 2:],
+            flips < config.flip_p,
+            parameters.reshape(pairs, views, -1),
         )
 
     def _box_inside(self, outer: Boxes, area: tuple[float, float], numbers: _Numbers) -> Boxes:
@@ -335,6 +377,8 @@ def _check_geometry(config: ViewsConfig) -> None:
     aspect = tuple(config.aspect)
     if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1] < math.inf:
         raise ConfigError(f"aspect={aspect}: (smallest, largest) width / height above 0 is expected.")
+    if not 0 <= config.dynamics_shift < 1:
+        raise ConfigError(f"dynamics_shift={config.dynamics_shift}: a share of the box in [0, 1) is expected.")
     if not 0 <= config.flip_p <= 1:
         raise ConfigError(f"flip_p={config.flip_p}: a probability in [0, 1] is expected.")
 

@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from midway_zoo.errors import ConfigError, DataError, InputError
 from midway_zoo.scenes import ScenesConfig
-from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig
 from midway_zoo.train.data.flow_datasets import PARTS
 from midway_zoo.train.data.flow_files import FlowFiles, Relative
@@ -23,9 +22,7 @@ from midway_zoo.train.data.flow_pairs import (
     flow_pairs,
     list_mixture,
 )
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import collate
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
 from tests.train.data import flow_miniatures as miniatures
 
 

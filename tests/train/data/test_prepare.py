@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from midway_zoo.errors import ConfigError, InputError
-from midway_zoo.train.data.index import build_index
 from midway_zoo.train.data.prepare import prepare
+from midway_zoo.train.data.video_index import build_index
 from tests.inference.test_video import CLOCKWISE, set_display_matrix
 from tests.train.data.videos import shown, write_folder, write_video
 
@@ -37,26 +37,26 @@ def test_outputs_keep_frames_times_and_way_up(root: Path, tmp_path: Path, format
     assert report.bytes_before > 0 < report.bytes_after
     assert "5 videos prepared" in str(report)
 
-    clips = {clip.path.removesuffix(".mp4"): clip for clip in build_index(out).clips}
-    assert sorted(clips) == ["odd", "sub/plain", "turned", "vfr", "walk"]
-    assert {name: (clip.height, clip.width) for name, clip in clips.items()} == {
+    videos = {clip.path.removesuffix(".mp4"): clip for clip in build_index(out).videos}
+    assert sorted(videos) == ["odd", "sub/plain", "turned", "vfr", "walk"]
+    assert {name: (clip.height, clip.width) for name, clip in videos.items()} == {
         "odd": (24, 34),
         "sub/plain": (24, 32),
         "turned": (32, 24),
         "vfr": (24, 32),
         "walk": (24, 32),
     }
-    passed = {name: clip.seconds(1.0) - clip.seconds(1.0)[0] for name, clip in clips.items()}
+    passed = {name: clip.seconds(1.0) - clip.seconds(1.0)[0] for name, clip in videos.items()}
     np.testing.assert_allclose(passed["sub/plain"], np.arange(30) / 20, atol=1e-3)
     np.testing.assert_allclose(passed["walk"], np.arange(30) / 10, atol=1e-3)
     np.testing.assert_allclose(passed["vfr"], (np.array(TIMES) - TIMES[0]) / 1000, atol=1e-3)
-    for clip in clips.values():
+    for clip in videos.values():
         images, failed = clip.read(out, range(30))
         assert not failed
         assert [shown(images[index]) for index in range(30)] == list(range(30)), clip.path
         if format_ == "video":
             assert clip.keyframes == [[0, 1], [5, 5]]
-    corner = clips["turned"].read(out, [3])[0][3][:, :6, -6:]
+    corner = videos["turned"].read(out, [3])[0][3][:, :6, -6:]
     assert corner.float().mean() > 200
 
 

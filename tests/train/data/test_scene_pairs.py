@@ -6,7 +6,7 @@ import torch
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.loading import StepBatches
 from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
 from midway_zoo.train.data.views import ViewsConfig
 

@@ -14,7 +14,7 @@ from torchvision.transforms import RandomResizedCrop
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
 from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.photometric import Column, augment
-from midway_zoo.train.data.views import Boxes, ViewSampler, ViewsConfig, cut, random_boxes
+from midway_zoo.train.data.views import Boxes, ViewSampler, ViewsConfig, cut, random_boxes, shifted_boxes
 
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
@@ -278,6 +278,21 @@ def test_frames_that_are_no_pair() -> None:
         sampler(frame / 255, frame, rng)
 
 
+def test_the_target_s_dynamics_box_can_be_shifted() -> None:
+    """By up to the given share of its sides, inside the frame; nothing else of the views changes its place."""
+    config = ViewsConfig(dynamics_size=32, global_size=24, local_size=12, local_crops=0, dynamics_shift=0.25)
+    moves = []
+    for seed in range(40):
+        views = sample(seed, config=config)["dynamics"]
+        (top, left, bottom, right), there = extent(views[0], (540, 960)), extent(views[1], (540, 960))
+        moves.append(((there[1] - left) / (right - left), (there[0] - top) / (bottom - top)))
+        assert there[3] - there[1] == pytest.approx(right - left, rel=0.1)
+    assert 0.18 < np.abs(moves).max() < 0.29
+    assert np.abs(moves).mean() > 0.05
+    with pytest.raises(ConfigError, match="dynamics_shift=1"):
+        ViewSampler(ViewsConfig(dynamics_shift=1.0))
+
+
 # Whole batches of rendered frames.
 
 
@@ -336,3 +351,31 @@ def test_a_batch_without_local_crops_and_of_bad_frames(rendered: ViewsConfig) ->
     assert views.batch(torch.rand(2, 2, 3, 40, 40), Draws(0, np.arange(2)))["locals"].shape == (2, 0, 3, 8, 8)
     with pytest.raises(InputError, match=r"\(B, 2, 3, H, W\)"):
         views.batch(torch.rand(2, 3, 3, 40, 40), Draws(0, np.arange(2)))
+
+
+def test_a_shift_moves_the_dynamics_crop_of_the_target_alone(rendered: ViewsConfig) -> None:
+    rendered.dynamics_area, rendered.dynamics_shift, rendered.aspect = (0.36, 0.36), 0.5, (1.0, 1.0)
+    row = torch.arange(40) / 40
+    ramp = torch.stack([row.expand(40, -1), row[:, None].expand(-1, 40), torch.zeros(40, 40)])
+    same = ramp.expand(64, 2, -1, -1, -1)
+    batch = ViewSampler(rendered).batch(same, Draws(0, np.arange(64)))
+    source, target = batch["dynamics"].float().div(255 / 40).mean((-2, -1)).unbind(1)
+    moved = (target - source)[:, :2]
+    assert 5 < moved.abs().max() < 12.5
+    assert moved.abs().mean() > 2
+    assert torch.equal(batch["globals"][:, 0], batch["globals"][:, 2])
+    rendered.dynamics_shift = 0.0
+    still = ViewSampler(rendered).batch(same, Draws(0, np.arange(64)))
+    assert torch.equal(still["dynamics"][:, 0], batch["dynamics"][:, 0])
+    assert torch.equal(still["dynamics"][:, 0], still["dynamics"][:, 1])
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 32)])
+def test_shifted_boxes_stay_in_the_frame_and_their_share(size: tuple[int, int]) -> None:
+    boxes = boxes_of(*size, (0.2, 0.6), ASPECT, seed=0, number=200)
+    moved = shifted_boxes(boxes, *size, 0.5, np.random.default_rng(1).random((200, 2)))
+    assert (moved[:, 2:] == boxes[:, 2:]).all()
+    assert (moved[:, :2] >= 0).all()
+    assert (moved[:, :2] + moved[:, 2:] <= size).all()
+    distance = np.abs(moved - boxes)[:, :2] / boxes[:, 2:]
+    assert 0.2 < distance.max() <= 0.5

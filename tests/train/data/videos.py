@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from midway_zoo.train.data.pairs import PairDataset, Sample
+from midway_zoo.train.data.frame_pairs import PairDataset
+from midway_zoo.train.data.loading import Sample
 
 STEP = 8
 """Grey levels between neighbouring frames more than a codec's error."""

@@ -100,5 +100,5 @@ def published(hub: HubServer, tiny: Path, nano_file: Path, monkeypatch: pytest.M
     hub.add_file("lab/weights", "nano.pth", nano_file, lfs=True)
     hub.add_file("lab/weights", "tiny.pth", tiny, lfs=True)
     mz.register_weights("midway_nano.tiny", repo_id="lab/weights", file="tiny.pth", overwrite=True)
-    monkeypatch.setattr("midway_zoo.weights.remote.BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr("midway_zoo.weights.transport.BACKOFF_SECONDS", 0.01)
     return hub

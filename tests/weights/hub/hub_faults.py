@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
+import gzip
+import itertools
 import json
 import re
 import socket
@@ -12,178 +13,18 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatch
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
+from tests.weights.hub.blobs import CHUNK, Blob, parse_range
+from tests.weights.hub.faults import Fault
+
 if TYPE_CHECKING:
     from tests.weights.hub.hub_server import HubServer
-
-CHUNK = 1 << 20
-LFS_SUFFIXES = (".bin", ".ckpt", ".gguf", ".h5", ".npz", ".onnx", ".pt", ".pth", ".safetensors", ".zip")
-LFS_SIZE = 10 * 1000 * 1000
-
-KINDS: dict[str, str] = {
-    "drop": "close the connection without any reply",
-    "status": "reply `status` (500 by default; also `retry_after` seconds, for 429 and 503)",
-    "cut": "close the connection (`reset`: by RST) after `at` bytes of the body, with all of it announced",
-    "flip": "invert the byte at absolute file offset `at`",
-    "truncate": "serve only the first `at` bytes, as if the file ended there",
-    "ignore_range": "answer a Range request by 200 and the whole body",
-    "swap": "serve `content` instead of the file, under a new ETag or (`keep_etag`) the old one",
-    "commit": "commit `content` to the file's path on `main`, then go on: new commit, new ETag",
-    "expire": "let the signed URL of this request expire for good: 403, until a new redirect is asked for",
-    "slow": "send the body in pieces of `chunk` bytes with `delay` seconds of sleep before each",
-}
-
-
-@dataclass
-class Fault:
-    """One fault: which requests it hits, how often, and what it does to them (see ``KINDS``).
-
-    Only requests to which the fault can apply are counted: a "cut" counts replies longer than ``at``,
-    a "flip" the ranges that contain the byte, "ignore_range" the requests with a Range header.
-    """
-
-    kind: str
-    match: str = "*"  # substring or glob of "org/name/path/of/file", or of the URL path of an API call
-    times: int | None = 1  # number of requests to hit, None for all
-    after: int = 0  # number of matching requests to leave alone first
-    host: str | None = None  # "hub" or "cdn", None for both
-    method: str | None = None  # "GET", "HEAD", ..., None for all
-    at: int = 0
-    reset: bool = False
-    status: int = 500
-    retry_after: int | None = None
-    content: bytes | Path = b""
-    keep_etag: bool = False
-    delay: float = 0.05
-    chunk: int = 1 << 16
-    seen: int = field(default=0, init=False)
-    hits: int = field(default=0, init=False)
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"unknown fault {self.kind!r}, expected one of {', '.join(KINDS)}")
-
-
-class Faults:
-    """Thread-safe, ordered collection of the faults of a server, to be changed at any time."""
-
-    def __init__(self) -> None:
-        self._faults: list[Fault] = []
-        self._lock = threading.Lock()
-
-    def add(self, kind: str, **options: Any) -> Fault:
-        """Add a fault; `options` are the fields of :class:`Fault`. Watch ``hits`` of the fault returned."""
-        fault = Fault(kind, **options)
-        with self._lock:
-            self._faults.append(fault)
-        return fault
-
-    def remove(self, fault: Fault) -> None:
-        """Remove one fault; it is no error if it is gone already."""
-        with self._lock:
-            self._faults = [other for other in self._faults if other is not fault]
-
-    def clear(self) -> None:
-        """Remove all faults."""
-        with self._lock:
-            self._faults.clear()
-
-    def take(
-        self, kind: str, host: str, method: str, target: str, applies: Callable[[Fault], bool] = lambda fault: True
-    ) -> Fault | None:
-        """Return the first fault of `kind` that hits this request, if any, and count the hit."""
-        with self._lock:
-            for fault in self._faults:
-                if (
-                    fault.kind != kind
-                    or fault.host not in (None, host)
-                    or fault.method not in (None, method)
-                    or not (fault.match in target or fnmatch(target, fault.match))
-                    or (fault.times is not None and fault.hits >= fault.times)
-                    or not applies(fault)
-                ):
-                    continue
-                fault.seen += 1
-                if fault.seen > fault.after:
-                    fault.hits += 1
-                    return fault
-        return None
-
-
-@dataclass(frozen=True)
-class Blob:
-    """The content of a file, in memory or (never loaded) on disk."""
-
-    source: bytes | Path
-    size: int
-    sha256: str
-    lfs: bool
-
-    @classmethod
-    def of(cls, content: bytes | str | Path, lfs: bool, sha256: str = "") -> Blob:
-        """Make a blob, and compute its `sha256` unless given."""
-        source = content if isinstance(content, bytes) else Path(content)
-        blob = cls(source, len(source) if isinstance(source, bytes) else source.stat().st_size, sha256, lfs)
-        if not sha256:
-            digest = hashlib.sha256()
-            for chunk in blob.chunks(0, blob.size):
-                digest.update(chunk)
-            object.__setattr__(blob, "sha256", digest.hexdigest())
-        return blob
-
-    def chunks(self, start: int, stop: int, step: int = CHUNK) -> Iterator[bytes]:
-        """Yield the bytes of [start, stop) in pieces of `step`."""
-        if isinstance(self.source, bytes):
-            for offset in range(start, stop, step):
-                yield self.source[offset : min(offset + step, stop)]
-        else:
-            with open(self.source, "rb") as file:
-                file.seek(start)
-                for offset in range(start, stop, step):
-                    chunk = file.read(min(step, stop - offset))
-                    if len(chunk) < min(step, stop - offset):
-                        raise EOFError(f"{self.source} is shorter than when it was added")
-                    yield chunk
-
-    @property
-    def pointer(self) -> bytes:
-        """The git-lfs pointer file which stands for the content in git."""
-        return f"version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {self.size}\n".encode()
-
-    @cached_property
-    def oid(self) -> str:
-        """Id of the git blob, which is the pointer for LFS files."""
-        digest = hashlib.sha1(b"blob %d\0" % (len(self.pointer) if self.lfs else self.size))
-        for chunk in [self.pointer] if self.lfs else self.chunks(0, self.size):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-    @property
-    def linked_oid(self) -> str:
-        """What the Hub compares contents by: sha256 of LFS files, git's id of others."""
-        return self.sha256 if self.lfs else self.oid
-
-    def etag(self, host: str) -> str:
-        """ETag of the content; as in reality, that of the CDN is unrelated to the Hub's X-Linked-Etag."""
-        return f'"{hashlib.md5(self.sha256.encode()).hexdigest() if host == "cdn" else self.linked_oid}"'
-
-    def info(self) -> dict[str, Any]:
-        """What listings tell of the file."""
-        lfs = {"oid": self.sha256, "size": self.size, "pointerSize": len(self.pointer)}
-        return {"oid": self.oid, "size": self.size, **({"lfs": lfs} if self.lfs else {})}
-
-
-def is_lfs(path: str, size: int) -> bool:
-    """Tell whether the Hub would keep a file out of git."""
-    return size > 0 and (size > LFS_SIZE or path.endswith(LFS_SUFFIXES))
 
 
 @dataclass
@@ -196,24 +37,9 @@ class RequestRecord:
     target: str  # "org/name/path/of/file" where the request is about a file, else the URL path
     range: str | None  # Range header
     authorized: bool  # whether an Authorization header came with it
+    client: str  # address and port: one for each connection
     status: int = 0  # 0 while (or if ever) unanswered
     bytes_sent: int = 0  # of the body
-
-
-def parse_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Return the half-open span that a Range header asks for, or None to serve the whole body.
-
-    As S3 does, anything but one range of bytes is ignored. An empty span cannot be satisfied: 416.
-    """
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", (header or "").replace(" ", ""))
-    if match is None or match.groups() == ("", ""):
-        return None
-    first, last = match.groups()
-    if not first:
-        return max(size - int(last), 0), size
-    if last and int(last) < int(first):
-        return None
-    return int(first), min(int(last) + 1, size) if last else size
 
 
 class HubError(Exception):
@@ -287,6 +113,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True  # headers and body are written apart: spare clients the delayed ACK
     server: Listener
+    connected = False  # whether this connection has had a request
 
     def route(self) -> None:
         """Answer the request."""
@@ -302,23 +129,19 @@ class Handler(BaseHTTPRequestHandler):
         self.url = urlsplit(self.path)
         self.query = dict(parse_qsl(self.url.query))
         target, span = "/".join(self.file() or [self.url.path]), self.headers.get("Range")
-        authorized = "Authorization" in self.headers
-        self.record = RequestRecord(self.command, self.host, self.path, target, span, authorized)
+        authorized, client = "Authorization" in self.headers, "{}:{}".format(*self.client_address)
+        self.record = RequestRecord(self.command, self.host, self.path, target, span, authorized, client)
         with self.hub.lock:
             self.hub.records.append(self.record)
         self.body = b""
         try:
             self.read_body()
-            if self.take("drop"):
-                raise ConnectionAbortedError("fault: drop")
-            if fault := self.take("status"):
-                retry = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
-                raise HubError(fault.status, "fault: status", **retry)
+            self.fail()
             if (file := self.file()) and (fault := self.take("commit")):
                 self.hub.add_file(*file, fault.content)
             self.route()
         except HubError as error:
-            self.send_json({"error": str(error)}, error.status, error.headers)
+            self.send_error_body(error)
         except ConnectionError:
             self.close_connection = True
             hang_up(self.connection)
@@ -327,6 +150,39 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             if not self.record.status:
                 self.send_json({"error": repr(error)}, 500)
+
+    def fail(self) -> None:
+        """Answer otherwise, or not at all, as the faults say."""
+        self.hub.wait(self.hub.latency if self.connected else 2 * self.hub.latency)
+        self.connected = True
+        if self.take("drop"):
+            raise ConnectionAbortedError("fault: drop")
+        if self.take("hang"):
+            self.hub.closing.wait()
+            raise ConnectionAbortedError("fault: hang")
+        if fault := self.take("redirect"):
+            raise HubError(fault.status, "fault: redirect", Location=self.hub.twin_endpoint + self.path)
+        if self.take("page"):
+            raise HubError(200, "<!doctype html><title>Sign in</title>")
+        if fault := self.take("status"):
+            headers = {} if fault.retry_after is None else {"Retry-After": str(fault.retry_after)}
+            if fault.ratelimit is not None:
+                headers["RateLimit"] = f'"resolvers";r=0;t={fault.ratelimit}'
+                headers["RateLimit-Policy"] = '"fixed window";"resolvers";q=3000;w=300'
+            raise HubError(fault.status, "fault: status", **headers)
+
+    def send_error_body(self, error: HubError) -> None:
+        """The reply that an error is: JSON of the Hub, XML of the CDN."""
+        if error.status == 200:
+            self.send_bytes(200, str(error).encode(), {"Content-Type": "text/html; charset=utf-8"})
+        elif self.host == "cdn":
+            xml = f"<Error><Code>AccessDenied</Code><Message>{error}</Message></Error>"
+            xml = f'<?xml version="1.0" encoding="UTF-8"?>{xml}'
+            self.send_bytes(error.status, xml.encode(), {**error.headers, "Content-Type": "application/xml"})
+        elif "Location" in error.headers:  # a plain one, without anything of the Hub's
+            self.send_bytes(error.status, b"", {"Location": error.headers["Location"]})
+        else:
+            self.send_json({"error": str(error)}, error.status, error.headers)
 
     do_GET = do_HEAD = do_POST = do_PUT = respond
 
@@ -365,6 +221,13 @@ class Handler(BaseHTTPRequestHandler):
     def begin(self, status: int, headers: Mapping[str, Any]) -> None:
         """Send the status and headers."""
         self.record.status = status
+        headers = dict(headers)
+        if self.take("no_commit", lambda fault: "X-Repo-Commit" in headers):
+            del headers["X-Repo-Commit"]
+        if self.take("no_etag", lambda fault: "ETag" in headers):
+            headers = {name: value for name, value in headers.items() if name not in ("ETag", "X-Linked-Etag")}
+        if self.take("weak_etag", lambda fault: "ETag" in headers):
+            headers["ETag"] = f"W/{headers['ETag']}"
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, str(value))
@@ -373,6 +236,7 @@ class Handler(BaseHTTPRequestHandler):
     def write(self, data: bytes) -> None:
         """Send a piece of the body. It is counted first: when the client has it all, so does the record."""
         self.record.bytes_sent += len(data)
+        self.hub.pace(len(data))
         try:
             self.wfile.write(data)
         except ConnectionError:
@@ -401,21 +265,32 @@ class Handler(BaseHTTPRequestHandler):
         if self.headers.get("If-Match", "*") != "*" and etag not in re.split(r"\s*,\s*", self.headers["If-Match"]):
             raise HubError(412, "At least one of the pre-conditions you specified did not hold", "PreconditionFailed")
         span = parse_range(self.headers.get("Range"), size)
-        if span and (self.headers.get("If-Range", etag) != etag or self.take("ignore_range")):
+        guard = self.headers.get("If-Range")
+        if span and ((guard or etag) != etag or self.take("ignore_range")):
             span = None
-        start, stop = span or (0, size)
+        if span and guard and self.take("if_range"):
+            span = None
         headers = {"Content-Type": "binary/octet-stream", "Accept-Ranges": "bytes", "ETag": etag, **(headers or {})}
+        if self.command == "GET" and self.take("gzip"):
+            return self.send_compressed(blob, headers)
+        start, stop = span or (0, size)
         if span and start >= stop:
             raise HubError(416, "The requested range is not satisfiable", **{"Content-Range": f"bytes */{size}"})
+        short = self.take("short", lambda fault: span is not None and fault.at < stop - start)
+        stop = start + short.at if short else stop
         if span:
             headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        if span and (long := self.take("long")):
+            return self.send_long(blob, start, stop, long, headers)
         get = self.command == "GET"
         flip = self.take("flip", lambda fault: get and start <= fault.at < stop)
         cut = self.take("cut", lambda fault: get and fault.at < stop - start)
         slow = self.take("slow", lambda fault: get)
         self.begin(206 if span else 200, {**headers, "Content-Length": stop - start})
         offset = start
-        for chunk in blob.chunks(start, start + cut.at if cut else stop, slow.chunk if slow else CHUNK) if get else ():
+        for chunk in (
+            blob.chunks(start, start + cut.at if cut else stop, slow.chunk if slow else self.hub.chunk) if get else ()
+        ):
             if slow and self.hub.closing.wait(slow.delay):
                 raise ConnectionAbortedError("the server is closing")
             if flip and offset <= flip.at < offset + len(chunk):
@@ -429,3 +304,27 @@ class Handler(BaseHTTPRequestHandler):
             self.connection.close()
         if cut:
             raise ConnectionAbortedError("fault: cut")
+
+    def send_compressed(self, blob: Blob, headers: Mapping[str, Any]) -> None:
+        """The whole file as nginx compresses it: ranges are off, the length unknown, the ETag weak."""
+        kept = {name: value for name, value in headers.items() if name != "Accept-Ranges"}
+        kept |= {"Content-Encoding": "gzip", "Transfer-Encoding": "chunked", "ETag": f"W/{headers['ETag']}"}
+        self.begin(200, kept)
+        self.write_chunks([gzip.compress(b"".join(blob.chunks(0, blob.size)), 1)])
+
+    def send_long(self, blob: Blob, start: int, stop: int, long: Fault, headers: Mapping[str, Any]) -> None:
+        """A range with more behind it than was asked for."""
+        if long.extra >= 0:
+            self.begin(206, {**headers, "Content-Length": stop - start + long.extra})
+            for chunk in itertools.chain(blob.chunks(start, stop), itertools.repeat(b"x" * 2**16, long.extra >> 16)):
+                self.write(chunk)
+            self.close_connection = True
+        else:
+            self.begin(206, {**headers, "Transfer-Encoding": "chunked"})
+            self.write_chunks(itertools.chain(blob.chunks(start, stop), itertools.repeat(b"x" * 2**16)))
+
+    def write_chunks(self, chunks: Iterable[bytes]) -> None:
+        """A body in HTTP's chunks."""
+        for chunk in chunks:
+            self.write(b"%x\r\n%b\r\n" % (len(chunk), chunk))
+        self.write(b"0\r\n\r\n")

@@ -14,7 +14,6 @@ and serves small files itself. Xet is never advertised, so clients fall back to 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 import re
@@ -22,95 +21,18 @@ import secrets
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
 from urllib.parse import parse_qs, quote, unquote, urlencode
 
-from tests.weights.hub.hub_faults import LFS_SUFFIXES, Blob, Faults, Handler, HubError, Listener, RequestRecord, is_lfs
+from tests.weights.hub.blobs import CHUNK, LFS_SUFFIXES, Blob, is_lfs
+from tests.weights.hub.faults import Faults
+from tests.weights.hub.hub_faults import Handler, HubError, Listener, RequestRecord
+from tests.weights.hub.repos import Repo
 
 Content = Union[bytes, str, Path]  # in memory, or the path of a file on disk
 NO_XET = "this server has no Xet storage: set HF_HUB_DISABLE_XET=1 before huggingface_hub is imported"
-
-
-@dataclass(frozen=True)
-class Commit:
-    """A snapshot of a repository."""
-
-    files: Mapping[str, Blob]
-    parent: Commit | None
-    title: str
-    key: str  # tells commits apart that are the same otherwise
-    date: str = "2024-01-01T00:00:00.000Z"
-
-    @cached_property
-    def sha(self) -> str:
-        """Id of the commit, the same in each run."""
-        content = [(path, blob.oid) for path, blob in sorted(self.files.items())]
-        parent = self.parent.sha if self.parent else None
-        return hashlib.sha1(repr((parent, self.key, self.title, content)).encode()).hexdigest()
-
-    def history(self) -> Iterator[Commit]:
-        """Yield this commit and its ancestors."""
-        commit: Commit | None = self
-        while commit is not None:
-            yield commit
-            commit = commit.parent
-
-    def last(self, path: str) -> dict[str, str]:
-        """Tell of the commit that last changed `path`, in the form of listings."""
-        for commit in self.history():
-            if commit.parent is None or commit.parent.files.get(path) is not self.files.get(path):
-                break
-        return {"id": commit.sha, "title": commit.title, "date": commit.date}
-
-    def entry(self, path: str, expand: bool) -> dict[str, Any] | None:
-        """Return the listing's entry of a file or folder, or None."""
-        extra = {"lastCommit": self.last(path), "securityFileStatus": None} if expand else {}
-        if path in self.files:
-            return {"type": "file", "path": path, **self.files[path].info(), **extra}
-        if not any(name.startswith(f"{path}/") for name in self.files):
-            return None
-        oid = hashlib.sha1(f"{self.sha}/{path}".encode()).hexdigest()
-        return {"type": "directory", "path": path, "oid": oid, "size": 0, **extra}
-
-    def tree(self, folder: str, recursive: bool, expand: bool) -> list[dict[str, Any]]:
-        """List a folder ("" for the root)."""
-        prefix = f"{folder}/" if folder else ""
-        depth, paths = prefix.count("/") + 1, set[str]()
-        for parts in (name.split("/") for name in self.files if name.startswith(prefix)):
-            depths = range(depth, len(parts) + 1) if recursive else (depth,)
-            paths.update("/".join(parts[:depth]) for depth in depths)
-        return [entry for path in sorted(paths) if (entry := self.entry(path, expand))]
-
-
-@dataclass
-class Repo:
-    """A repository: its commits and the refs to them."""
-
-    id: str
-    gated: bool
-    private: bool
-    refs: dict[str, Commit] = field(default_factory=dict)
-    commits: dict[str, Commit] = field(default_factory=dict)
-
-    def at(self, revision: str) -> Commit:
-        """Find a commit by branch or full sha."""
-        commit = self.refs.get(revision) or self.commits.get(revision)
-        if commit is None:
-            raise HubError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return commit
-
-    def commit(self, changes: Mapping[str, Blob | None], title: str, branch: str = "main") -> Commit:
-        """Add files, or delete those given as None, in one commit."""
-        parent = self.refs.get(branch)
-        files = {**(parent.files if parent else {}), **changes}
-        kept = {path: blob for path, blob in files.items() if blob is not None}
-        commit = Commit(kept, parent, title, f"{self.id}#{len(self.commits)}")
-        self.commits[commit.sha] = self.refs[branch] = commit
-        return commit
 
 
 @dataclass
@@ -132,8 +54,22 @@ class HubServer:
 
     TOKEN, STRANGER_TOKEN, USER = "hf_owner", "hf_stranger", "tester"
 
-    def __init__(self, *, link_lifetime: float = 3600.0, resolve_cache: bool = False) -> None:
-        """`resolve_cache`: redirect small files to a relative Location first, as the Hub does since 2025."""
+    def __init__(
+        self,
+        *,
+        link_lifetime: float = 3600.0,
+        resolve_cache: bool = False,
+        latency: float = 0.0,
+        bits_per_second: float | None = None,
+    ) -> None:
+        """`resolve_cache`: redirect small files to a relative Location first, as the Hub does since 2025.
+
+        `latency`: seconds before each reply, a round trip of a distant server; and as long again before the first on
+        a connection. `bits_per_second`: of all bodies together.
+        """
+        self.latency, self.bits_per_second = latency, bits_per_second
+        self.chunk = 1 << 16 if bits_per_second else CHUNK  # small ones, so that replies share the line
+        self._line_free = 0.0  # when the last byte that was paced is through
         self.link_lifetime, self.resolve_cache = link_lifetime, resolve_cache
         self.users = {self.TOKEN: self.USER, self.STRANGER_TOKEN: "stranger"}
         self.repos: dict[str, Repo] = {}
@@ -149,10 +85,15 @@ class HubServer:
     def __enter__(self) -> HubServer:
         self._folder = tempfile.TemporaryDirectory(prefix="hub-server-")
         self.uploads = Path(self._folder.name)
-        self._listeners = [Listener(self, "hub", HubHandler), Listener(self, "cdn", CdnHandler)]
+        self._listeners = [
+            Listener(self, "hub", HubHandler),
+            Listener(self, "cdn", CdnHandler),
+            Listener(self, "twin", HubHandler),
+        ]
         ports = [listener.start() for listener in self._listeners]
         # another name for the CDN, not just another port: huggingface_hub 2.0 tells the Hub by host name
         self.endpoint, self.cdn_endpoint = f"http://127.0.0.1:{ports[0]}", f"http://localhost:{ports[1]}"
+        self.twin_endpoint = f"http://localhost:{ports[2]}"  # the same Hub at another origin, for "redirect"
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -208,6 +149,19 @@ class HubServer:
         """Forget the requests so far. Faults stay: see ``faults.clear()``."""
         with self.lock:
             self.records.clear()
+
+    def wait(self, seconds: float) -> None:
+        """Wait, but not beyond the server's end."""
+        if seconds > 0 and self.closing.wait(seconds):
+            raise ConnectionAbortedError("the server is closing")
+
+    def pace(self, size: int) -> None:
+        """Wait until the line of `bits_per_second` has room for `size` bytes, in turn with all other replies."""
+        if self.bits_per_second:
+            with self.lock:
+                begin = max(self._line_free, time.monotonic())
+                self._line_free = begin + 8 * size / self.bits_per_second
+            self.wait(self._line_free - time.monotonic())
 
     def expire_links(self) -> None:
         """Let all signed URLs given out so far expire."""
@@ -435,9 +389,8 @@ class CdnHandler(Handler):
         if link and self.take("expire"):
             link.expires = 0.0
         if link is None or link.expires < time.time():
-            xml = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-            self.send_bytes(403, xml, {"Content-Type": "application/xml"})
-        elif self.command == "PUT" and link.oid:
+            raise HubError(403, "Request has expired")
+        if self.command == "PUT" and link.oid:
             blob = Blob.of(self.upload, lfs=True)
             if blob.sha256 != link.oid:
                 raise HubError(400, "the content does not match its sha256")

@@ -12,13 +12,16 @@ from pathlib import Path
 import pytest
 
 import midway_zoo as mz
+from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import Parts
+from tests.weights.hub.conftest import configure_client
 from tests.weights.hub.hub_server import HubServer
 from tests.weights.released_files import assert_same_state
 
+CLIENT_ERRORS = (400, 401, 403, 410)
 REPO, FILE, NAME = "lab/weights", "tiny.pth", "midway_nano.tiny"
 
 
@@ -57,24 +60,49 @@ def offset_of_a_weight(path: Path) -> int:
         {"kind": "status", "status": 500, "times": 3},
         {"kind": "status", "status": 503, "times": 3, "host": "cdn"},
         {"kind": "status", "status": 429, "retry_after": 0, "times": 3},
-        {"kind": "expire", "times": 2},
+        {"kind": "status", "status": 429, "ratelimit": 0, "times": 2},
+        {"kind": "expire", "times": 1},
         {"kind": "expire", "times": 1, "after": 2},
+        *(
+            {"kind": "status", "status": status, "times": 1, "after": 1, "host": "cdn"}
+            for status in (400, 401, 403, 410)
+        ),
+        {"kind": "cut", "at": 10_000, "times": 12, "host": "cdn"},
+        {"kind": "cut", "at": 10_000, "times": 12, "host": "cdn", "reset": True},
+        {"kind": "short", "at": 30_000, "times": 9},
+        {"kind": "if_range", "times": None},
+        {"kind": "weak_etag", "times": None},
+        {"kind": "weak_etag", "times": 2, "host": "cdn", "after": 1},
+        {"kind": "no_etag", "times": None, "host": "cdn"},
+        {"kind": "no_etag", "times": 1, "host": "cdn", "after": 1},
+        {"kind": "long", "extra": 2**22, "times": None},
+        {"kind": "long", "extra": -1, "times": None},
+        {"kind": "no_commit", "times": None},
+        {"kind": "status", "status": 405, "method": "HEAD", "times": None},
+        *({"kind": "redirect", "status": status, "host": "hub", "times": None} for status in (301, 302, 307, 308)),
     ],
     ids=lambda fault: "-".join(map(str, fault.values())),
 )
 def test_passing_faults_cost_time_only(published: HubServer, tiny: Path, fault: dict) -> None:
-    injected = published.faults.add(fault.pop("kind"), **fault)
-    right_weights(tiny)
+    injected = published.faults.add(**fault)
+    right_weights(tiny, token=published.TOKEN)
     assert injected.hits >= 1
+    assert not any(request.authorized for request in published.requests if request.host != "hub")
+    assert all(request.range for request in published.requests if request.host == "cdn")
 
 
-def test_retry_after_is_honoured(published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waits_that_are_asked_for(
+    published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     waits: list[float] = []
-    monkeypatch.setattr("midway_zoo.weights.remote.time.sleep", waits.append)
+    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: waits.append(seconds))
     published.faults.add("status", status=429, retry_after=7, host="cdn")
     published.faults.add("status", status=429, retry_after=3, host="hub")
+    published.faults.add("status", status=429, ratelimit=211, host="hub")
+    published.faults.add("status", status=429, ratelimit=3000, host="hub")
     right_weights(tiny)
-    assert waits == [3.0, 7.0]
+    assert waits == [3.0, 211.0, 300.0, 7.0]
+    assert "a token (HF_TOKEN, or token=) raises the limit; trying again in 211.0 s" in caplog.text
 
 
 def test_a_new_commit_in_between_does_not_matter(published: HubServer, tiny: Path, other: Path) -> None:
@@ -83,13 +111,37 @@ def test_a_new_commit_in_between_does_not_matter(published: HubServer, tiny: Pat
     right_weights(tiny)
 
 
-@pytest.mark.parametrize("after", [0, 3])
+WITHOUT_RANGES = [
+    {"kind": "ignore_range", "times": None},
+    {"kind": "ignore_range", "times": None, "after": 3},
+    {"kind": "gzip", "times": 2, "host": "cdn"},
+    {"kind": "status", "status": 403, "times": 2, "host": "cdn"},
+]
+
+
+@pytest.mark.parametrize("fault", WITHOUT_RANGES, ids=lambda fault: "-".join(map(str, fault.values())))
 def test_refused_ranges_download_the_whole_file(
-    published: HubServer, tiny: Path, caplog: pytest.LogCaptureFixture, after: int
+    published: HubServer, tiny: Path, caplog: pytest.LogCaptureFixture, fault: dict, tmp_path: Path
 ) -> None:
-    published.faults.add("ignore_range", times=None, after=after)
-    right_weights(tiny)
-    assert "refuses range requests; downloading all" in caplog.text
+    """In the cache that was named, told in one line, and gone when the weights are cut out of it."""
+    published.faults.add(**fault)
+    right_weights(tiny, cache_dir=tmp_path / "mine")
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"refuses range requests; downloading all {tiny.stat().st_size / 1e6:.1f} MB" in line
+    assert ("AccessDenied" in line) == (fault["kind"] == "status")
+    assert "Signature" not in line
+    assert [path for path in (tmp_path / "mine").glob("models--*/**/*") if path.is_file()] == []
+
+
+def test_the_whole_file_is_kept_on_demand(published: HubServer, tiny: Path, tmp_path: Path) -> None:
+    published.faults.add("ignore_range", times=None)
+    arguments = ["download", NAME, "--cache-dir", str(tmp_path / "mine")]
+    assert main([*arguments, "--part", "encoder", "--keep-file"]) == 0
+    (kept,) = (tmp_path / "mine").glob("models--*/snapshots/*/*.pth")
+    assert kept.read_bytes() == tiny.read_bytes()
+    assert main(arguments) == 0  # what was there before is left there, and used
+    assert len([request for request in published.requests if request.host == "cdn" and not request.range]) == 1
+    assert kept.is_file()
 
 
 def test_a_damaged_whole_file_is_removed(published: HubServer, tiny: Path) -> None:
@@ -110,7 +162,10 @@ def test_a_damaged_whole_file_is_removed(published: HubServer, tiny: Path) -> No
         ({"kind": "cut", "at": 0, "times": None, "host": "cdn"}, "cannot be reached"),
         ({"kind": "status", "status": 500, "times": None}, "cannot be reached"),
         ({"kind": "status", "status": 404, "times": None}, "refused|no such"),
-        ({"kind": "expire", "times": None}, "cannot be reached"),
+        ({"kind": "expire", "times": None}, "HTTP 403: .*Request has expired|403"),
+        ({"kind": "status", "status": 429, "ratelimit": 0, "times": None}, "HTTP 429.*HF_TOKEN"),
+        ({"kind": "page", "times": None}, r"HF_ENDPOINT=http://127.0.0.1:\d+ does not answer as a Hub: .* web page"),
+        ({"kind": "drop", "times": None}, r"http://127.0.0.1:\d+/lab/weights at main .* cannot be reached"),
     ],
     ids=lambda value: value["kind"] + str(value.get("status", "")) if isinstance(value, dict) else "",
 )
@@ -150,6 +205,89 @@ def test_what_is_not_there(published: HubServer) -> None:
             mz.create_model("midway_nano.none", pretrained=True)
 
 
+def test_a_mirror_without_commits_is_filed_by_etag(
+    published: HubServer, tiny: Path, other: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is filed under the branch's name: what moves there is seen, what was there is found without network."""
+    published.faults.add("no_commit", times=None)
+    right_weights(tiny)
+    assert sorted(path.name[:9] for path in (hub_weights.cache_root() / "lab--weights").glob("[!r]*")) == [
+        f"etag-{published.repos[REPO].at('main').files[FILE].sha256}"[:9]
+    ]
+    published.add_file(REPO, FILE, other, lfs=True)
+    right_weights(other)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    right_weights(other)
+
+
+def test_an_answer_without_commit_and_etag_is_refused(published: HubServer) -> None:
+    published.faults.add("no_commit", times=None)
+    published.faults.add("no_etag", times=None, host="hub")
+    with pytest.raises(WeightsUnavailableError, match=r"HF_ENDPOINT=http://127.* does not answer as a Hub: .* ETag"):
+        mz.create_model(NAME, pretrained=True)
+    assert leftovers() == []
+
+
+def test_a_longer_body_is_cut_off(published: HubServer, tiny: Path) -> None:
+    published.faults.add("long", times=None, extra=2**29)
+    right_weights(tiny)
+    assert published.bytes_sent("cdn") < 2**27  # what the sockets held of 512 MiB for each request
+
+
+def test_a_finished_part_is_kept_when_the_next_fails(published: HubServer, tiny: Path) -> None:
+    with open_archive(tiny) as archive:
+        ref = Parts(archive).tensors("motion_loss")["motion_tokens"]
+        at = archive.storage_entry(ref.storage).header_offset + 100
+    published.faults.add("flip", at=at, times=None)
+    with pytest.raises(CheckpointError, match="CRC-32"):
+        mz.create_model(NAME, pretrained=True)
+    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".teacher"]
+    assert leftovers() == []
+
+
+def test_no_network_is_told_at_once(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    environ = published.environ(os.environ["HF_HOME"]) | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    configure_client(environ, monkeypatch)
+    waits: list[float] = []
+    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: waits.append(seconds))
+    monkeypatch.setattr("midway_zoo.weights.transport.BACKOFF_SECONDS", 0.5)
+    with pytest.raises(WeightsUnavailableError, match=r"http://127.0.0.1:9/lab/weights .* cannot be reached"):
+        mz.create_model(NAME, pretrained=True)
+    assert sum(waits) < 2
+
+
+@pytest.mark.parametrize("host", ["hub", "cdn"])
+def test_a_server_that_never_answers(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, host: str
+) -> None:
+    """Given up after a time that all tries share, with a line for each; here all times are a twentieth."""
+    monkeypatch.setattr("midway_zoo.weights.transport.SILENCE_SECONDS", 0.95)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.5)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
+    published.faults.add("hang", times=None, host=host)
+    with pytest.raises(WeightsUnavailableError, match=r"cannot be reached .*Timeout.* \(given up after 2 tries"):
+        mz.create_model(NAME, pretrained=True)
+    assert len([record for record in caplog.records if "trying again" in record.getMessage()]) == 1
+    assert leftovers() == []
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 429, 500])
+def test_what_is_cached_is_used_whatever_the_hub_says(
+    published: HubServer, tiny: Path, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    right_weights(tiny)
+    published.faults.add("status", status=status, times=None)
+    right_weights(tiny)
+    assert "using the cached parts" in caplog.text
+
+
+def test_a_full_disk_of_the_whole_file(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    published.faults.add("ignore_range", times=None)
+    monkeypatch.setattr(hub_weights, "hf_hub_download", _full)
+    with pytest.raises(WeightsUnavailableError, match=r"the disk is full.*cache_dir="):
+        mz.create_model(NAME, pretrained=True)
+
+
 def _full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -185,6 +323,18 @@ def test_a_file_in_place_of_the_cache(published: HubServer, tmp_path: Path) -> N
     (tmp_path / "file").write_text("x")
     with pytest.raises(WeightsUnavailableError, match="cache_dir="):
         mz.create_model(NAME, pretrained=True, cache_dir=tmp_path / "file")
+
+
+def test_a_read_only_cache_needs_no_writing(
+    published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Neither lock nor note is written when nothing is missing."""
+    right_weights(tiny, cache_dir=tmp_path / "mine")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")}
+    with monkeypatch.context() as patch:
+        patch.setattr(hub_weights, "FileLock", _full)
+        right_weights(tiny, cache_dir=tmp_path / "mine")
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "mine").rglob("*")} == before
 
 
 SCRIPT = f"""
@@ -226,3 +376,15 @@ def test_kill_during_download(published: HubServer, tiny: Path, process) -> None
     (place.parent / f".{FILE}.teacher.safetensors.abc.part").write_bytes(b"half")  # as if killed while writing
     (place.parent / f"{FILE}.teacher.safetensors").write_bytes(b"half")
     right_weights(tiny)
+
+
+def test_interrupt_ends_soon(published: HubServer, process) -> None:
+    slow = published.faults.add("slow", times=None, delay=30, chunk=4096, after=3, host="cdn")
+    running = process()
+    deadline = time.monotonic() + 60
+    while not slow.hits and time.monotonic() < deadline:
+        time.sleep(0.05)
+    running.send_signal(signal.SIGINT)
+    _, errors = running.communicate(timeout=20)  # a try of the client takes 10 s, what is sent takes minutes
+    assert b"KeyboardInterrupt" in errors
+    assert leftovers() == []

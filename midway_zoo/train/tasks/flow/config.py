@@ -3,10 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from midway_zoo.checks import field_range
 from midway_zoo.config import MidwayConfig, architecture_config, override
 from midway_zoo.errors import ConfigError
 from midway_zoo.train import alignment
-from midway_zoo.train.config import RunConfig, check_optimizer, check_run
+from midway_zoo.train.config import RunConfig
 from midway_zoo.train.data.flow_datasets import check_part
 from midway_zoo.train.data.flow_pairs import FlowDataConfig, check_flow_data
 from midway_zoo.train.tasks.flow import head_start
@@ -23,9 +24,9 @@ class FlowNetworkConfig:
     """Architecture: midway_vits, midway_vitb or midway_nano."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of MidwayConfig that differ from it, as they were in pretraining."""
-    dynamics_init: str = "released"
+    dynamics_init: str = field_range("released", choices=alignment.INITS)
     """Of dynamics that start fresh (initial=encoder or random); see pretraining's network.dynamics_init."""
-    head_init: str = "plain"
+    head_init: str = field_range("plain", choices=head_start.INITS)
     """Of a flow head that starts fresh. whitened: its first layers even out what the tokens of the first 256 pairs vary
     in, without which a small head at a high learning rate stays at zero flow."""
     flow_head: list[int] | None = None
@@ -37,12 +38,12 @@ class FlowNetworkConfig:
 class FlowOptimConfig:
     """AdamW; the learning rate rises, then falls to zero in half a cosine. Gradients are not clipped."""
 
-    lr: float = 2e-5
+    lr: float = field_range(2e-5, above=0)
     """Highest learning rate, whatever the batch size."""
-    warmup_epochs: float = 1.0
-    weight_decay: float = 0.05
+    warmup_epochs: float = field_range(1.0, at_least=0)
+    weight_decay: float = field_range(0.05, at_least=0)
     """Not of biases and other tensors of one dimension."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    betas: list[float] = field_range(default_factory=lambda: [0.9, 0.95], at_least=0, below=1, length=2)
 
 
 @dataclass
@@ -52,13 +53,13 @@ class FlowValidationConfig:
     parts: list[str] = field(default_factory=lambda: ["sintel_clean_subval", "sintel_final_subval"])
     """Parts of data sets, looked for where ``data.root`` and ``data.roots`` say; left out, with a warning, if they
     are not there."""
-    overlap: float = 0.7
+    overlap: float = field_range(0.7, at_least=0, below=1)
     """Of the tiles that images larger than the crop are cut into."""
-    limit: int | None = None
+    limit: int | None = field_range(None, above=0)
     """Pairs of each part, evenly spaced; null takes all."""
-    scenes: int = 64
+    scenes: int = field_range(64, at_least=0)
     """With data.source=scenes, instead of the parts: this many generated pairs that are never trained on."""
-    batch_size: int = 8
+    batch_size: int = field_range(8, at_least=1)
     """Pairs, or tiles, at once."""
 
 
@@ -66,13 +67,13 @@ class FlowValidationConfig:
 class FlowConfig(RunConfig):
     """Everything of a flow fine-tuning run."""
 
-    task: str = "flow"
-    epochs: float = 240.0
-    batch_size: int = 8
-    precision: str = "no"
+    task: str = field_range("flow", choices=("flow",))
+    epochs: float = field_range(240.0, above=0)
+    batch_size: int = field_range(8, at_least=1)
+    precision: str = field_range("no", choices=("no", "bf16", "fp16"))
     tf32: bool = True
     """On GPUs, multiply float32 matrices in TensorFloat-32: faster, with ten bits of mantissa."""
-    initial: str = "full"
+    initial: str = field_range("full", choices=INITIAL)
     """What is taken from init_from: full: encoder and dynamics (and the flow head where there is one of these widths);
     encoder: the encoder alone, the dynamics start fresh; random: nothing, without init_from."""
     frozen: bool = False
@@ -88,56 +89,28 @@ class FlowConfig(RunConfig):
         own = {"paired": False, "flow_head": head, "flow_size": list(self.data.crop)}
         return override(architecture_config(self.network.name), self.network.overrides | own)
 
-
-def check_flow(config: FlowConfig) -> None:
-    """Raise :class:`ConfigError` for a combination that cannot be trained."""
-    check_run(config)
-    check_flow_data(config.data)
-    choices = {
-        "task": (config.task, ("flow",)),
-        "initial": (config.initial, INITIAL),
-        "network.dynamics_init": (config.network.dynamics_init, alignment.INITS),
-        "network.head_init": (config.network.head_init, head_start.INITS),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-    for key, remedy in _OWN_KEYS.items():
-        if key in config.network.overrides:
-            raise ConfigError(f"network.overrides.{key} is not for flow fine-tuning: {remedy}.")
-    if config.initial == "random" and config.init_from is not None:
-        raise ConfigError(f"initial=random takes nothing from init_from={config.init_from}; pass init_from=null.")
-    if config.initial != "random" and config.init_from is None:
-        raise ConfigError(
-            f"initial={config.initial} needs init_from=NAME|PATH, such as init_from=midway_vits.bdd100k; "
-            "initial=random starts from nothing."
-        )
-    optim = config.optim
-    check_optimizer(optim.betas)
-    if optim.lr <= 0 or optim.weight_decay < 0 or optim.warmup_epochs < 0:
-        raise ConfigError(
-            f"optim.lr={optim.lr} must be positive, optim.weight_decay={optim.weight_decay} and "
-            f"optim.warmup_epochs={optim.warmup_epochs} must not be negative."
-        )
-    _check_validation(config.validation)
-    patch = config.network.overrides.get("patch_size", architecture_config(config.network.name).patch_size)
-    if any(side % patch for side in config.data.crop):
-        raise ConfigError(f"data.crop={config.data.crop} must hold multiples of the patch, {patch}.")
-    scenes = config.data.scenes
-    if config.data.source == "scenes" and (scenes.height < config.data.crop[0] or scenes.width < config.data.crop[1]):
-        raise ConfigError(
-            f"data.scenes of {scenes.height} x {scenes.width} pixels are smaller than data.crop={config.data.crop}."
-        )
-    config.midway_config()
-
-
-def _check_validation(config: FlowValidationConfig) -> None:
-    for name in config.parts:
-        check_part(name)
-    if not 0 <= config.overlap < 1:
-        raise ConfigError(f"validation.overlap={config.overlap} must lie in [0, 1).")
-    if config.batch_size < 1 or config.scenes < 0 or (config.limit is not None and config.limit < 1):
-        raise ConfigError(
-            f"validation: batch_size={config.batch_size} and limit={config.limit} must be positive, "
-            f"scenes={config.scenes} must not be negative."
-        )
+    def check(self) -> None:
+        super().check()
+        check_flow_data(self.data)
+        for name in self.validation.parts:
+            check_part(name)
+        for key, remedy in _OWN_KEYS.items():
+            if key in self.network.overrides:
+                raise ConfigError(f"network.overrides.{key} is not for flow fine-tuning: {remedy}.")
+        if self.initial == "random" and self.init_from is not None:
+            raise ConfigError(f"initial=random takes nothing from init_from={self.init_from}; pass init_from=null.")
+        if self.initial != "random" and self.init_from is None:
+            raise ConfigError(
+                f"initial={self.initial} needs init_from=NAME|PATH, such as init_from=midway_vits.bdd100k; "
+                "initial=random starts from nothing."
+            )
+        crop = self.data.crop
+        patch = self.network.overrides.get("patch_size", architecture_config(self.network.name).patch_size)
+        if any(side % patch for side in crop):
+            raise ConfigError(f"data.crop={crop} must hold multiples of the patch, {patch}.")
+        scenes = self.data.scenes
+        if self.data.source == "scenes" and (scenes.height < crop[0] or scenes.width < crop[1]):
+            raise ConfigError(
+                f"data.scenes of {scenes.height} x {scenes.width} pixels are smaller than data.crop={crop}."
+            )
+        self.midway_config()

@@ -1,15 +1,28 @@
-"""How good the flow of a network is on the published data sets."""
+"""How good the flow of a network is on the published data sets: figures, and files for the servers that have them."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from midway_zoo.flow import FlowMetrics
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+import midway_zoo
+from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.files import check_output
+from midway_zoo.flow import FlowMetrics, write_flow
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.data.flow_datasets import DATASETS, dataset_key, list_part
-from midway_zoo.train.data.flow_files import FlowFiles
-from midway_zoo.train.tasks.flow.predictions import Entries, predictions
+from midway_zoo.train.data.flow_augment import FlowSample
+from midway_zoo.train.data.flow_datasets import DATASETS, FORMS, dataset_key, list_part
+from midway_zoo.train.data.flow_files import FlowEntry, FlowFiles
+from midway_zoo.train.data.flow_pairs import read_sample
+
+METHODS = ("auto", "head", "perturbation", "zero")
+"""Those of :func:`midway_zoo.predict_flow`, and "zero", which says that nothing moves: the error of knowing nothing."""
+_KITTI_LIMIT = 511.984375  # (2^16 - 1 - 2^15) / 64, the largest component that the format holds
 
 _COLUMNS = {
     "epe": "EPE",
@@ -26,6 +39,14 @@ _COLUMNS = {
 }
 
 
+class Entries(Protocol):
+    """A sequence of pairs: :class:`FlowFiles`, or a list."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> FlowEntry: ...
+
+
 def evaluation_files(
     dataset: str, root: str | Path, *, split: str | None = None, passes: Sequence[str] = ("clean", "final")
 ) -> dict[str, FlowFiles]:
@@ -37,7 +58,7 @@ def evaluation_files(
         root: its folder, or the folder that holds it under its usual name.
         split: which pairs; by default those that fine-tuning does not see: Sintel's "subval", "test" of FlyingThings,
             "val" of FlyingChairs; elsewhere "train", whose flow is published. A split without flow is for
-            :func:`~midway_zoo.train.tasks.flow.submission.write_submission`.
+            :func:`write_submission`.
         passes: of Sintel and FlyingThings.
 
     Raises:
@@ -71,7 +92,7 @@ def evaluate_flow(
         network: with a flow head for "head"; any for "perturbation" (zero-shot, section 4.4).
         entries: pairs with flow.
         title: what to call them.
-        method: one of :data:`~midway_zoo.train.tasks.flow.predictions.METHODS`.
+        method: one of :data:`METHODS`.
         tile: for the head, as in :func:`midway_zoo.predict_flow`.
         overlap: of tiles; the protocol takes 0.7 for validation and 0.9 for test.
         batch_size: pairs, or tiles, at once.
@@ -145,3 +166,126 @@ def _cell(name: str, value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:.2f}" if "%" in _COLUMNS[name] else f"{value:.3f}"
+
+
+def write_submission(
+    network: MidwayNetwork,
+    entries: Entries,
+    folder: str | Path,
+    *,
+    form: str,
+    method: str = "auto",
+    tile: int | tuple[int, int] | None = None,
+    overlap: float = 0.9,
+    batch_size: int = 4,
+    num_workers: int = 0,
+    overwrite: bool = False,
+    **options: Any,
+) -> list[Path]:
+    """Predict a test set and write the files that its server takes.
+
+    Args:
+        network: as for :func:`evaluate_flow`, as are the arguments that are not named here.
+        entries: of Sintel's or KITTI's split "test".
+        folder: where to; made if it does not exist.
+        form: "sintel" writes ``clean/<sequence>/frame_0001.flo`` (and ``final/...``), for the authors' bundler; "kitti"
+            ``flow/000000_10.png``, every pixel valid, values cut at the 512 pixels that the format holds.
+        overwrite: replace files that are there.
+
+    Returns:
+        The files, in the order of the pairs.
+
+    Raises:
+        ConfigError: for another form.
+        OutputExistsError: if a file exists and ``overwrite`` is false, before anything is computed.
+        InputError, MissingFileError: as :func:`evaluate_flow`.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"form={form!r} must be {' or '.join(FORMS)}.")
+    folder = Path(folder)
+    paths = [folder / FORMS[form].format(entries[index].name) for index in range(len(entries))]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        check_output(path, overwrite=overwrite)
+    settings = {**options} if method == "zero" else {**options, "tile": tile, "overlap": overlap}
+    found = predictions(network, entries, method, batch_size, num_workers, form, settings, truth=False)
+    for index, _, flow, _ in found:
+        if not flow.isfinite().all():
+            raise InputError(f"the flow predicted for {entries[index].name} is not finite.")
+        if paths[index].suffix == ".png":
+            flow = flow.clamp(-_KITTI_LIMIT, _KITTI_LIMIT)
+        write_flow(paths[index], flow, overwrite=overwrite)
+    return paths
+
+
+def predictions(
+    network: MidwayNetwork,
+    entries: Entries,
+    method: str,
+    batch_size: int,
+    num_workers: int,
+    title: str,
+    options: Mapping[str, Any],
+    *,
+    truth: bool,
+) -> Iterator[tuple[int, FlowSample, Tensor, str]]:
+    """Position, pair, predicted flow (2, H, W) and the method that was used, for each pair in order.
+
+    Args:
+        network: what predicts.
+        entries: pairs.
+        method: one of :data:`METHODS`.
+        batch_size: pairs, or tiles, at once.
+        num_workers: processes that read files ahead; 0 reads in this one.
+        title: what the progress bar and messages call the pairs.
+        options: for :func:`midway_zoo.predict_flow`.
+        truth: read flow and occlusion too; a pair without flow is an error then.
+
+    Raises:
+        InputError: for arguments that cannot be used or files that cannot be read.
+        MissingFileError: if a file is gone.
+    """
+    if method not in METHODS:
+        raise InputError(f"method={method!r}: one of {', '.join(METHODS)} is expected.")
+    if len(entries) == 0:
+        raise InputError(f"{title or 'entries'}: there is no pair to evaluate.")
+    reader = _Reader(entries, truth=truth)
+    loader = DataLoader(reader, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
+    index = 0
+    with tqdm(total=len(entries), unit=" pairs", desc=title or None, leave=False, disable=None) as bar:
+        for samples in loader:
+            flows, used = _predict(network, samples, method, batch_size, options)
+            for sample, flow in zip(samples, flows, strict=True):
+                yield index, sample, flow, used
+                index += 1
+            bar.update(len(samples))
+
+
+def _predict(
+    network: MidwayNetwork, samples: Sequence[FlowSample], method: str, batch_size: int, options: Mapping[str, Any]
+) -> tuple[Iterable[Tensor], str]:
+    if method == "zero":
+        return [torch.zeros(2, *sample.source.shape[1:]) for sample in samples], method
+    sources, targets = [sample.source for sample in samples], [sample.target for sample in samples]
+    # Rows of a table share the overlap, which only a head reads.
+    tiled = method == "head" or (method == "auto" and network.flow_head is not None)
+    taken: dict[str, Any] = {name: value for name, value in options.items() if tiled or name != "overlap"}
+    found = midway_zoo.predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
+    return found.flow, found.method
+
+
+class _Reader(Dataset[FlowSample]):
+    """Pairs as they are on disk; ``truth``: with flow and, where there is one, the occlusion."""
+
+    def __init__(self, entries: Entries, *, truth: bool) -> None:
+        self.entries, self.truth = entries, truth
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, index: int) -> FlowSample:
+        entry = self.entries[index]
+        sample = read_sample(entry, occlusion=self.truth)
+        if self.truth and sample.flow is None:
+            raise InputError(f"{entry.name}: its flow is not published; write_submission makes files for the server.")
+        return sample

@@ -14,22 +14,17 @@ from torch import Tensor
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.batches import normaliser
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.alignment import align
+from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import latest_checkpoint
-from midway_zoo.train.data.failures import FailureCounter
 from midway_zoo.train.data.flow_pairs import FlowPairs, flow_pairs
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import collate
-from midway_zoo.train.data.sampling import StepBatches
-from midway_zoo.train.optim import parameter_groups
-from midway_zoo.train.schedules import cosine
+from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
+from midway_zoo.train.optim import cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
-from midway_zoo.train.tasks.flow.config import FlowConfig, check_flow
+from midway_zoo.train.tasks.flow.config import FlowConfig
 from midway_zoo.train.tasks.flow.head_start import PAIRS, whiten
-from midway_zoo.train.tasks.flow.model import FlowModel, initialise
-from midway_zoo.train.tasks.flow.objective import valid_pixels
-from midway_zoo.train.tasks.flow.pictures import draw_pictures
+from midway_zoo.train.tasks.flow.model import FlowModel, initialise, valid_pixels
 from midway_zoo.train.tasks.flow.validation import validation_of
+from midway_zoo.visualize import flow_to_image
 
 logger = logging.getLogger(__name__)
 
@@ -38,13 +33,14 @@ class FlowTask(Task[FlowConfig]):
     """Optical flow from the dynamics of a pretrained network (paper section 4.2, appendix B.4)."""
 
     name = "flow"
+    shown = ("epe",)
     best_by = "epe"
-    legacy: ClassVar = {"data.augment.resizing": "independent"}
+    assumed: ClassVar = {"data.augment.resizing": "independent"}
     model: FlowModel
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__(config)
-        check_flow(config)
+        config.check()
         torch.set_float32_matmul_precision("high" if config.tf32 else "highest")
         self.dataset = flow_pairs(config.data, config.seed)
         self.validation = validation_of(config)
@@ -54,8 +50,8 @@ class FlowTask(Task[FlowConfig]):
         self.failures = FailureCounter(config.data.max_failure_share)
         torch.manual_seed(config.seed)
         network = MidwayNetwork(config.midway_config())
-        if config.network.dynamics_init == "aligned":
-            align(network.require_dynamics())
+        network.require_dynamics()
+        initialise_dynamics(network, config.network.dynamics_init)
         self.model = FlowModel(network, frozen=config.frozen)
         if latest_checkpoint(Path(config.out)) is None:
             self._begin(network)
@@ -124,7 +120,7 @@ class FlowTask(Task[FlowConfig]):
         return Hyperparameters(lr=lr, weight_decay=optim.weight_decay)
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = parameter_groups(self.model.named_parameters())
+        groups = parameter_groups([self.model])
         beta1, beta2 = self.config.optim.betas
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 
@@ -155,3 +151,19 @@ class FlowTask(Task[FlowConfig]):
 def _plain(value: Any) -> Any:
     """As JSON gives it back."""
     return list(value) if isinstance(value, tuple) else value
+
+
+def draw_pictures(source: Tensor, target: Tensor, truth: Tensor, found: Tensor) -> Tensor:
+    """Source and target above true and predicted flow, uint8 (3, 2 * H, 2 * W).
+
+    Args:
+        source: uint8 (3, H, W).
+        target: as ``source``.
+        truth: (2, H, W) in pixels, NaN where invalid; its longest vector has full colour in both pictures.
+        found: (2, H, W).
+    """
+    length = torch.linalg.vector_norm(truth.float(), dim=0)
+    longest = max(float(length.nan_to_num(0, 0, 0).max()), 1.0)
+    flows = [flow_to_image(flow.float().cpu(), max_flow=longest) for flow in (truth, found)]
+    frames = torch.cat([source.cpu(), target.cpu()], dim=2)
+    return torch.cat([frames, torch.cat(flows, dim=2)], dim=1)

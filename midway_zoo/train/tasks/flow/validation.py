@@ -17,8 +17,7 @@ from midway_zoo.train.data.flow_datasets import list_part
 from midway_zoo.train.data.flow_files import FlowEntry
 from midway_zoo.train.data.flow_pairs import FlowDataConfig
 from midway_zoo.train.tasks.flow.config import FlowConfig, FlowValidationConfig
-from midway_zoo.train.tasks.flow.evaluate import evaluate_flow
-from midway_zoo.train.tasks.flow.predictions import Entries
+from midway_zoo.train.tasks.flow.evaluate import Entries, evaluate_flow
 
 logger = logging.getLogger(__name__)
 

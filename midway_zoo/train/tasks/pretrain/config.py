@@ -3,12 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from midway_zoo.checks import field_range
 from midway_zoo.config import MidwayConfig, architecture_config, override
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes.config import ScenesConfig
 from midway_zoo.train.alignment import INITS
-from midway_zoo.train.config import RunConfig, check_optimizer, check_run
-from midway_zoo.train.data.pairs import PairsConfig
+from midway_zoo.train.config import RunConfig
+from midway_zoo.train.data.frame_pairs import PairsConfig
 from midway_zoo.train.data.views import ViewsConfig
 
 
@@ -21,60 +22,78 @@ class NetworkConfig:
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of MidwayConfig that differ from it: depths, widths, and the switches of the paper's ablations
     (dynamics, backward, levels, refinement, gating)."""
-    dynamics_init: str = "released"
-    """Fresh weights of the dynamics. released: truncated normal, std 0.02. aligned: the midway path begins by looking
-    at the same place of the other frame, which a small network does not find in tens of thousands of pairs."""
-    drop_path: float = 0.1
+    dynamics_init: str = field_range("released", choices=INITS)
+    """Fresh weights of the dynamics, std 0.02 for all matrices. released: motion tokens and motion positions at zero,
+    the encoder's class token with std 0.02. normal: tokens and positions with std 0.02 too. aligned: the midway path
+    begins by looking at the same place of the other frame, which a small network does not find in tens of thousands of
+    pairs."""
+    resample: str = field_range("released", choices=("released", "timm"))
+    """How the student's position table is resampled for local views. released: bicubic without antialiasing by the
+    scale factor (places + 0.1) / native places; timm: with antialiasing and the exact factor, as inference does."""
+    drop_path: float = field_range(0.1, at_least=0, below=1)
     """Stochastic depth of the last block, rising linearly from the first; in the student only."""
     grad_checkpointing: bool = False
     """Recompute the student's activations in the backward pass: less memory, about a third more time."""
+    mlp_recompute: bool = True
+    """Run the GELU of every MLP again in the backward pass, for a quarter less memory. About 1 % more time on a GPU, a
+    sixth more for small networks on a CPU, where it is better off."""
 
 
 @dataclass
 class HeadConfig:
     """DINO's projection head."""
 
-    hidden: int = 2048
-    bottleneck: int = 256
-    out: int = 65536
+    hidden: int = field_range(2048, at_least=1)
+    bottleneck: int = field_range(256, at_least=1)
+    out: int = field_range(65536, at_least=1)
     """Number of prototypes."""
     norm_last_layer: bool = False
-    """Freeze the last layer's gains at 1; they are trainable for ViT-S."""
+    """Freeze the last layer's gains at 1; they are trainable in all released runs."""
 
 
 @dataclass
 class ObjectiveConfig:
-    """What is minimised: dino_weight * invariance + the dynamics losses of the levels."""
+    """What is minimised: dino_weight * DINO (invariance) + the dynamics losses of the levels."""
 
-    dino_weight: float = 1.0
+    dino_weight: float = field_range(1.0, at_least=0)
     """0 trains the dynamics only. (DINO only: network.overrides.dynamics=false.)"""
-    dynamics_weights: list[float] = field(default_factory=lambda: [1.0, 1.0, 1.0])
+    dynamics_weights: list[float] = field_range(default_factory=lambda: [1.0, 1.0, 1.0])
     """Weights of levels 2, 1, 0."""
-    dynamics_reduction: str = "sum"
+    dynamics_reduction: str = field_range("sum", choices=("sum", "mean"))
     """sum: as the released runs add the levels; mean: as the paper's equation 3 averages them."""
-    student_temperature: float = 0.1
-    teacher_temperature: float = 0.04
-    center_momentum: float = 0.9
+    student_temperature: float = field_range(0.1, above=0)
+    teacher_temperature: float = field_range(0.04, above=0)
+    teacher_temperature_start: float | None = field_range(None, above=0)
+    """The teacher's temperature at the first step, rising linearly; null: the same all along, as in the released
+    runs."""
+    teacher_temperature_epochs: float = field_range(30.0, above=0)
+    """Over these epochs it rises from its start, if there is one."""
+    center_momentum: float = field_range(0.9, at_least=0, at_most=1)
 
 
 @dataclass
 class OptimConfig:
     """AdamW, scheduled per step."""
 
-    base_lr: float = 5e-4
+    base_lr: float = field_range(5e-4, at_least=0)
     """Learning rate for 256 pairs a step; scaled linearly with batch_size."""
-    min_lr: float = 1e-6
-    warmup_epochs: float = 10.0
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    clip: float | None = 3.0
+    min_lr: float = field_range(1e-6, at_least=0)
+    warmup_epochs: float = field_range(10.0, at_least=0)
+    weight_decay: float = field_range(0.04, at_least=0)
+    """Of the student's encoder and head at first, rising in half a cosine; biases and 1-D tensors have none."""
+    weight_decay_end: float = field_range(0.4, at_least=0)
+    dynamics_weight_decay: str = field_range("released", choices=("released", "scheduled"))
+    """Of the dynamics. released: 0.01 throughout, as in the released runs, whose schedule reached the encoder and head
+    alone; scheduled: the same as theirs."""
+    betas: list[float] = field_range(default_factory=lambda: [0.9, 0.999], at_least=0, below=1, length=2)
+    clip: float | None = field_range(3.0, above=0, hint="null does not clip")
     """Largest gradient norm of each tensor of the student's encoder and head; the dynamics are not clipped."""
-    freeze_last_layer_epochs: float = 1.0
-    """The head's last layer takes no gradient in these first epochs."""
-    ema_momentum: float = 0.996
-    ema_momentum_end: float = 1.0
-    ema_horizon: str = "released"
+    freeze_last_layer_epochs: float = field_range(1.0, at_least=0)
+    """The head's last layer takes no gradient in these first epochs. (The released runs counted them by passes over
+    the data: 5 on BDD100K.)"""
+    ema_momentum: float = field_range(0.996, at_least=0, at_most=1)
+    ema_momentum_end: float = field_range(1.0, at_least=0, at_most=1)
+    ema_horizon: str = field_range("released", choices=("released", "run"))
     """released: the momentum's cosine spans epochs x clips iterations, as in the released runs, far beyond the run's
     end, so that it stays near its start; run: it spans the run."""
 
@@ -83,7 +102,7 @@ class OptimConfig:
 class PretrainDataConfig(PairsConfig):
     """Where pairs come from: videos, or nowhere."""
 
-    source: str = "videos"
+    source: str = field_range("videos", choices=("videos", "scenes"))
     """videos: files under ``root``. scenes: rendered on the fly, on the training device if it is an accelerator and
     by the ``num_workers`` if not; then ``schedule_steps`` has to be given, and nothing else
     of this section matters but ``scenes`` (``root`` is null)."""
@@ -95,7 +114,7 @@ class PretrainDataConfig(PairsConfig):
 class PretrainConfig(RunConfig):
     """Everything of a pretraining run."""
 
-    task: str = "pretrain"
+    task: str = field_range("pretrain", choices=("pretrain",))
     network: NetworkConfig = field(default_factory=NetworkConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -117,34 +136,14 @@ class PretrainConfig(RunConfig):
                 raise ConfigError(f"views.{key}={getattr(self.views, key)} must be a multiple of the patch, {patch}.")
         return (self.views.dynamics_size // patch, self.views.dynamics_size // patch)
 
-
-def check_pretrain(config: PretrainConfig) -> None:
-    """Raise :class:`ConfigError` for a combination that cannot be trained."""
-    check_run(config)
-    objective = config.objective
-    choices: dict[str, tuple[str, tuple[str, ...]]] = {
-        "objective.dynamics_reduction": (objective.dynamics_reduction, ("sum", "mean")),
-        "optim.ema_horizon": (config.optim.ema_horizon, ("released", "run")),
-        "task": (config.task, ("pretrain",)),
-        "data.source": (config.data.source, ("videos", "scenes")),
-        "network.dynamics_init": (config.network.dynamics_init, INITS),
-    }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{key}={value!r} must be one of {', '.join(allowed)}.")
-    if config.data.source == "videos" and not config.data.root:
-        raise ConfigError("no value for data.root; pass data.root=VIDEOS, or data.source=scenes to render them.")
-    if config.data.source == "scenes" and config.schedule_steps is None:
-        raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
-    network = config.midway_config()
-    if objective.dino_weight == 0 and not network.dynamics:
-        raise ConfigError("objective.dino_weight=0 and network.overrides.dynamics=false leave nothing to train.")
-    if network.dynamics and len(objective.dynamics_weights) < len(network.levels):
-        raise ConfigError(
-            f"objective.dynamics_weights={objective.dynamics_weights}: one weight per level, {len(network.levels)}."
-        )
-    if objective.dino_weight < 0 or min(objective.student_temperature, objective.teacher_temperature) <= 0:
-        raise ConfigError("objective: weights must not be negative and temperatures must be positive.")
-    check_optimizer(config.optim.betas)
-    if config.optim.clip is not None and config.optim.clip <= 0:
-        raise ConfigError(f"optim.clip={config.optim.clip} must be positive; null does not clip.")
+    def check(self) -> None:
+        super().check()
+        if self.data.source == "videos" and not self.data.root:
+            raise ConfigError("no value for data.root; pass data.root=VIDEOS, or data.source=scenes to render them.")
+        if self.data.source == "scenes" and self.schedule_steps is None:
+            raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
+        network, weights = self.midway_config(), self.objective.dynamics_weights
+        if self.objective.dino_weight == 0 and not network.dynamics:
+            raise ConfigError("objective.dino_weight=0 and network.overrides.dynamics=false leave nothing to train.")
+        if network.dynamics and len(weights) < len(network.levels):
+            raise ConfigError(f"objective.dynamics_weights={weights}: one weight per level, {len(network.levels)}.")

@@ -1,17 +1,15 @@
 """Where a pretraining run's batches come from: videos or rendered scenes."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from midway_zoo.train.data.index import INDEX_NAME, index_path, load_or_build_index
-from midway_zoo.train.data.loading import make_loader
-from midway_zoo.train.data.pairs import PairDataset, collate, pair_stream
-from midway_zoo.train.data.sampling import StepBatches
+from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
+from midway_zoo.train.data.loading import StepBatches, collate, make_loader
 from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
 from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 
@@ -25,7 +23,7 @@ class PairSource(Protocol):
     """Of the data; a resumed run must have the same."""
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """What :func:`~midway_zoo.train.tasks.pretrain.batch.normalised_views` takes, with "index" and "failures"."""
+        """What :func:`~midway_zoo.train.tasks.pretrain.model.normalised_views` takes, with "index" and "failures"."""
         ...
 
 
@@ -70,13 +68,9 @@ class Scenes:
 
 
 def _index_file(config: PretrainConfig) -> Path | None:
-    """The index that is named, or the one with the data; in the run folder if the data's cannot be written to."""
+    """The index that is named, or the one in the run folder, where earlier releases kept it for data that cannot be
+    written to; None: where it belongs."""
     if config.data.index is not None:
         return Path(config.data.index)
-    assert config.data.root is not None
-    beside = index_path(config.data.root)
-    if beside.is_file() or os.access(beside.parent, os.W_OK):
-        return None
-    folder = Path(config.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / INDEX_NAME
+    earlier = Path(config.out) / INDEX_NAME
+    return earlier if earlier.is_file() else None

@@ -1,107 +1,104 @@
 """The module that pretraining optimises: student, teacher, dynamics, heads, and their losses in one forward."""
 
 from collections.abc import Iterator, Mapping
-from typing import cast
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
-from accelerate.utils import reduce
 from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
-from midway_zoo.train.alignment import align
+from midway_zoo.train.alignment import initialise_dynamics
+from midway_zoo.train.data.photometric import augment
 from midway_zoo.train.optim import ema_update, paired_parameters
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
-from midway_zoo.train.tasks.pretrain.head import DINOHead
-from midway_zoo.train.tasks.pretrain.objective import combine_levels, dino_loss, dynamics_losses
+from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, DynamicsLoss
 
 
 class PretrainModel(nn.Module):
-    """Student and teacher of a Midway network with the pretraining objective.
+    """Student and teacher of a Midway network with the pretraining losses.
 
     ``network.encoder`` is the student and ``network.target_encoder`` the EMA teacher; the dynamics hold their own
-    EMA target side.
+    EMA target side. :attr:`averages` says what is an average of what.
     """
-
-    center: Tensor
-    center_sum: Tensor
-    center_count: Tensor
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__()
-        architecture = config.midway_config()
-        self.objective = config.objective
+        architecture, objective = config.midway_config(), config.objective
+        self.dino_weight = objective.dino_weight
+        self.resample = config.network.resample
         self.network = MidwayNetwork(architecture)
-        if self.network.dynamics is not None and config.network.dynamics_init == "aligned":
-            align(self.network.dynamics)
+        initialise_dynamics(self.network, config.network.dynamics_init)
         self._use_drop_path(config.network.drop_path)
         self.network.encoder.set_grad_checkpointing(config.network.grad_checkpointing)
-        head = config.head
+        for module in self.network.modules():
+            if isinstance(module, Mlp):
+                module.recompute = config.network.mlp_recompute
         self.head: DINOHead | None = None
         self.teacher_head: DINOHead | None = None
-        if config.objective.dino_weight > 0:
+        self.dino: DINOLoss | None = None
+        if objective.dino_weight > 0:
+            head = config.head
             args = (architecture.embed_dim, head.hidden, head.bottleneck, head.out)
             self.head = DINOHead(*args, norm_last_layer=head.norm_last_layer)
-            self.teacher_head = DINOHead(*args, norm_last_layer=True)
-            self.teacher_head.load_state_dict(self.head.state_dict())
-            self.teacher_head.requires_grad_(False)
-        prototypes = head.out if self.head is not None else 0
-        self.register_buffer("center", torch.zeros(1, prototypes))
-        # Sums over the micro-batches of one step: always zero between steps, so not part of a checkpoint.
-        self.register_buffer("center_sum", torch.zeros(1, prototypes), persistent=False)
-        self.register_buffer("center_count", torch.zeros(()), persistent=False)
+            self.teacher_head = DINOHead(*args, norm_last_layer=True).requires_grad_(False)
+            self.dino = DINOLoss(
+                head.out,
+                student_temperature=objective.student_temperature,
+                teacher_temperature=objective.teacher_temperature,
+                center_momentum=objective.center_momentum,
+            )
+        self.dynamics_loss = DynamicsLoss(objective.dynamics_weights, objective.dynamics_reduction)
+        for average, original in self.averages:
+            average.load_state_dict(original.state_dict())
 
     def _use_drop_path(self, rate: float) -> None:
         student = build_encoder(self.network.config, drop_path_rate=rate, mlp_layer=Mlp)
         student.load_state_dict(self.network.encoder.state_dict())
         self.network.encoder = student
 
-    def averaged(self) -> Iterator[tuple[nn.Module, nn.Module]]:
-        """(EMA copy, original) modules."""
+    @property
+    def averages(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(EMA copy, original): every module that is an average of another."""
         network = self.network
-        yield cast(nn.Module, network.target_encoder), network.encoder
+        pairs: list[tuple[nn.Module, nn.Module]] = [(cast(nn.Module, network.target_encoder), network.encoder)]
         if self.head is not None and self.teacher_head is not None:
-            yield self.teacher_head, self.head
+            pairs.append((self.teacher_head, self.head))
         if network.dynamics is not None:
-            yield network.dynamics.target_embed, network.dynamics.source_embed
-            yield network.dynamics.target_backward, network.dynamics.source_backward
+            pairs.append((network.dynamics.target_embed, network.dynamics.source_embed))
+            pairs.append((network.dynamics.target_backward, network.dynamics.source_backward))
+        return pairs
 
-    def clipped_parameters(self) -> Iterator[nn.Parameter]:
-        """Those whose gradients are clipped: student encoder and head."""
-        yield from self.network.encoder.parameters()
-        if self.head is not None:
-            yield from self.head.parameters()
-
-    def last_layer_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the head's last layer."""
-        if self.head is not None:
-            yield from self.head.last_layer.parameters()
+    @property
+    def student(self) -> list[nn.Module]:
+        """The student's encoder and projection head: everything that is trained beside the dynamics."""
+        return [self.network.encoder, *([self.head] if self.head is not None else [])]
 
     def forward(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Losses of B pairs.
 
         Args:
-            views: normalised views, see :func:`~midway_zoo.train.tasks.pretrain.batch.normalised_views`: "dynamics"
-                (2, B, 3, S, S), source and target; "globals" (4, B, 3, G, G), order x1, x2, y1, y2; "locals"
-                (2 * n, B, 3, L, L), those of the source first, or absent.
+            views: normalised views, see :func:`normalised_views`: "dynamics" (2, B, 3, S, S), source and target;
+                "globals" (4, B, 3, G, G), order x1, x2, y1, y2; "locals" (2 * n, B, 3, L, L), those of the source
+                first, or absent; "teacher_temperature" (), or absent where it is the configuration's.
 
         Returns:
-            Scalars: "loss" and its parts ("invariance", "dynamics", "dynamics_LEVEL"); without gradient, for health:
+            Scalars: "loss" and its parts ("dino", "dynamics", "dynamics_LEVEL"); without gradient, for health:
             "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the teacher's
             normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
         """
         results: dict[str, Tensor] = {}
-        total: Tensor | None = None
-        if self.head is not None:
-            results |= self._invariance(views)
-            total = self.objective.dino_weight * results["invariance"]
+        terms: list[Tensor] = []
+        if self.dino is not None:
+            results |= self._dino(self.dino, views)
+            terms.append(self.dino_weight * results["dino"])
         if self.network.dynamics is not None:
-            levels, health = self._dynamics(views["dynamics"])
-            combined = combine_levels(levels, self.objective.dynamics_weights, self.objective.dynamics_reduction)
-            results |= {f"dynamics_{level}": loss for level, loss in levels.items()} | health
-            results["dynamics"] = combined
-            total = combined if total is None else total + combined
-        return {"loss": cast(Tensor, total)} | results
+            results |= self._dynamics(views["dynamics"])
+            terms.append(results["dynamics"])
+        return {"loss": torch.stack(terms).sum()} | results
 
     @torch.no_grad()
     def teacher_logits(self, views: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,51 +110,111 @@ class PretrainModel(nn.Module):
     def student_logits(self, views: Mapping[str, Tensor]) -> Tensor:
         """Global and local views -> (V, B, K)."""
         groups = [views[key] for key in ("globals", "locals") if key in views and len(views[key])]
-        cls = [self.network.encode_cls(group.flatten(0, 1)) for group in groups]
+        cls = [self._student_cls(group.flatten(0, 1)) for group in groups]
         head = cast(DINOHead, self.head)
         return head(torch.cat(cls)).unflatten(0, (-1, groups[0].shape[1]))
 
-    def _invariance(self, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def _student_cls(self, images: Tensor) -> Tensor:
+        """Class tokens (N, D), with the position table at the views' size as ``network.resample`` says."""
+        grid, native = self.network.grid_of(images), self.network.config.grid
+        if self.resample == "timm" or grid == native:
+            return self.network.encode_cls(images)
+        table = resample_as_released(self.network.encoder.pos_embed, native, grid)
+        replaced = {"network.encoder.pos_embed": table}
+        with _table_of(self.network.encoder, grid):
+            return cast(Tensor, functional_call(_StudentCls(self.network), replaced, (images,)))
+
+    def _dino(self, loss: DINOLoss, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         teacher, cls = self.teacher_logits(views["globals"])
-        loss, entropy = dino_loss(
-            self.student_logits(views),
-            teacher,
-            self.center,
-            student_temperature=self.objective.student_temperature,
-            teacher_temperature=self.objective.teacher_temperature,
-        )
-        if self.training:
-            self.center_sum += teacher.flatten(0, 1).float().mean(0, keepdim=True)
-            self.center_count += 1
+        value, entropy = loss(self.student_logits(views), teacher, views.get("teacher_temperature"))
         return {
-            "invariance": loss,
+            "dino": value,
             "teacher_entropy": entropy,
-            "center_norm": self.center.norm(),
+            "center_norm": loss.center.norm(),
             "cls_std": cls.float().std(0).mean(),
         }
 
-    def _dynamics(self, frames: Tensor) -> tuple[dict[int, Tensor], dict[str, Tensor]]:
+    def _dynamics(self, frames: Tensor) -> dict[str, Tensor]:
         """Both directions of each pair in one batch, [a -> b; b -> a]."""
         source, target = frames.flatten(0, 1), frames.flip(0).flatten(0, 1)
         output = self.network(source, target, return_gates=True, predictions_only=True)
-        health = {"token_std": output.targets[max(output.targets)].detach().float().flatten(0, 1).std(0).mean()}
+        total, levels = self.dynamics_loss(output.predictions, output.targets)
+        values = {f"dynamics_{level}": loss for level, loss in levels.items()}
+        values["token_std"] = output.targets[max(output.targets)].detach().float().flatten(0, 1).std(0).mean()
         for level, gates in (output.gates or {}).items():
             if gates:
-                health[f"gate_{level}"] = torch.stack([gate.detach().float().mean() for gate in gates]).mean()
-        return dynamics_losses(output), health
+                values[f"gate_{level}"] = torch.stack([gate.detach().float().mean() for gate in gates]).mean()
+        return values | {"dynamics": total}
 
     @torch.no_grad()
     def update_averages(self, momentum: float) -> None:
         """Move every EMA copy towards its original."""
-        averages, values = zip(*paired_parameters(self.averaged()), strict=True)
+        averages, values = zip(*paired_parameters(self.averages), strict=True)
         ema_update(averages, values, momentum)
 
-    @torch.no_grad()
-    def update_center(self) -> None:
-        """After the step: center <- 0.9 center + 0.1 mean of the step's teacher logits over all processes."""
-        if self.head is None:
-            return
-        batch = cast(Tensor, reduce(self.center_sum / self.center_count.clamp(min=1), "mean"))
-        self.center.lerp_(batch, 1 - self.objective.center_momentum)
-        self.center_sum.zero_()
-        self.center_count.zero_()
+
+class _StudentCls(nn.Module):
+    """``encode_cls`` as a module's forward, whose parameters can be replaced for one call."""
+
+    def __init__(self, network: MidwayNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.encode_cls(images)
+
+
+@contextmanager
+def _table_of(encoder: nn.Module, grid: tuple[int, int]) -> Iterator[None]:
+    """In here timm takes the position table for one of this grid, and leaves it alone where views have the same."""
+    patches: Any = encoder.patch_embed
+    native = patches.grid_size
+    patches.grid_size = grid
+    try:
+        yield
+    finally:
+        patches.grid_size = native
+
+
+def resample_as_released(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """A position table as the released runs resampled it for views of another size.
+
+    Bicubic without antialiasing, by the scale factor (places + 0.1) / native places, which is DINO's and steps a little
+    closer than the places are; timm's resampling (``network.resample: timm``) has antialiasing and the exact factor.
+
+    Args:
+        table: (1, 1 + N, D), the class token's row first.
+        native: rows and columns of its places.
+        grid: rows and columns that are wanted.
+
+    Returns:
+        (1, 1 + rows * columns, D).
+    """
+    prefix, places = table[:, :1], table[:, 1:]
+    image = places.float().transpose(1, 2).unflatten(2, native)
+    factors = [(wanted + 0.1) / own for wanted, own in zip(grid, native, strict=True)]
+    resampled = F.interpolate(image, scale_factor=factors, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, resampled.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+
+
+@torch.no_grad()
+def normalised_views(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From a batch of the data loader to the views that the model takes: photometric augmentation and normalisation.
+
+    Args:
+        batch: "dynamics" (B, 2, 3, S, S), "globals" (B, 4, 3, G, G), "locals" (B, 2 * n, 3, L, L) uint8, and
+            "photometric" (B, V, K) with the parameters of all V = 2 + 4 + 2 * n views in that order.
+
+    Returns:
+        Float tensors (views, B, 3, H, W), normalised with ImageNet's mean and standard deviation.
+    """
+    first, results = 0, {}
+    for key in ("dynamics", "globals", "locals"):
+        views = batch[key]
+        count = views.shape[1]
+        if count:
+            params = batch["photometric"][:, first : first + count]
+            images = augment(views.transpose(0, 1).flatten(0, 1), params.transpose(0, 1).flatten(0, 1))
+            results[key] = images.unflatten(0, (count, -1))
+        first += count
+    return results

@@ -5,41 +5,45 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from midway_zoo.models.layers import Gate
-from midway_zoo.train.checkpoints import latest_checkpoint
-from midway_zoo.train.data.failures import FailureCounter
-from midway_zoo.train.data.sampling import StepBatches
-from midway_zoo.train.optim import clip_each, parameter_groups
-from midway_zoo.train.schedules import cosine
+from midway_zoo.train.checkpoints import Checkpoint, latest_checkpoint
+from midway_zoo.train.data.loading import FailureCounter, StepBatches
+from midway_zoo.train.optim import clip_each, cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
-from midway_zoo.train.tasks.pretrain.batch import normalised_views
-from midway_zoo.train.tasks.pretrain.config import PretrainConfig, check_pretrain
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.data import pair_source
-from midway_zoo.train.tasks.pretrain.head import DINOHead
-from midway_zoo.train.tasks.pretrain.health import Health
-from midway_zoo.train.tasks.pretrain.initial import initialise
-from midway_zoo.train.tasks.pretrain.model import PretrainModel
-from midway_zoo.train.tasks.pretrain.pictures import draw_pictures
+from midway_zoo.train.tasks.pretrain.losses import DINOHead
+from midway_zoo.train.tasks.pretrain.model import PretrainModel, normalised_views
+from midway_zoo.train.tasks.pretrain.monitor import Health, draw_pictures
+from midway_zoo.train.tasks.pretrain.weights import RENAMED, export_released, initialise
 
 logger = logging.getLogger(__name__)
 _FEW_STEPS = 100
+_DYNAMICS_WEIGHT_DECAY = 0.01  # AdamW's own, which the released runs left in the dynamics' group
 
 
 class PretrainTask(Task[PretrainConfig]):
     """Cross-frame DINO and latent dynamics on pairs of video frames (paper section 3)."""
 
     name = "pretrain"
+    shown = ("dino", "dynamics", "momentum")
+    renamed = RENAMED
+    # What runs did before these could be chosen.
+    assumed: ClassVar[Mapping[str, Any]] = {
+        "optim.dynamics_weight_decay": "scheduled",
+        "network.resample": "timm",
+    }
     model: PretrainModel
 
     def __init__(self, config: PretrainConfig) -> None:
         super().__init__(config)
-        check_pretrain(config)
+        config.check()
         self.source = pair_source(config)
         pairs = config.epochs * (self.source.pairs_per_epoch or 0)
         self.total_steps = config.schedule_steps or max(1, round(pairs / config.batch_size))
@@ -69,6 +73,8 @@ class PretrainTask(Task[PretrainConfig]):
             "head": asdict(config.head),
             "objective.dino_weight": config.objective.dino_weight,
             "optim.betas": config.optim.betas,
+            "optim.dynamics_weight_decay": config.optim.dynamics_weight_decay,
+            "network.resample": config.network.resample,
             "views": asdict(config.views),
         }
         if config.data.source == "videos":
@@ -78,10 +84,22 @@ class PretrainTask(Task[PretrainConfig]):
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         steps = StepBatches(first_step, self.config.batch_size, rank, world, last_step=last_step)
-        return self.source.batches(steps, self.model.center.device)
+        return self.source.batches(steps, self.model.network.device)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
-        return normalised_views(batch)
+        views = normalised_views(batch)
+        if self.config.objective.teacher_temperature_start is not None:
+            views["teacher_temperature"] = torch.tensor(
+                self.teacher_temperature(step), device=self.model.network.device
+            )
+        return views
+
+    def teacher_temperature(self, step: int) -> float:
+        """Of the invariance objective."""
+        objective = self.config.objective
+        start, end = objective.teacher_temperature_start, objective.teacher_temperature
+        rise = objective.teacher_temperature_epochs * self.steps_per_epoch
+        return end if start is None or step >= rise else start + (end - start) * step / rise
 
     def hyperparameters(self, step: int) -> Hyperparameters:
         optim, total, batch = self.config.optim, self.total_steps, self.config.batch_size
@@ -94,7 +112,11 @@ class PretrainTask(Task[PretrainConfig]):
         )
 
     def optimizer(self) -> torch.optim.Optimizer:
-        groups = parameter_groups(self.model.named_parameters())
+        groups = parameter_groups(self.model.student)
+        if self.model.network.dynamics is not None:
+            released = self.config.optim.dynamics_weight_decay == "released"
+            constant = _DYNAMICS_WEIGHT_DECAY if released else None
+            groups += parameter_groups([self.model.network.dynamics], weight_decay=constant)
         beta1, beta2 = self.config.optim.betas
         # Accelerate moves the parameters afterwards; the fused kernels are there on CPU and CUDA alike.
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
@@ -111,16 +133,19 @@ class PretrainTask(Task[PretrainConfig]):
 
     def before_update(self, step: int) -> None:
         if self.config.optim.clip is not None:
-            clip_each(self.model.clipped_parameters(), self.config.optim.clip)
-        if step < self.config.optim.freeze_last_layer_epochs * self.steps_per_epoch:
-            for parameter in self.model.last_layer_parameters():
+            clipped = (parameter for module in self.model.student for parameter in module.parameters())
+            clip_each(clipped, self.config.optim.clip)
+        head = self.model.head
+        if head is not None and step < self.config.optim.freeze_last_layer_epochs * self.steps_per_epoch:
+            for parameter in head.last_layer.parameters():
                 parameter.grad = None  # no gradient at all: neither moments nor weight decay move it
 
     def after_update(self, step: int) -> None:
         momentum = self.hyperparameters(step).momentum
         assert momentum is not None
         self.model.update_averages(momentum)
-        self.model.update_center()
+        if self.model.dino is not None:
+            self.model.dino.update_center()
 
     def health(self, values: Mapping[str, float], step: int) -> str | None:
         return self.health_check(values, step)
@@ -130,6 +155,12 @@ class PretrainTask(Task[PretrainConfig]):
 
     def describe(self) -> dict[str, Any]:
         return {"network": self.model.network.config.to_dict(), "steps_per_epoch": self.steps_per_epoch}
+
+    @classmethod
+    def export_as(cls, layout: str, checkpoint: Checkpoint, out: Path, *, overwrite: bool) -> Path:
+        if layout != "released":
+            return super().export_as(layout, checkpoint, out, overwrite=overwrite)
+        return export_released(checkpoint, out, overwrite=overwrite)
 
     def state_dict(self) -> dict[str, Any]:
         return {"failures": self.failures.state_dict()}

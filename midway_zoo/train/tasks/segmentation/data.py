@@ -7,24 +7,24 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
+from midway_zoo.inference.folders import is_image
+from midway_zoo.inference.images import read_image, read_labels
 from midway_zoo.scenes import SceneGenerator
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.pairs import Sample
+from midway_zoo.train.data.loading import Sample
 from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, draw_parameters, photometric_parameters
 from midway_zoo.train.data.scene_pairs import RenderedBatches
-from midway_zoo.train.tasks.segmentation.config import SegmentationDataConfig
-from midway_zoo.train.tasks.segmentation.metrics import IGNORE
+from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationDataConfig
 
 # What is trained on, what is validated on, and what pretraining sees have nothing in common.
 _TRAIN, _HELD_OUT, _AUGMENT = 0x7365676D << 32, 0x68656C64 << 32, 0x61756720 << 32
 _ORDER, _CROP = 1, 2
 _TRIES = 10
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 class LabelledScenes(RenderedBatches):
@@ -43,7 +43,9 @@ class LabelledScenes(RenderedBatches):
         draws = Draws(self._seed ^ _AUGMENT, index.numpy())
         flipped = torch.from_numpy(draws.uniform(1) < self.config.flip_p).to(self.device)
         uniform = draws.uniform(UNIFORMS).T
-        photometric = photometric_parameters(self.config.photometric, [ViewKind.LOCAL] * len(index), uniform)
+        photometric = photometric_parameters(
+            self.config.photometric.for_views(), [ViewKind.LOCAL] * len(index), uniform
+        )
         return {
             "image": torch.where(flipped[..., None, None], images.flip(-1), images),
             "labels": torch.where(flipped[..., None], labels.flip(-1), labels),
@@ -79,7 +81,7 @@ def find_files(root: str | Path) -> list[tuple[Path, Path]]:
         if not folder.is_dir():
             raise MissingFileError(f"there is no folder {folder}: {root} must hold images/ and masks/.")
         files: dict[str, Path] = {}
-        for path in sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES):
+        for path in sorted(path for path in folder.rglob("*") if is_image(path.name)):
             if path.stem in files:
                 raise DataError(f"{path} and {files[path.stem]} have the same stem: masks are found by stem.")
             files[path.stem] = path
@@ -92,19 +94,14 @@ def find_files(root: str | Path) -> list[tuple[Path, Path]]:
 
 
 def read_pair(image: Path, mask: Path, classes: int) -> tuple[Image.Image, Image.Image]:
-    """An RGB image and its mask of class ids (mode L).
+    """An RGB image and its mask of class ids (mode L), both upright by their EXIF orientation.
 
     Raises:
         InputError: if one is not readable, their sizes differ, or the mask has other values than classes and 255.
     """
-    try:
-        with Image.open(image) as opened:
-            picture = opened.convert("RGB")
-        with Image.open(mask) as opened:
-            labels = np.array(opened)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise InputError(f"{image} or {mask} is not readable: {error}") from error
-    if labels.ndim != 2 or (labels.shape[1], labels.shape[0]) != picture.size:
+    picture = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
+    labels = read_labels(mask)
+    if (labels.shape[1], labels.shape[0]) != picture.size:
         raise InputError(f"{mask} has shape {labels.shape}: one channel of {image}'s size {picture.size} is expected.")
     wrong = (labels >= classes) & (labels != IGNORE)
     if wrong.any():
@@ -132,7 +129,7 @@ class LabelledFiles(Dataset[Sample]):
         picture, mask = read_pair(image_file, mask_file, self.classes)
         rng = np.random.default_rng([self._seed, _CROP, number])
         image, labels = random_crop(picture, mask, self.config, rng)
-        photometric = draw_parameters(self.config.photometric, [ViewKind.LOCAL], rng)[0]
+        photometric = draw_parameters(self.config.photometric.for_views(), [ViewKind.LOCAL], rng)[0]
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "labels": torch.from_numpy(labels),

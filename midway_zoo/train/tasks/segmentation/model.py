@@ -1,15 +1,23 @@
-"""A linear head on the tokens of a frozen network."""
+"""A linear head on the tokens of a frozen network, and the head as a file of its own beside the network's."""
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import ConfigError
+from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
+from midway_zoo.files import METADATA_KEY
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.tasks.segmentation.config import FeaturesConfig
-from midway_zoo.train.tasks.segmentation.metrics import IGNORE
+from midway_zoo.train.tasks.segmentation.config import IGNORE, FeaturesConfig
+from midway_zoo.weights.registry import load_checkpoint
+
+HEAD = "segmentation_head.safetensors"
+"""Tensors "head.weight" (K, parts * D, 1, 1) and "head.bias" (K,) of the convolution, "mean" and "std" (parts * D,) of
+what it reads; metadata "features" (``FeaturesConfig``), "classes" and "names"."""
 
 
 class SegmentationModel(nn.Module):
@@ -112,3 +120,27 @@ def _levels(network: MidwayNetwork, features: FeaturesConfig) -> tuple[int, ...]
     if not levels or len(set(levels)) < len(levels) or not set(levels) <= set(known):
         raise ConfigError(f"features.levels={list(levels)}: the network has {list(known)}.")
     return levels
+
+
+def load_segmentation(folder: str | Path) -> SegmentationModel:
+    """The :class:`SegmentationModel` of an export, in evaluation mode.
+
+    Raises:
+        MissingFileError: if the folder holds no network, or no head.
+        CheckpointError: if one is damaged.
+    """
+    path = Path(folder) / HEAD
+    if not path.is_file():
+        raise MissingFileError(f"there is no {path}: export a run of `midway-zoo train segmentation`.")
+    network = load_checkpoint(folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads(file.metadata()[METADATA_KEY])
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        model = SegmentationModel(network, FeaturesConfig(**described["features"]), described["classes"])
+        if {key for key in model.state_dict() if not key.startswith("network.")} != state.keys():
+            raise CheckpointError(f"{path} is no head of this network: it holds {', '.join(state)}.")
+        model.load_state_dict(model.state_dict() | state)
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is no head of this network: {error}") from error
+    return model.eval()

@@ -1,6 +1,7 @@
 """Linear segmentation as a task of the generic loop."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,17 @@ from torch.utils.data import default_collate
 from midway_zoo.config import architecture_config, override
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import class_names
-from midway_zoo.train.data.loading import make_loader
+from midway_zoo.train.checkpoints import Checkpoint
+from midway_zoo.train.data.loading import StepBatches, make_loader
 from midway_zoo.train.data.photometric import augment
-from midway_zoo.train.data.sampling import StepBatches
 from midway_zoo.train.data.scene_pairs import scene_batches, scenes_fingerprint
-from midway_zoo.train.initial import network_from
-from midway_zoo.train.optim import parameter_groups
-from midway_zoo.train.schedules import poly
+from midway_zoo.train.optim import parameter_groups, poly
 from midway_zoo.train.task import Hyperparameters, Task
-from midway_zoo.train.tasks.segmentation.config import SegmentationConfig, check_segmentation
+from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
 from midway_zoo.train.tasks.segmentation.data import LabelledFiles, LabelledScenes
-from midway_zoo.train.tasks.segmentation.export import head_facts
-from midway_zoo.train.tasks.segmentation.model import SegmentationModel
-from midway_zoo.train.tasks.segmentation.validation import validate
+from midway_zoo.train.tasks.segmentation.evaluate import validate
+from midway_zoo.train.tasks.segmentation.model import HEAD, SegmentationModel
+from midway_zoo.train.weights import network_from
 
 STANDARDISED, STANDARDISED_AT_ONCE = 64, 16
 """Training images by which features are standardised."""
@@ -37,11 +36,12 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     name = "segmentation"
     unit = "images"
+    shown = ("accuracy",)
     model: SegmentationModel
 
     def __init__(self, config: SegmentationConfig) -> None:
         super().__init__(config)
-        check_segmentation(config)
+        config.check()
         self.files = None if config.data.source == "scenes" else LabelledFiles(config.data, config.seed)
         epoch = len(self.files.files) / config.batch_size if self.files else 0
         self.total_steps = config.schedule_steps or max(1, round(config.epochs * epoch))
@@ -92,7 +92,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 
     def optimizer(self) -> torch.optim.Optimizer:
         beta1, beta2 = self.config.optim.betas
-        groups = parameter_groups(self.model.named_parameters())
+        groups = parameter_groups([self.model.head])
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2))
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
@@ -100,12 +100,17 @@ class SegmentationTask(Task[SegmentationConfig]):
         return {} if metrics is None else metrics.compute()
 
     def describe(self) -> dict[str, Any]:
-        names = self._names()
+        head = {"features": asdict(self.config.features), "classes": self.config.num_classes, "names": self._names()}
         return {
             "network": self.model.network.config.to_dict(),
             "steps_per_epoch": self.steps_per_epoch,
-            "segmentation": head_facts(self.config.features, self.config.num_classes, names),
+            "segmentation": head,
         }
+
+    @classmethod
+    def export_files(cls, checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
+        tensors = {key: value for key, value in checkpoint.model().items() if not key.startswith("network.")}
+        return {HEAD: (tensors, checkpoint.state()["segmentation"])}
 
     def _names(self) -> list[str] | None:
         scenes = self.config.data.scenes

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.initial import network_from
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.head_start import whiten
 from midway_zoo.train.tasks.flow.task import FlowTask
+from midway_zoo.train.weights import network_from
 from tests.train.test_resume import assert_same_weights, lines
 
 Make = Callable[..., FlowTask]

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.data.pairs import Sample, collate
+from midway_zoo.train.data.loading import Sample, collate
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig

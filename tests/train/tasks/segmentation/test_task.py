@@ -10,12 +10,12 @@ import torch
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
-from midway_zoo.train.export import export
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
-from midway_zoo.train.tasks.segmentation.export import HEAD, load_segmentation
+from midway_zoo.train.tasks.segmentation.evaluate import sliding_logits
+from midway_zoo.train.tasks.segmentation.model import HEAD, load_segmentation
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
-from midway_zoo.train.tasks.segmentation.validation import sliding_logits
+from midway_zoo.train.weights import export
 from midway_zoo.weights.registry import load_checkpoint
 from tests.train.tasks.segmentation.folders import write_folder
 from tests.train.test_resume import assert_same_weights, lines

@@ -1,0 +1,148 @@
+"""Frames that are encoded once: their tokens are kept for as long as a clip still needs them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from midway_zoo.inference.batches import Fit, inference
+from midway_zoo.inference.frames import FrameSource, frame_batches, pair_times
+from midway_zoo.inference.images import Size
+from midway_zoo.models.network import MidwayNetwork
+
+Corner: TypeAlias = tuple[int, int]
+
+
+class EncodedFrames:
+    """Normalised frames of one size and, once these are asked for, the tokens of each: never encoded twice.
+
+    Args:
+        network: what encodes them.
+        images: (b, 3, H, W).
+        windows: the upper left pixels (y, x) of the windows that are encoded of every frame.
+        side: (height, width) of a window; None for whole frames.
+        batch_size: windows per pass; None for all.
+    """
+
+    def __init__(
+        self,
+        network: MidwayNetwork,
+        images: Tensor,
+        windows: tuple[Corner, ...] = ((0, 0),),
+        side: tuple[int, int] | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.network, self.images, self.windows, self.batch_size = network, images, windows, batch_size
+        self.side = side or self.size
+        self._tokens: dict[bool, list[Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.images.shape[-2], self.images.shape[-1]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Tokens (h, w) of a window."""
+        patch = self.network.config.patch_size
+        return self.side[0] // patch, self.side[1] // patch
+
+    def tokens(self, *, target: bool = False) -> list[Tensor]:
+        """Four levels (b * n, L, D) of b frames of n windows; one encoder serves both frames of a pair unless the
+        network is in paired mode."""
+        target = target and self.network.target_encoder is not None
+        if target not in self._tokens:
+            levels = self._encode(target)
+            self._tokens[target] = [level.unflatten(0, (len(self), len(self.windows))) for level in levels]
+        return [level.flatten(0, 1) for level in self._tokens[target]]
+
+    def _encode(self, target: bool) -> list[Tensor]:
+        if self.side == self.size:
+            return self.network.encode(self.images, target=target)
+        places = [(row, corner) for row in range(len(self)) for corner in self.windows]
+        batch, parts = self.batch_size or len(places), []
+        for first in range(0, len(places), batch):
+            crops = [
+                self.images[row, :, y : y + self.side[0], x : x + self.side[1]]
+                for row, (y, x) in places[first : first + batch]
+            ]
+            parts.append(self.network.encode(torch.stack(crops), target=target))
+        return [torch.cat(level) for level in zip(*parts, strict=True)]
+
+    def encoded(self) -> "EncodedFrames":
+        """Itself, encoded for both roles now, so that what follows in a clip can share the tokens."""
+        self.tokens()
+        self.tokens(target=True)
+        return self
+
+    def __getitem__(self, rows: slice) -> "EncodedFrames":
+        return self._with(self.images[rows], {k: [level[rows] for level in v] for k, v in self._tokens.items()})
+
+    def after(self, before: "EncodedFrames | None") -> "EncodedFrames":
+        """These frames preceded by others; only tokens that both have are kept."""
+        if before is None:
+            return self
+        tokens = {
+            key: [torch.cat(pair) for pair in zip(before._tokens[key], self._tokens[key], strict=True)]
+            for key in self._tokens.keys() & before._tokens.keys()
+        }
+        return self._with(torch.cat([before.images, self.images]), tokens)
+
+    def showing(self, images: Tensor) -> "EncodedFrames":
+        """Other images of the same size, cut into the same windows; nothing of them is encoded yet."""
+        return self._with(images, {})
+
+    def _with(self, images: Tensor, tokens: dict[bool, list[Tensor]]) -> "EncodedFrames":
+        made = EncodedFrames(self.network, images, self.windows, self.side, self.batch_size)
+        made._tokens = tokens
+        return made
+
+
+@dataclass(frozen=True)
+class EncodedPairs:
+    """Pairs of frames of a clip, in order."""
+
+    source: EncodedFrames
+    target: EncodedFrames
+    given: tuple[int, int]
+    """(height, width) of the frames as given."""
+    pts_seconds: Tensor | None
+    """(p, 2) times of source and target."""
+
+
+def encoded_pairs(
+    network: MidwayNetwork,
+    frames: FrameSource,
+    size: "Size | Fit",
+    batch_size: int,
+    encode: Callable[[Tensor], EncodedFrames],
+    *,
+    gap: int = 1,
+) -> Iterator[EncodedPairs]:
+    """Pairs of the frames t and t + gap of a clip, ``batch_size`` frames at a time, with a progress bar.
+
+    ``encode`` makes :class:`EncodedFrames` of normalised images (b, 3, H, W); the last ``gap`` of them are kept for the
+    pairs that they begin. The caller's modes are its own between one result and the next.
+
+    Raises:
+        InputError: for frames that cannot be used, or too few of them.
+    """
+    last: EncodedFrames | None = None
+    times: list[float | None] = []
+    taken = 0
+    with tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
+        for batch in frame_batches(network, frames, size, batch_size):
+            # Not around the yield: a suspended generator must not leave the caller without gradients.
+            with inference(network):
+                joined = encode(batch.images).after(last)
+            last, times = joined[-gap:], times[-gap:] + batch.pts_seconds
+            taken += len(batch.images)
+            if len(joined) > gap:
+                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pair_times(times, gap))
+            bar.update(len(batch.images))
+    frames.check_taken(taken, gap)

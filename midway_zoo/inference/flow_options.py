@@ -1,0 +1,127 @@
+"""How flow is predicted: one set of options for pairs, clips, the command line and evaluation."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal
+
+from midway_zoo.errors import InputError, InputTypeError, nearest
+from midway_zoo.inference.checks import check_batch_size, check_draws, check_integer
+from midway_zoo.inference.images import Size
+from midway_zoo.models.network import MidwayNetwork
+
+OWN = {
+    "head": ("tile", "overlap", "coarse", "refine", "mirrored"),
+    "perturbation": ("level", "draws", "seed", "window"),
+}
+"""The options that only one method reads."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowOptions:
+    """Options of :func:`midway_zoo.predict_flow`, checked when they are made.
+
+    Raises:
+        InputError: for a value that makes no sense, or an option that the chosen method does not read.
+    """
+
+    method: Literal["auto", "head", "perturbation"] = "auto"
+    """"auto" is the head if there is one, else perturbation."""
+    size: Size = None
+    """Resize the images first, as in :func:`midway_zoo.extract_features`, but None means the images' own size for the
+    head. A larger size gives the zero-shot flow a finer grid and takes longer."""
+    batch_size: int = 4
+    """Pairs, frames or tiles at once."""
+    tile: int | tuple[int, int] | None = None
+    """For the head: (height, width) or side of the tiles in pixels, instead of ``config.flow_size``."""
+    overlap: float = 0.7
+    """For the head: least share of a tile that its neighbour covers too, in [0, 1)."""
+    coarse: bool = False
+    """For the head: see the whole image at the size of one tile first, and move each tile of the target to where that
+    flow points: for displacements that leave a tile."""
+    refine: int = 0
+    """For the head: look again this many times, each time at the target warped by the flow found so far, and add what is
+    left. With ``midway_nano.scenes`` the first two times take a quarter to a half of the error away on real frames (the
+    model card has the figures), a tenth on generated scenes, and more does harm; each costs as much as the first."""
+    mirrored: bool = False
+    """For the head: average over the pair and its three mirror images, at four times the cost."""
+    level: int | None = None
+    """For perturbation: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest."""
+    draws: int = 1
+    """For perturbation: random perturbations per token to average."""
+    seed: int = 0
+    """For perturbation: of the perturbations."""
+    window: int = 1
+    """For perturbation: radius in tokens of the soft arg-max; 0 is the plain arg-max."""
+
+    def __post_init__(self) -> None:
+        if self.method not in ("auto", "head", "perturbation"):
+            raise InputError(f'method={self.method!r}: "auto", "head" or "perturbation" is expected.')
+        check_batch_size(self.batch_size)
+        sides = (self.tile, self.tile) if isinstance(self.tile, int) else self.tile
+        if sides is not None and not (
+            isinstance(sides, tuple | list)
+            and len(sides) == 2
+            and all(type(side) is int and side > 0 for side in sides)
+        ):
+            raise InputError(f"tile={self.tile!r}: one or two multiples of the patch in pixels are expected.")
+        if isinstance(self.overlap, bool) or not isinstance(self.overlap, int | float) or not 0 <= self.overlap < 1:
+            raise InputError(f"overlap={self.overlap!r}: a number from 0 to below 1 is expected.")
+        if not isinstance(self.coarse, bool):
+            raise InputError(f"coarse={self.coarse!r}: True or False is expected.")
+        check_integer("refine", self.refine, 0)
+        if not isinstance(self.mirrored, bool):
+            raise InputError(f"mirrored={self.mirrored!r}: True or False is expected.")
+        if self.level is not None:
+            check_integer("level", self.level, 0)
+        check_draws(self.draws, self.seed)
+        check_integer("window", self.window, 0)
+        if self.method != "auto":
+            self._check_read_by(self.method)
+
+    @classmethod
+    def of(cls, **given: Any) -> "FlowOptions":
+        """Options by name; an unknown name is an :class:`InputTypeError` with the nearest known ones."""
+        known = [field.name for field in fields(cls)]
+        for name in given:
+            if name not in known:
+                raise InputTypeError(
+                    f"flow has no option {name!r}.{nearest(name, known)} There are: {', '.join(known)}."
+                )
+        return cls(**given)
+
+    def resolved(self, network: MidwayNetwork) -> "FlowOptions":
+        """The same with the method that a network is read by, instead of "auto".
+
+        Raises:
+            InputError: for "head" without a head, a tile that the patch does not divide, or an option that the
+                method does not read.
+            ConfigError: if the network is an encoder alone.
+        """
+        config = network.require_dynamics().config
+        if self.method == "head" and network.flow_head is None:
+            raise InputError('this network has no flow head; use method="perturbation", which needs no training.')
+        method = self.method
+        if method == "auto":
+            method = "perturbation" if network.flow_head is None else "head"
+        self._check_read_by(method)
+        tile = config.flow_size if self.tile is None else self.tile
+        sides = (tile, tile) if isinstance(tile, int) else (tile[0], tile[1])
+        if method == "head" and any(side % config.patch_size for side in sides):
+            raise InputError(
+                f"tile={self.tile!r}: one or two multiples of the patch, {config.patch_size} pixels, are expected."
+            )
+        level = self.level
+        if method == "perturbation":
+            level = config.levels[0] if level is None else level
+            config.check_level(level)
+        return replace(self, method=method, tile=sides if method == "head" else None, level=level)
+
+    def _check_read_by(self, method: str) -> None:
+        other = "head" if method == "perturbation" else "perturbation"
+        defaults = {field.name: field.default for field in fields(self)}
+        unread = [f"{name}={getattr(self, name)!r}" for name in OWN[other] if getattr(self, name) != defaults[name]]
+        if unread:
+            owner = "the flow head" if other == "head" else 'method="perturbation"'
+            instead = (
+                "for the zero-shot flow pass size, a finer grid" if other == "head" else "the flow head reads none"
+            )
+            raise InputError(f"{', '.join(unread)}: for {owner} only; {instead}.")

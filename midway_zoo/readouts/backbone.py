@@ -1,0 +1,125 @@
+"""One face for every network whose features are read out: a Midway network, or any ViT of timm for comparison."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from midway_zoo.errors import ConfigError, UnknownModelError
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.weights.registry import resolve_network
+
+if TYPE_CHECKING:
+    from timm.models.vision_transformer import VisionTransformer
+
+TIMM = "timm:"
+"""What a name of timm begins with, where a name of this zoo is expected too."""
+
+BackboneLike: TypeAlias = "Backbone | MidwayNetwork | nn.Module | str"
+
+
+class Backbone(nn.Module):
+    """A ViT that is read out.
+
+    Args:
+        vit: a plain ViT of timm (an encoder of this zoo is one).
+        network: the Midway network that ``vit`` belongs to, whose backward features can then be read.
+        name: for messages and tables.
+
+    Raises:
+        ConfigError: if ``vit`` cannot give the tokens of its blocks on any grid.
+    """
+
+    def __init__(self, vit: "VisionTransformer", network: MidwayNetwork | None = None, name: str = "") -> None:
+        super().__init__()
+        if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "patch_embed") or not hasattr(vit, "blocks"):
+            raise ConfigError(
+                f"{name or type(vit).__name__} is no ViT of timm: it has no blocks of tokens to read out."
+            )
+        self.vit = vit
+        self.network = network
+        self.name = name
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        self.dim: int = vit.embed_dim
+        self.depth = len(vit.blocks)
+        self.img_size: tuple[int, int] = tuple(vit.patch_embed.img_size or (224, 224))
+        cfg = vit.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(cfg["mean"]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(cfg["std"]).view(1, 3, 1, 1), persistent=False)
+
+    def grid_of(self, images: Tensor) -> tuple[int, int]:
+        """Token grid (rows, columns) of images (B, 3, H, W)."""
+        return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        mean, std = self.get_buffer("mean"), self.get_buffer("std")
+        return ((images.to(mean) - mean) / std).to(next(self.vit.parameters()).dtype)
+
+    def tokens(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[tuple[Tensor, Tensor]]:
+        """Normed tokens of blocks, from images (B, 3, H, W) in [0, 1] whose sides are multiples of the patch.
+
+        Args:
+            images: RGB.
+            blocks: increasing 0-based indices; None for the last block alone.
+
+        Returns:
+            Per block the class token (B, D) (the mean of the patches where there is none) and the patches (B, N, D).
+        """
+        found = self.vit.forward_intermediates(
+            self.normalise(images),
+            indices=[self.depth - 1] if blocks is None else list(blocks),
+            return_prefix_tokens=True,
+            norm=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        return [(prefix[:, 0] if prefix.shape[1] else patches.mean(1), patches) for patches, prefix in found]
+
+    def maps(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
+        """:meth:`tokens` as feature maps, one (B, D, h, w) per block."""
+        grid = self.grid_of(images)
+        return [patches.transpose(1, 2).unflatten(2, grid) for _, patches in self.tokens(images, blocks)]
+
+    def digest(self) -> str:
+        """SHA-256 of the weights: what a cache of features is kept under."""
+        found = hashlib.sha256()
+        for key, value in sorted(self.vit.state_dict().items()):
+            found.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+            found.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return found.hexdigest()
+
+
+def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
+    """The backbone that is meant, in evaluation mode.
+
+    Args:
+        model: a :class:`Backbone`; a Midway network, or what stands for one everywhere (a name, a path, a Hub
+            repository); a ViT of timm; or "timm:NAME" for timm's own, such as "timm:vit_small_patch16_224.dino".
+        pretrained: for "timm:NAME": False gives random weights.
+
+    Raises:
+        UnknownModelError: if timm has no such model.
+        ConfigError: if it is no ViT.
+        WeightsUnavailableError: if weights cannot be had.
+    """
+    if isinstance(model, Backbone):
+        return model.eval()
+    if isinstance(model, str) and model.startswith(TIMM):
+        name = model.removeprefix(TIMM)
+        if not timm.is_model(name):
+            raise UnknownModelError(f"timm has no model {name!r}; timm.list_models() lists them.")
+        vit = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+        return Backbone(vit, name=model).eval()
+    if (
+        isinstance(model, nn.Module)
+        and not isinstance(model, MidwayNetwork)
+        and hasattr(model, "forward_intermediates")
+    ):
+        return Backbone(model, name=type(model).__name__).eval()
+    network = resolve_network(model)  # type: ignore[arg-type]
+    return Backbone(network.encoder, network, name=model if isinstance(model, str) else network.config.encoder).eval()

@@ -1,0 +1,141 @@
+"""What a video is, from its packets and one decoded frame."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from midway_zoo.errors import InputError
+from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
+from midway_zoo.inference.folders import TIMING_FILE, frame_files
+from midway_zoo.inference.images import image_size
+from midway_zoo.inference.video import UnreadableVideoError, VideoFile, import_av, orientation
+from midway_zoo.train.data.indexed_video import IndexedVideo, Runs, packed, timing_fields
+from midway_zoo.train.data.video_files import Source, read_timing, stamp
+
+
+def probe(base: Path, source: Source) -> IndexedVideo:
+    """Read the packets of a video once and decode one frame; or list a folder and read one image.
+
+    Videos in containers without presentation times (AVI) are decoded whole if their frames are not stored in the
+    order in which they are shown.
+
+    Raises:
+        MidwayZooError: saying why it cannot be used.
+    """
+    path = base / source.path
+    size, changed_ns = stamp(path, source.kind)
+    if source.kind == "frames":
+        fields = _frame_folder(path)
+    elif path.suffix.lower() in ANIMATION_SUFFIXES:
+        fields = _animation(path)
+    else:
+        fields = _video(path)
+    return IndexedVideo(path=source.path, kind=source.kind, size=size, changed_ns=changed_ns, **fields)
+
+
+def _frame_folder(folder: Path) -> dict[str, Any]:
+    names = frame_files(folder)
+    _check_count(len(names))
+    timing = read_timing(folder)
+    pts = list(range(len(names))) if timing is None else timing["pts"]
+    if len(pts) != len(names) or sorted(set(pts)) != pts:
+        raise InputError(f"{TIMING_FILE} has {len(pts)} times for {len(names)} images, or they do not ascend")
+    try:
+        height, width = image_size(folder / names[0])
+    except InputError as error:
+        raise InputError(f"corrupt: {error}") from error
+    tick = None if timing is None else timing["tick"]
+    return _fields(pts, (height, width), tick, keys=range(len(names)))
+
+
+def _animation(path: Path) -> dict[str, Any]:
+    pts, size = [], (0, 0)
+    for image, seconds in read_animation(path):
+        size = (image.shape[1], image.shape[2])
+        pts.append(round(seconds * 1000))
+    _check_count(len(pts))
+    return _fields(pts, size, 1 / 1000, keys=[0])
+
+
+def _video(path: Path) -> dict[str, Any]:
+    try:
+        with VideoFile(path) as video:
+            picture, times = _packets(video)
+            video.warn()  # of what the container promises and the file lacks
+            tick = float(video.tick)
+            reordered = video.timeless and video.reorders
+    except UnreadableVideoError as error:
+        raise InputError(error.reason) from error
+    if picture is None:
+        raise InputError("corrupt: no frame can be decoded")
+    stored = None
+    if reordered:
+        times, stored = _decoded_times(path)
+    pts = sorted(times)
+    _check_count(len(pts))
+    transposed, _, _ = orientation(picture)
+    size = (picture.width, picture.height) if transposed else (picture.height, picture.width)
+    fields = _fields(pts, size, tick, keys=[index for index, time in enumerate(pts) if times[time]])
+    return {**fields, "rotation": 90 * (round(picture.rotation / 90) % 4), "stored": stored}
+
+
+def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
+    """(first decoded frame, {time in ticks: is a keyframe}) of the packets that become frames."""
+    picture = None
+    times: dict[int, bool] = {}
+    first: int | None = None  # keyframe: what a recording holds before it cannot be decoded
+    for packet in video.packets():
+        picture = _first_picture(packet) if picture is None else picture
+        if not packet.size or packet.is_discard:
+            continue
+        if video.damage.broken_off:
+            raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
+        time = video.time_of(packet)
+        if time is None:
+            raise InputError("no frame times in the file; `midway-zoo train prepare` writes them")
+        if time in times or (packet.is_keyframe and times and time < max(times)):
+            raise InputError(
+                "frame times go back, as in recordings that were joined; `midway-zoo train prepare` mends them"
+            )
+        if packet.is_keyframe and first is None:
+            first = time
+        times[time] = packet.is_keyframe
+    if video.damage.broken_off:
+        raise InputError(f"corrupt: cannot be read on after {len(times)} frames")
+    return picture, times if first is None else {time: key for time, key in times.items() if time >= first}
+
+
+def _first_picture(packet: Any) -> Any:
+    """A frame that a packet completes; damage at the start of a file does not make the rest of it useless."""
+    try:
+        return next(iter(packet.decode()), None)
+    except (import_av().FFmpegError, ValueError):
+        return None
+
+
+def _decoded_times(path: Path) -> tuple[dict[int, bool], Runs]:
+    """({time in ticks: is a keyframe}, how far behind it each frame's packet is) of a file decoded to its end."""
+    times: dict[int, bool] = {}
+    behind: list[int] = []
+    with VideoFile(path, threads=0) as video:
+        for frame in video.frames():
+            times[frame.ticks] = bool(frame.picture.key_frame)
+            behind.append(frame.packet - frame.ticks)
+    return times, packed(behind)
+
+
+def _fields(pts: Sequence[int], size: tuple[int, int], tick: float | None, *, keys: Iterable[int]) -> dict[str, Any]:
+    return {
+        **timing_fields(pts),
+        "height": size[0],
+        "width": size[1],
+        "rotation": 0,
+        "tick": tick,
+        "keyframes": packed(after - before for before, after in pairwise([0, *keys])),
+    }
+
+
+def _check_count(frames: int) -> None:
+    if frames < 2:
+        raise InputError(f"{'no frames' if frames == 0 else 'only one frame'}; a pair takes two")

@@ -1,0 +1,162 @@
+"""The two losses of Midway pretraining: cross-frame DINO and latent dynamics (paper section 3, equation 3)."""
+
+from collections.abc import Mapping, Sequence
+from typing import cast
+
+import torch
+from accelerate.utils import reduce
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.parametrizations import weight_norm
+
+from midway_zoo.errors import ConfigError
+
+GLOBAL_VIEWS = 4
+"""x1, x2 of the source frame and y1, y2 of the target frame."""
+
+
+class DINOHead(nn.Module):
+    """Class token (N, D) -> logits (N, K): three-layer MLP, L2 normalisation, weight-normalised linear.
+
+    The projection head of DINO (Caron et al., 2021).
+
+    Args:
+        dim: width D of the class token.
+        hidden: width of the MLP's two hidden layers.
+        bottleneck: width that is normalised.
+        out: number K of prototypes.
+        norm_last_layer: freeze the last layer's gains at 1.
+    """
+
+    def __init__(self, dim: int, hidden: int, bottleneck: int, out: int, *, norm_last_layer: bool = False) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.last_layer = weight_norm(nn.Linear(bottleneck, out, bias=False))
+        gain = self.last_layer.parametrizations.weight.original0
+        nn.init.ones_(gain)
+        gain.requires_grad_(not norm_last_layer)
+
+    def forward(self, cls: Tensor) -> Tensor:
+        """Logits in float32 whatever the autocast: sharpened by 1 / 0.04, bfloat16 would lose them."""
+        x = self.mlp(cls)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.last_layer(F.normalize(x.float(), dim=-1, eps=1e-12))
+
+
+class DINOLoss(nn.Module):
+    """Cross-entropy between centred, sharpened teacher views and student views, over all counted pairs at once.
+
+    Args:
+        prototypes: K.
+        student_temperature: 0.1 in the released runs.
+        teacher_temperature: 0.04 in the released runs.
+        center_momentum: of the center, 0.9 in the released runs.
+    """
+
+    center: Tensor
+    center_sum: Tensor
+    center_count: Tensor
+
+    def __init__(
+        self,
+        prototypes: int,
+        *,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        center_momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.center_momentum = center_momentum
+        self.register_buffer("center", torch.zeros(1, prototypes))
+        # Sums over the micro-batches of one step: always zero between steps, so not part of a checkpoint.
+        self.register_buffer("center_sum", torch.zeros(1, prototypes), persistent=False)
+        self.register_buffer("center_count", torch.zeros(()), persistent=False)
+
+    def forward(self, student: Tensor, teacher: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Loss of one (micro-)batch; in training the teacher's logits are noted for :meth:`update_center`.
+
+        Args:
+            student: logits (V, B, K), global views first.
+            teacher: logits (4, B, K); no gradient flows into it.
+            temperature: of the teacher, (), where a schedule changes it; None: the configuration's.
+
+        Returns:
+            The mean over pairs of views and the batch, a scalar; and the mean entropy of the teacher's
+            distributions in nats (log K at most), which says whether it collapses.
+        """
+        student, teacher = student.float(), teacher.detach().float()
+        sharpness = self.teacher_temperature if temperature is None else temperature
+        targets = F.softmax((teacher - self.center) / sharpness, dim=-1)
+        scaled = student / self.student_temperature
+        # -sum_k p log softmax(s) = logsumexp(s) - p . s, since p sums to one: no (V, B, K) log-softmax per pair.
+        dots = torch.bmm(targets.transpose(0, 1), scaled.permute(1, 2, 0))  # (B, 4, V)
+        terms = torch.logsumexp(scaled, dim=-1).transpose(0, 1)[:, None] - dots
+        mask = pair_mask(student.shape[0], student.device)
+        loss = (terms.mean(0) * mask).sum() / mask.sum()
+        entropy = -torch.xlogy(targets, targets).sum(-1).mean()
+        if self.training:
+            self.center_sum += teacher.flatten(0, 1).mean(0, keepdim=True)
+            self.center_count += 1
+        return loss, entropy.detach()
+
+    @torch.no_grad()
+    def update_center(self) -> None:
+        """After the step: center <- 0.9 center + 0.1 mean of the step's teacher logits over all processes."""
+        batch = cast(Tensor, reduce(self.center_sum / self.center_count.clamp(min=1), "mean"))
+        self.center.lerp_(batch, 1 - self.center_momentum)
+        self.center_sum.zero_()
+        self.center_count.zero_()
+
+
+def pair_mask(views: int, device: torch.device | None = None) -> Tensor:
+    """Which (teacher view q, student view v) pairs count: (4, views) float of 0 and 1.
+
+    A view is not compared with itself, nor a global view with the same box of the other frame.
+    """
+    mask = torch.ones(GLOBAL_VIEWS, views, device=device)
+    for q in range(GLOBAL_VIEWS):
+        mask[q, q] = 0
+        mask[q, (q + 2) % GLOBAL_VIEWS] = 0
+    return mask
+
+
+class DynamicsLoss(nn.Module):
+    """How far predictions are from the target frame's tokens, over the levels (equation 3).
+
+    Args:
+        weights: of levels 2, 1, 0, or of as many as there are.
+        reduction: "sum" of the levels, as in the released runs, or "mean", as in the paper's equation.
+    """
+
+    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), reduction: str = "sum") -> None:
+        super().__init__()
+        self.weights, self.reduction = tuple(weights), reduction
+
+    def forward(
+        self, predictions: Mapping[int, Tensor], targets: Mapping[int, Tensor]
+    ) -> tuple[Tensor, dict[int, Tensor]]:
+        """One loss of all levels, and that of each: the mean over batch and tokens of 2 - 2 cos(prediction, target).
+
+        Args:
+            predictions: level -> (B, L, D), in the order of the weights.
+            targets: level -> (B, L, D); no gradient flows into them.
+
+        Raises:
+            ConfigError: if there are more levels than weights.
+        """
+        levels = {
+            level: 2 - 2 * F.cosine_similarity(prediction.float(), targets[level].detach().float(), dim=-1).mean()
+            for level, prediction in predictions.items()
+        }
+        if len(self.weights) < len(levels):
+            raise ConfigError(f"weights={list(self.weights)}: one weight for each of {len(levels)} levels is expected.")
+        terms = [weight * loss for weight, loss in zip(self.weights, levels.values(), strict=False)]
+        total = torch.stack(terms).sum()
+        return (total / len(terms) if self.reduction == "mean" else total), levels

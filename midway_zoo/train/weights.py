@@ -1,0 +1,220 @@
+"""Weights into a run (``init_from=``) and out of one (``midway-zoo train export``).
+
+What a task adds of its own, beside the network, it says itself: ``initialise`` in its folder, ``Task.export_files`` and
+``Task.export_as``.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from midway_zoo.config import MidwayConfig, override
+from midway_zoo.errors import (
+    CheckpointError,
+    ConfigError,
+    MissingFileError,
+    OutputExistsError,
+    SingleEncoderError,
+    nearest,
+)
+from midway_zoo.files import write_safetensors
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import WEIGHTS, save_network
+from midway_zoo.train.checkpoints import BEST, STATE, Checkpoint, best_checkpoint, run_checkpoint
+from midway_zoo.train.tasks import task_class
+from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
+from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
+
+logger = logging.getLogger(__name__)
+_ZOO = "zoo"
+
+
+def network_from(source: str, *, paired: bool) -> MidwayNetwork:
+    """The network of a pretrained name, of a file or folder that ``load_checkpoint`` reads, or of a run.
+
+    Args:
+        source: what ``init_from=`` says.
+        paired: both encoders; if the source holds one only, it serves as student and as teacher.
+
+    Raises:
+        MissingFileError: if it is neither a name nor a path that exists.
+        MidwayZooError: whatever reading it raises.
+    """
+    path = Path(source)
+    if not path.exists():
+        names = list_models(pretrained=True)
+        if source in names or source in {name.partition(".")[0] for name in names}:
+            return _both_encoders(source, partial(create_model, source, pretrained=True), paired=paired)
+        raise MissingFileError(
+            f"init_from={source!r} is neither a path that exists nor a pretrained name.{nearest(source, names)} "
+            f"Names: {', '.join(names)}."
+        )
+    run = run_checkpoint(path)
+    if run is not None:
+        return network_of_checkpoint(run, paired=paired)
+    if path.suffix == ".pth":
+        return load_checkpoint(path, paired=paired)
+    return _both_encoders(path, partial(load_checkpoint, path), paired=paired)
+
+
+def _both_encoders(name: object, read: Callable[..., MidwayNetwork], *, paired: bool) -> MidwayNetwork:
+    """``read(paired=paired)``; where one encoder is all there is, it serves as both."""
+    try:
+        return read(paired=paired)
+    except SingleEncoderError:
+        pass
+    single = read(paired=False)
+    network = MidwayNetwork(replace(single.config, paired=True))
+    state = single.state_dict()
+    encoder = {f"target_{key}": value for key, value in state.items() if key.startswith("encoder.")}
+    network.load_state_dict(state | encoder)
+    logger.info("%s holds one encoder: it starts as student and as teacher", name)
+    return network
+
+
+def load_into(network: MidwayNetwork, source: MidwayNetwork, name: str, *, rooms: tuple[str, ...] = ()) -> None:
+    """Copy the weights of ``source`` into ``network``; position tables are resampled to its grid.
+
+    Args:
+        network: takes the weights.
+        source: gives them.
+        name: of the source, for messages.
+        rooms: only these parts, such as ("encoder",); all if empty.
+
+    Raises:
+        ConfigError: if a tensor is missing or has another shape; nothing is copied then.
+    """
+    given = fit_tables(source.state_dict(), source.config, network.config)
+    wanted = {key: value for key, value in network.state_dict().items() if not rooms or key.partition(".")[0] in rooms}
+    check_shapes(wanted, given, name)
+    network.load_state_dict(network.state_dict() | {key: given[key] for key in wanted})
+
+
+def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name: str) -> None:
+    """Raise :class:`ConfigError`, naming the first tensors that are missing or misshapen."""
+    wrong = [
+        f"{key}: {tuple(value.shape)} wanted, {tuple(given[key].shape) if key in given else 'none'} given"
+        for key, value in wanted.items()
+        if key not in given or given[key].shape != value.shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ConfigError(
+            f"init_from={name} does not fit the network: {'; '.join(wrong[:3])}{more}. "
+            "Choose network.name and network.overrides as it was trained."
+        )
+
+
+def fit_tables(state: Mapping[str, Tensor], has: MidwayConfig, wants: MidwayConfig) -> dict[str, Tensor]:
+    """``state`` with its position tables resampled bicubically from one native grid to another."""
+    fitted = dict(state)
+    if has.grid == wants.grid:
+        return fitted
+    old, new = list(has.grid), list(wants.grid)
+    for key in state:
+        if key.endswith("encoder.pos_embed"):
+            fitted[key] = resample_abs_pos_embed(state[key], new_size=new, old_size=old)
+    if "dynamics.pos_embed" in state:
+        halves = [
+            resample_abs_pos_embed(half, new_size=new, old_size=old)
+            for half in state["dynamics.pos_embed"].chunk(2, dim=1)
+        ]
+        fitted["dynamics.pos_embed"] = torch.cat(halves, dim=1)
+    return fitted
+
+
+def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, overwrite: bool = False) -> list[Path]:
+    """Export the newest checkpoint of a run, or the best.
+
+    Args:
+        run: run folder, or one of its ``checkpoints/step_*``.
+        out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
+            ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
+            timm's ``local-dir:``; and what the task adds, such as ``segmentation_head.safetensors`` (for
+            :func:`midway_zoo.train.tasks.segmentation.model.load_segmentation`). For another layout what the task says:
+            "released" is a ``.pth`` file in the authors'.
+        layout: "zoo", or one that the run's task has ("released" of pretraining).
+        best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
+        overwrite: replace an earlier export.
+
+    Returns:
+        The files written.
+
+    Raises:
+        MissingFileError: if ``run`` holds no checkpoint.
+        OutputExistsError: if there is an export and ``overwrite`` is false.
+    """
+    checkpoint = _best(run) if best else run_checkpoint(run)
+    if checkpoint is None:
+        raise MissingFileError(f"{run} holds no checkpoint of a run (checkpoints/step_*).")
+    task = task_class(checkpoint.state()["identity"]["task"])
+    if layout != _ZOO:
+        return [task.export_as(layout, checkpoint, out, overwrite=overwrite)]
+    further = task.export_files(checkpoint)
+    network = network_of_checkpoint(checkpoint, paired=None)
+    folders = (out, out / ENCODER_FOLDER)
+    files = [folder / name for folder in folders for name in (WEIGHTS, "config.json")]
+    files += [out / name for name in further]
+    for file in files:
+        if file.exists() and not overwrite:
+            raise OutputExistsError(f"{file} exists; choose another folder, or --force to replace it.")
+    folders[1].mkdir(parents=True, exist_ok=True)
+    save_network(network, out)
+    teacher = network.target_encoder or network.encoder
+    part = "teacher" if network.target_encoder is not None else network.provenance.get("encoder", "teacher")
+    save_encoder(teacher, network.config, folders[1], {**network.provenance, "part": "encoder", "encoder": part})
+    for name, (tensors, facts) in further.items():
+        write_safetensors(out / name, tensors, facts, overwrite=True)
+    return files
+
+
+def _best(run: Path) -> Checkpoint:
+    found = best_checkpoint(run)
+    if found is None:
+        raise MissingFileError(
+            f"{run / BEST} names no checkpoint that is there: no checkpoint of this run was validated. "
+            "Without --best the newest one is exported."
+        )
+    return found
+
+
+def network_of_checkpoint(checkpoint: Checkpoint, *, paired: bool | None) -> MidwayNetwork:
+    """The network in a run's checkpoint.
+
+    Args:
+        checkpoint: which one.
+        paired: None as trained; False the teacher alone; True both (an encoder trained alone serves as both).
+    """
+    state, facts = checkpoint.model(), checkpoint.state()
+    described = facts.get("network")
+    if not isinstance(described, dict):
+        raise CheckpointError(f"{checkpoint.path / STATE} does not describe its network.")
+    config = MidwayConfig.from_dict(described)
+    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    if paired is not None and paired != config.paired:
+        weights = _paired(weights) if paired else _unpaired(weights)
+        config = override(config, {"paired": paired})
+    network = MidwayNetwork(config)
+    network.load_state_dict(weights)
+    encoder = "student and teacher" if config.paired else facts.get("encoder", "teacher")
+    network.provenance = {"source": "midway_zoo.train", "task": facts["identity"]["task"], "step": checkpoint.step}
+    network.provenance |= {"encoder": encoder, "trained_with": facts["provenance"]}
+    return network.eval()
+
+
+def _unpaired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    kept = {key: value for key, value in weights.items() if not key.startswith("encoder.")}
+    return {
+        (key.removeprefix("target_") if key.startswith("target_encoder.") else key): value
+        for key, value in kept.items()
+    }
+
+
+def _paired(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return weights | {f"target_{key}": value for key, value in weights.items() if key.startswith("encoder.")}

@@ -1,0 +1,139 @@
+"""Which ranges of a file on the Hub hold the tensors that are wanted, and fetching them over a few connections."""
+
+import itertools
+import queue
+import threading
+from collections.abc import Generator, Mapping
+from typing import NamedTuple
+
+import torch
+from huggingface_hub.utils import are_progress_bars_disabled
+from tqdm import tqdm
+
+from midway_zoo.errors import CheckpointError
+from midway_zoo.weights.archive import TorchArchive, local_header_size, tensor_from_bytes
+from midway_zoo.weights.pickles import TensorRef
+from midway_zoo.weights.remote import RemoteFile
+
+CONNECTIONS = 8
+MOST_UNWANTED = 0.12
+"""Bytes that may be fetched beside the wanted ones, as a share of these, if that spares requests."""
+_RUN = 2**25  # bytes of one request: a longer stretch is shared out among the connections
+_GAP = 2**15  # fetching this many unwanted bytes always costs less than one more request
+
+Refs = Mapping[str, TensorRef]
+
+
+class Run(NamedTuple):
+    """One range, and the tensors whose storages lie in it."""
+
+    start: int
+    stop: int
+    names: list[str]
+
+
+def plan(archive: TorchArchive, refs: Refs, spare: float = 0.0) -> list[Run]:
+    """Ranges to fetch for some tensors: as few as possible.
+
+    torch sorts storages by the text of their numbers (before 2.3), so that those of one encoder are scattered among
+    the optimizer's. Gaps are fetched too, the smallest first, as long as they take no more than ``spare`` bytes. An
+    entry ends where the next begins, so that its local header, whose length only the file knows, comes with it.
+    """
+    offsets = sorted(info.header_offset for info in archive.all_entries)
+    ends = dict(zip(offsets, [*offsets[1:], archive.directory_offset], strict=True))
+    names: dict[int, list[str]] = {}
+    for name, ref in refs.items():
+        names.setdefault(archive.storage_entry(ref.storage).header_offset, []).append(name)
+    starts = sorted(names)
+    gaps = sorted((after - ends[before], after) for before, after in itertools.pairwise(starts))
+    joined: set[int] = set()
+    for gap, after in gaps:
+        if gap > max(_GAP, spare):
+            break
+        spare -= gap
+        joined.add(after)
+    runs: list[Run] = []
+    for start in starts:
+        if start in joined and ends[start] - runs[-1].start <= _RUN:
+            runs[-1] = Run(runs[-1].start, ends[start], [*runs[-1].names, *names[start]])
+        else:
+            runs.append(Run(start, ends[start], names[start]))
+    return runs
+
+
+def read_parts(
+    file: RemoteFile, archive: TorchArchive, parts: Mapping[str, Refs]
+) -> Generator[tuple[str, dict[str, torch.Tensor]], None, None]:
+    """Fetch tensors of several parts, each storage checked by its CRC-32; with a progress bar.
+
+    Yields:
+        A part's name and tensors as soon as it is complete, the first parts first: what comes later may fail.
+    """
+    refs = {name: ref for part in parts.values() for name, ref in part.items()}
+    rank = {name: index for index, part in enumerate(parts.values()) for name in part}
+    wanted = sum({ref.storage.key: archive.storage_entry(ref.storage).file_size for ref in refs.values()}.values())
+    runs = plan(archive, refs, MOST_UNWANTED * wanted - file.received)
+    runs.sort(key=lambda run: (min(rank[name] for name in run.names), run.start - run.stop))  # the longest first
+    missing = {part: set(members) for part, members in parts.items()}
+    tensors: dict[str, torch.Tensor] = {}
+    for found in _fetch(file, archive, refs, runs):
+        tensors |= found
+        for part, names in list(missing.items()):
+            names.difference_update(found)
+            if not names:
+                del missing[part]
+                yield part, {name: tensors.pop(name) for name in parts[part]}
+    if missing:
+        raise CheckpointError(f"{file.filename}: the tensors of {', '.join(missing)} did not all come; try again.")
+
+
+def _fetch(
+    file: RemoteFile, archive: TorchArchive, refs: Refs, runs: list[Run]
+) -> Generator[dict[str, torch.Tensor], None, None]:
+    """The tensors of runs, in the order in which they arrive.
+
+    The threads are daemons of our own: those of concurrent.futures are waited for when Python ends, and one that
+    waits for a slow server would hold up whoever pressed Ctrl-C.
+    """
+    todo: queue.SimpleQueue[Run] = queue.SimpleQueue()
+    done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException] = queue.SimpleQueue()
+    for run in runs:
+        todo.put(run)
+    quiet = True if are_progress_bars_disabled() else None  # None: no bar unless on a terminal
+    total = sum(run.stop - run.start for run in runs)
+    with tqdm(total=total, unit="B", unit_scale=True, desc=file.filename, disable=quiet) as bar:
+
+        def work() -> None:
+            try:
+                while True:
+                    run = todo.get_nowait()
+                    data = file.fetch(run.start, run.stop, bar.update)
+                    done.put({name: _cut(data, run.start, archive, refs[name]) for name in run.names})
+            except queue.Empty:
+                return
+            except BaseException as error:  # noqa: BLE001  (for the thread that waits for it)
+                done.put(error)
+
+        for _ in range(min(CONNECTIONS, len(runs))):
+            threading.Thread(target=work, daemon=True).start()
+        try:
+            for _ in runs:
+                found = done.get()
+                if isinstance(found, BaseException):
+                    raise found
+                yield found
+        except BaseException:  # Ctrl-C too
+            file.stop.set()
+            raise
+
+
+def _cut(data: bytearray, start: int, archive: TorchArchive, ref: TensorRef) -> torch.Tensor:
+    """One tensor out of the bytes that were fetched from offset ``start`` on."""
+    info = archive.storage_entry(ref.storage)
+    offset = info.header_offset - start
+    first = offset + local_header_size(bytes(data[offset : offset + 30]), info, archive.name)
+    if first + info.file_size > len(data):
+        raise CheckpointError(f"{archive.name} is damaged: {info.filename} runs into the next entry. Try again.")
+    raw = torch.empty(info.file_size, dtype=torch.uint8)
+    raw.numpy()[:] = memoryview(data)[first : first + info.file_size]
+    return tensor_from_bytes(raw, ref, info, archive.name)
