@@ -61,8 +61,8 @@ def predict_flow(
         size: resize the images first, as in :func:`~midway_zoo.extract_features`, but None means the images' own
             size for the head. A larger size gives the zero-shot flow a finer grid and takes longer.
         batch_size: pairs, or tiles, at once.
-        **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``, ``seed`` and ``window`` for
-            perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
+        **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``,
+            ``seed`` and ``window`` for perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
 
     Returns:
         ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down, and ``confidence`` (B, 1, H, W), higher
