@@ -293,7 +293,19 @@ class VideoFile:
     def seek(self, ticks: int) -> None:
         """Go on at the last key frame at or before a time (of packets)."""
         with self._errors():
+            if self._met_damage():  # FFmpeg's decoders keep traces of it, also over a seek
+                self.__exit__()
+                self._container = self._open()
+                self._choose_stream()
             self._container.seek(ticks, stream=self.stream, backward=True, any_frame=False)
+
+    def _met_damage(self) -> bool:
+        if self.damage.at is not None:
+            return True
+        try:  # what the decoder holds back may be damaged too
+            return any(picture.is_corrupt for picture in self.stream.codec_context.decode(None))
+        except (self._av.FFmpegError, ValueError):
+            return True
 
     def time_of(self, packet: Any) -> int | None:
         """Ticks that tell a packet from the others; None in raw streams, which have no times."""

@@ -101,6 +101,10 @@ def test_an_accelerator_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(photometric, "_CHUNK", 4)
     with FakeTensorMode():
         views, params = torch.empty(10, 3, 16, 16, dtype=torch.uint8, device="cuda"), torch.empty(10, 11, device="cuda")
+        try:
+            params[:, :1]
+        except RuntimeError:
+            pytest.skip(f"torch {torch.__version__} asks for a CUDA driver to slice a fake tensor")
         result = augment(views, params)
         assert (result.shape, result.dtype, result.device.type) == (views.shape, torch.float32, "cuda")
 

@@ -27,6 +27,17 @@ def test_network_is_that_of_the_file(published: HubServer, tiny: Path) -> None:
     assert network.provenance["encoder"] == "teacher"
 
 
+@pytest.mark.parametrize("longest", [2**12, 2**17])
+def test_many_ranges_at_once(
+    published: HubServer, nano_file: Path, monkeypatch: pytest.MonkeyPatch, longest: int
+) -> None:
+    monkeypatch.setattr("midway_zoo.weights.ranges._RUN", longest)
+    mz.register_weights("midway_nano.full", repo_id=REPO, file="nano.pth", overwrite=True)
+    network = mz.create_model("midway_nano.full", pretrained=True, paired=True)
+    assert_same_state(network.state_dict(), mz.load_checkpoint(nano_file, paired=True).state_dict())
+    assert len(published.requests) > 20
+
+
 def test_paired_and_student(published: HubServer, tiny: Path) -> None:
     paired = mz.create_model(NAME, pretrained=True, paired=True)
     assert_same_state(paired.state_dict(), mz.load_checkpoint(tiny, paired=True).state_dict())

@@ -33,7 +33,7 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
 
 def test_protocol_of_the_recipes() -> None:
     assert {"flow_full", "flow_small", "flow_frozen", "flow_scenes_nano"} <= set(recipe_names())
-    plain = load_config(FlowConfig, None, ["out=x"])
+    plain = load_config(FlowConfig, None, ["out=x", "init_from=midway_vits.bdd100k"])
     for name in ("flow_full", "flow_small", "flow_frozen"):
         config = load_config(FlowConfig, name, ["out=x"])
         assert config.midway_config().flow_head == (96, 192, 384, 768, 256)
@@ -43,7 +43,7 @@ def test_protocol_of_the_recipes() -> None:
         assert (config.epochs, config.batch_size, config.precision) == (240, 8, "no")
         assert config.data.mixture == ("full" if name == "flow_full" else "small")
         assert config.frozen == (name == "flow_frozen")
-        config.check()
+        assert config.save_every * config.batch_size == config.data.epoch_pairs  # validated every epoch
 
 
 def test_learning_rate_rises_an_epoch_and_falls_to_zero(make_task: Make) -> None:
@@ -52,7 +52,7 @@ def test_learning_rate_rises_an_epoch_and_falls_to_zero(make_task: Make) -> None
     rates = [task.hyperparameters(step).lr for step in (0, 99, 100, 550, 1000)]
     assert rates == pytest.approx([0, 5e-4, 5e-4, 5e-4 * (1 + math.cos(math.pi / 2)) / 2, 0])
     assert {task.hyperparameters(step).weight_decay for step in range(3)} == {0.05}
-    plain = [group for group in task.optimizer().param_groups if not group["decay"]]
+    plain = [group for group in task.optimizer().param_groups if not group["scheduled"]]
     assert all(p.ndim == 1 for group in plain for p in group["params"])
     assert task.optimizer().param_groups[0]["betas"] == (0.9, 0.95)
 
