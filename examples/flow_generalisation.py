@@ -119,8 +119,10 @@ def measure(network: mz.MidwayNetwork, pairs: Pairs) -> dict[str, dict[str, floa
     """{method: {"epe", "px1", "px3"}}: pixels, and percent of pixels with an error above 1 and 3."""
     metrics = {name: FlowMetrics() for name in ("model", "refined", "zero", "translation", "zero-shot")}
     for source, target, flow in pairs:
+        head = {"method": "head", "tile": tuple(source.shape[-2:])}
         found = {
-            "model": mz.predict_flow(network, source, target, method="head", tile=tuple(source.shape[-2:])).flow,
+            "model": mz.predict_flow(network, source, target, **head).flow,
+            "refined": mz.predict_flow(network, source, target, refine=2, **head).flow,
             "zero": torch.zeros_like(flow),
             "translation": translation(flow),
             "zero-shot": mz.predict_flow(

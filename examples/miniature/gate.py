@@ -6,8 +6,8 @@ CHECKPOINT is a run folder, one of its checkpoints/step_*, a pretrained name, or
 Figures are added to --json under the checkpoint's name and drawn, over pairs seen, to the PNG beside it. Everything is
 measured on scenes of natural pictures that nothing is trained on, moved by one to three patches:
 
-hits, copies    of tokens that are seen in both frames and truly move by a patch or more, the percent whose heat map peaks
-                where they go, and where they were; "chance" is what a peak drawn at random would hit
+hits, copies    of tokens that are seen in both frames and truly move by a patch or more, the percent whose heat map
+                peaks where they go, and where they were; "chance" is what a peak drawn at random would hit
 zero_shot       end-point error of the perturbation flow, beside zero flow and the best single vector of each pair
 head            the same of the flow head, where there is one, alone and with refine=2
 probe           error of the mean flow, read off the motion latent by a linear map, beside the mean over pairs
@@ -42,13 +42,14 @@ from midway_zoo.readouts.masks import sequence_scores
 from midway_zoo.readouts.propagation import PropagationOptions, propagate_labels
 from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
 from midway_zoo.train.alignment import align
-from midway_zoo.train.weights import network_of_checkpoint, run_checkpoint
+from midway_zoo.train.checkpoints import run_checkpoint
+from midway_zoo.train.weights import network_of_checkpoint
 from midway_zoo.visualize import features_to_image
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
-from flow_generalisation import measure as measure_flow  # noqa: E402
-from flow_generalisation import translation  # noqa: E402
-from flow_generalisation import warped as warped_pairs  # noqa: E402
+from flow_generalisation import measure as measure_flow
+from flow_generalisation import translation
+from flow_generalisation import warped as warped_pairs
 
 SEED = 0x67_6174_65  # of scenes that are held out; no run should have it as its own
 _AT_ONCE = 16
@@ -66,8 +67,7 @@ def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
     if checkpoint is None:
         return mz.create_model(name, pretrained=True), 0
     network = network_of_checkpoint(checkpoint, paired=False)
-    batch = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))["identity"].get("batch_size", 0)
-    return network.eval(), int(checkpoint.name.rpartition("_")[2]) * int(batch)
+    return network, checkpoint.step * int(checkpoint.state()["identity"].get("batch_size", 0))
 
 
 def scenes(side: int, pairs: int, first: int = 0) -> Iterator[SceneBatch]:

@@ -56,7 +56,9 @@ def test_wandb_is_told_project_name_and_identity(settings, tmp_path) -> None:
     (package / "wandb").mkdir(parents=True)
     (package / "wandb" / "__init__.py").write_text(WANDB)
     (package / "wandb-0.20.0.dist-info").mkdir()
-    (package / "wandb-0.20.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: wandb\nVersion: 0.20.0\n")
+    (package / "wandb-0.20.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: wandb\nVersion: 0.20.0\n"
+    )
     told = tmp_path / "told.jsonl"
     environment = ONE_THREAD | {
         "TOLD": str(told),

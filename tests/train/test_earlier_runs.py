@@ -31,7 +31,9 @@ def make_earlier(run: Path, task) -> None:
     position = {name: index for index, name in enumerate(decayed + plain)}
     hyper = {key: value for key, value in saved["optimizer"]["param_groups"][0].items() if key != "params"}
     del hyper["scheduled"]
-    groups = [{**hyper, "decay": names is decayed, "params": [position[n] for n in names]} for names in (decayed, plain)]
+    groups = [
+        {**hyper, "decay": names is decayed, "params": [position[n] for n in names]} for names in (decayed, plain)
+    ]
     state = {position[name]: entry for name, entry in saved["optimizer"]["state"].items()}
     torch.save({**saved, "optimizer": {"state": state, "param_groups": groups}}, checkpoint.path / "optimizer.pt")
 
@@ -66,7 +68,9 @@ def test_exports_and_starts_others(earlier, make_task, tmp_path) -> None:
     assert main(["train", "export", str(earlier), str(tmp_path / "zoo")]) == 0
     assert main(["train", "export", str(earlier), str(tmp_path / "run.pth"), "--layout", "released"]) == 0
     task = make_task(f"init_from={earlier}", f"out={tmp_path / 'next'}")
-    assert torch.equal(task.model.dino.center, load_file(latest_checkpoint(earlier).path / "model.safetensors")["center"])
+    assert torch.equal(
+        task.model.dino.center, load_file(latest_checkpoint(earlier).path / "model.safetensors")["center"]
+    )
 
 
 def test_an_optimizer_that_does_not_fit_is_refused(earlier, make_task) -> None:

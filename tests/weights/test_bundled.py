@@ -18,9 +18,9 @@ from midway_zoo import manifest
 from midway_zoo.cli import main
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.train.checkpoints import mark_best, save_checkpoint
 from midway_zoo.train.weights import network_from
-from midway_zoo.weights.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.weights.publish import network_card
 from tests.weights.released_files import assert_same_state
 

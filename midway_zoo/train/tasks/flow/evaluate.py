@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-import midway_zoo
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.files import check_output
 from midway_zoo.flow import FlowMetrics, write_flow
+from midway_zoo.inference.flow import predict_flow
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow.entries import FlowEntry, FlowFiles
 from midway_zoo.train.data.flow.parts import FOLDERS, check_dataset, list_part
@@ -273,7 +273,7 @@ def _predict(
     # Rows of a table share the overlap, which only a head reads.
     tiled = method == "head" or (method == "auto" and network.flow_head is not None)
     taken: dict[str, Any] = {name: value for name, value in options.items() if tiled or name != "overlap"}
-    found = midway_zoo.predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
+    found = predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
     return found.flow, found.method
 
 
