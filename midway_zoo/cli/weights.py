@@ -15,7 +15,7 @@ from midway_zoo.files import sha256_of, write_json
 from midway_zoo.inference.golden import TOLERANCE, check_golden
 from midway_zoo.manifest import boxed_file
 from midway_zoo.weights.bundled import check_box, check_request, load_boxed
-from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part, open_source
+from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
 from midway_zoo.weights.load import parts_for
 from midway_zoo.weights.publish import push_folder
 from midway_zoo.weights.registry import list_models, load_checkpoint, split_name
