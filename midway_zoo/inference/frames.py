@@ -97,11 +97,15 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
 def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
     """Frames of any iterable: images, or objects with an image and its time as ``read_video`` gives them."""
     for index, frame in enumerate(islice(frames, 0, None, stride)):
-        image, seconds = getattr(frame, "image", frame), getattr(frame, "pts_seconds", None)
         try:
-            yield Frame(to_tensor(image), seconds)
+            yield as_frame(frame)
         except (InputError, InputTypeError) as error:
             raise type(error)(f"image {index * stride}: {error}") from error
+
+
+def as_frame(frame: Any) -> Frame:
+    """An image of any kind, or an object with an image and its time as ``read_video`` gives them, as a frame."""
+    return Frame(to_tensor(getattr(frame, "image", frame)), getattr(frame, "pts_seconds", None))
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:

@@ -6,8 +6,8 @@ from torch import Tensor
 
 import midway_zoo as mz
 from midway_zoo.errors import InputError
-from midway_zoo.inference.refinement import mean_over_mirrors, refined, warp
 from midway_zoo.inference.encoded import EncodedFrames
+from midway_zoo.inference.refinement import mean_over_mirrors, refined, warp
 from tests.models.test_flow_head import TINY
 
 
