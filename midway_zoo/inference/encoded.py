@@ -109,6 +109,8 @@ class EncodedPairs:
     """(height, width) of the frames as given."""
     pts_seconds: Tensor | None
     """(p, 2) times of source and target."""
+    concealed: Tensor | None
+    """(p, 2) bool: whether source and target are guesses of a decoder; None as ``pts_seconds``."""
 
 
 def encoded_pairs(
@@ -130,6 +132,7 @@ def encoded_pairs(
     """
     last: EncodedFrames | None = None
     times: list[float | None] = []
+    concealed: list[bool] = []
     taken = 0
     with tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
         for batch in frame_batches(network, frames, size, batch_size):
@@ -137,8 +140,11 @@ def encoded_pairs(
             with inference(network):
                 joined = encode(batch.images).after(last)
             last, times = joined[-gap:], times[-gap:] + batch.pts_seconds
+            concealed = concealed[-gap:] + batch.concealed
             taken += len(batch.images)
             if len(joined) > gap:
-                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pair_times(times, gap))
+                pts, hidden = pair_times(times, gap), torch.tensor(concealed)
+                pairs = None if pts is None else torch.stack([hidden[:-gap], hidden[gap:]], dim=1)
+                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pts, pairs)
             bar.update(len(batch.images))
     frames.check_taken(taken, gap)

@@ -253,8 +253,9 @@ def _results(method: Method, pairs: EncodedPairs, both: bool) -> list[FlowPredic
     for row in range(len(pairs.source)):
         single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
         fields: dict[str, Any] = dict(_at_size(single, pairs.source.size, pairs.given))
-        when = None if pairs.pts_seconds is None else pairs.pts_seconds[row : row + 1]
-        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, pts_seconds=when, **fields))
+        for name, value in (("pts_seconds", pairs.pts_seconds), ("concealed", pairs.concealed)):
+            fields[name] = None if value is None else value[row : row + 1]
+        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, **fields))
     return results
 
 

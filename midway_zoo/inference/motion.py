@@ -75,7 +75,7 @@ def infer_motion_latents(
 
     Returns:
         ``tokens`` (T - gap, 10, C) for the T frames taken, ``levels``, ``pooled``; for videos
-        ``pts_seconds`` (T - gap, 2).
+        ``pts_seconds`` and ``concealed`` (T - gap, 2).
 
     Raises:
         InputError: for frames or arguments that cannot be used, or fewer than gap + 1 frames.
@@ -90,6 +90,7 @@ def infer_motion_latents(
     frames = open_frames(clip, stride=stride, fps=fps)
     found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
     times: list[Tensor] = []
+    concealed: list[Tensor] = []
     grid = (0, 0)
 
     def encode(images: Tensor) -> EncodedFrames:
@@ -102,17 +103,20 @@ def infer_motion_latents(
             latents = dynamics.motion_latents(*tokens, grid).motion_latents
             for level in found:
                 found[level].append(latents[level])
-            if pairs.pts_seconds is not None:
+            if pairs.pts_seconds is not None and pairs.concealed is not None:
                 times.append(pairs.pts_seconds)
+                concealed.append(pairs.concealed)
     levels = {level: torch.cat(parts) for level, parts in found.items()}
-    return motion_latent(levels, grid, torch.cat(times) if times else None)
+    of_video = (torch.cat(times), torch.cat(concealed)) if times else (None, None)
+    return motion_latent(levels, grid, *of_video)
 
 
 def motion_latent(
     levels: dict[int, Tensor],
     grid: tuple[int, int] | list[tuple[int, int]],
     pts_seconds: Tensor | None = None,
+    concealed: Tensor | None = None,
 ) -> MotionLatent:
     """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
     final = levels[min(levels)]
-    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds)
+    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds, concealed)
