@@ -1,15 +1,24 @@
-"""What the Hub cache costs: bytes and requests of a download, time and memory of a cached load.
+"""What the Hub cache costs: bytes, requests and seconds of a download, time and memory of a cached load.
 
 Runs against a loopback server with a file that it generates, from a source checkout:
 
-    python examples/benchmark_hub.py [midway_vits | midway_vitb]
+    python examples/benchmark_hub.py [midway_vits | midway_vitb] [--mbits 100] [--latency 0.1]
+
+The file has the structure of the released ones: optimizer included, storages in the text order of their numbers and
+without alignment, as torch 2.2 wrote them. With --mbits the server sends no more than that on all connections
+together, and answers each request after --latency seconds (the first of a connection after twice that); encoder,
+network and, by ``hf_hub_download``, the whole file are then fetched through it, in this order.
 """
 
+import argparse
+import functools
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -18,19 +27,40 @@ import timm
 
 import midway_zoo  # noqa: F401  (registers the encoders)
 from midway_zoo.config import ARCHITECTURES
+from tests.weights import released_files
 from tests.weights.hub.hub_server import HubServer
-from tests.weights.released_files import write_released
 
 FETCH = """
 import sys, time
 import midway_zoo as mz
+from huggingface_hub import hf_hub_download
 from midway_zoo import manifest
 from midway_zoo.weights import hub
-mz.register_weights(sys.argv[1] + ".bench", repo_id="lab/bench", file="bench.pth")
+name = sys.argv[1] + ".bench"
+mz.register_weights(name, repo_id="lab/bench", file="bench.pth")
 start = time.perf_counter()
-print(hub.fetch(sys.argv[1] + ".bench", manifest.find(sys.argv[1] + ".bench"), ["teacher"])["teacher"])
-print(time.perf_counter() - start)
+if sys.argv[2] == "file":
+    paths = [hf_hub_download("lab/bench", "bench.pth")]
+else:
+    paths = hub.fetch(name, manifest.find(name), sys.argv[2].split("+")).values()
+print(time.perf_counter() - start, *paths, sep="\\n")
 """
+
+WANTED = {"encoder": "teacher", "network": "teacher+dynamics", "whole file": "file"}
+
+
+def in_text_order(path: Path) -> None:
+    """Rewrite a torch.save file as torch 2.2 wrote it: storages by the text of their numbers, nothing aligned."""
+    ordered = path.with_suffix(".ordered")
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(ordered, "w") as target:
+        names = source.namelist()
+        storages = sorted(name for name in names if "/data/" in name)
+        rest = [name for name in names if "/data/" not in name]
+        for name in (*rest[:2], *storages, *rest[2:]):  # data.pkl and byteorder come first
+            with source.open(name) as data, target.open(zipfile.ZipInfo(name), "w") as out:
+                while block := data.read(2**24):
+                    out.write(block)
+    ordered.replace(path)
 
 
 def peak() -> int:
@@ -50,26 +80,46 @@ def medians(actions, repeats: int = 15) -> list[float]:
     return [sorted(record)[repeats // 2] for record in times]
 
 
+def fetch(server: HubServer, architecture: str, what: str, home: Path) -> list[Path]:
+    """Fetch in a process of its own, with an empty cache, and print what it cost."""
+    server.reset()
+    command = [sys.executable, "-c", FETCH, architecture, WANTED[what]]
+    source = str(Path(__file__).parents[1])
+    environ = {**server.environ(home), "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
+    out = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
+    seconds, *paths = out.stdout.splitlines()
+    size = sum(Path(path).stat().st_size for path in paths)
+    sent = server.bytes_sent()
+    print(
+        f"{what:10}  {size / 1e6:7.1f} MB, sent {sent / 1e6:7.1f} MB ({sent / size:.3f} x) in {len(server.requests):3} "
+        f"requests, {float(seconds):6.1f} s",
+        flush=True,
+    )
+    return [Path(path) for path in paths]
+
+
 def main() -> None:
-    architecture = sys.argv[1] if len(sys.argv) > 1 else "midway_vits"
-    with tempfile.TemporaryDirectory() as folder, HubServer() as server:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("architecture", nargs="?", default="midway_vits")
+    parser.add_argument("--mbits", type=float, help="of the line; without it only the encoder is fetched")
+    parser.add_argument("--latency", type=float, default=0.0, metavar="SECONDS")
+    options = parser.parse_args()
+    rate = options.mbits * 1e6 if options.mbits else None
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        HubServer(bits_per_second=rate, latency=options.latency) as server,
+    ):
         source = Path(folder) / "bench.pth"
-        subprocess.run([sys.executable, __file__, "--write", architecture, str(source)], check=True)
+        subprocess.run([sys.executable, __file__, "--write", options.architecture, str(source)], check=True)
         server.add_repo("lab/bench")
         server.add_file("lab/bench", "bench.pth", source, lfs=True)
-        command = [sys.executable, "-c", FETCH, architecture]
-        out = subprocess.run(
-            command, env=server.environ(Path(folder) / "home"), check=True, capture_output=True, text=True
-        )
-        path, seconds = out.stdout.split()
-        part, size = Path(path), Path(path).stat().st_size
-        print(f"file {source.stat().st_size / 1e6:.1f} MB, encoder part {size / 1e6:.1f} MB")
-        print(
-            f"fetched {server.bytes_sent() / 1e6:.1f} MB ({server.bytes_sent() / size:.3f} x the part, "
-            f"{server.bytes_sent() / source.stat().st_size:.1%} of the file) in {len(server.requests)} requests, "
-            f"{float(seconds):.2f} s"
-        )
-        measure(architecture, part, size)
+        print(f"{options.architecture}, file of {source.stat().st_size / 1e6:.1f} MB", flush=True)
+        for what in WANTED if rate else ("encoder",):
+            paths = fetch(server, options.architecture, what, Path(folder) / what)
+            if what == "encoder":
+                part = paths[0]
+        if not rate:
+            measure(options.architecture, part, part.stat().st_size)
 
 
 def measure(architecture: str, path: Path, size: int) -> None:
@@ -96,6 +146,11 @@ def measure(architecture: str, path: Path, size: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--write"]:
-        write_released(Path(sys.argv[3]), ARCHITECTURES[sys.argv[2]])
+        # Heads as large as the released ones, of 65,536 prototypes: they lie between the encoders.
+        released_files.head_entries = functools.partial(
+            released_files.head_entries, hidden=2048, bottleneck=256, out=65536
+        )
+        released_files.write_released(Path(sys.argv[3]), ARCHITECTURES[sys.argv[2]])
+        in_text_order(Path(sys.argv[3]))
     else:
         main()

@@ -6,6 +6,7 @@
 Trains the recipe flow_scenes_nano for a time (a run that is there is continued) and prints end-point errors in pixels
 of the best checkpoint beside those of
     zero         nothing moves,
+    refined      the head after two further looks (refine=2),
     translation  the best single vector of each pair, found from the truth: what knowing the camera's shift would give,
     zero-shot    the perturbations of section 4.4, from the same network,
 on generated scenes that are held out and, with --media, on frames of videos or folders of images that are warped by
@@ -54,19 +55,19 @@ def held_out(config: FlowConfig) -> Pairs:
     return list(validation.batches(first=config.validation.scenes))
 
 
-def warped(media: Path, config: FlowConfig, count: int, longest: float, seed: int = 0) -> Pairs:
+def warped(media: Path, size: tuple[int, int], count: int, longest: float, seed: int = 0) -> Pairs:
     """Crops of frames, each the target of a pair whose source is sampled from it by a known smooth flow.
 
     source(x) = target(x + flow(x)), so that the flow is exact wherever it stays in the picture; NaN elsewhere.
 
     Args:
         media: video, or folder of frames.
-        config: its crop is the size of the pairs.
+        size: (height, width) of the pairs.
         count: frames.
         longest: about the longest vector, in pixels.
         seed: of crops and flow.
     """
-    height, width = config.data.crop
+    height, width = size
     pairs = []
     for number, frame in enumerate(_frames(media, count, (height, width))):
         rng = np.random.default_rng([seed, number])
@@ -116,10 +117,12 @@ def translation(flow: Tensor) -> Tensor:
 
 def measure(network: mz.MidwayNetwork, pairs: Pairs) -> dict[str, dict[str, float]]:
     """{method: {"epe", "px1", "px3"}}: pixels, and percent of pixels with an error above 1 and 3."""
-    metrics = {name: FlowMetrics() for name in ("model", "zero", "translation", "zero-shot")}
+    metrics = {name: FlowMetrics() for name in ("model", "refined", "zero", "translation", "zero-shot")}
     for source, target, flow in pairs:
+        head = {"method": "head", "tile": tuple(source.shape[-2:])}
         found = {
-            "model": mz.predict_flow(network, source, target, method="head", tile=tuple(source.shape[-2:])).flow,
+            "model": mz.predict_flow(network, source, target, **head).flow,
+            "refined": mz.predict_flow(network, source, target, refine=2, **head).flow,
             "zero": torch.zeros_like(flow),
             "translation": translation(flow),
             "zero-shot": mz.predict_flow(
@@ -146,8 +149,9 @@ def main() -> None:
     best = best_checkpoint(options.out)
     assert best is not None, "validation.scenes=0: no checkpoint was validated"
     network = network_of_checkpoint(best, paired=False)
+    size = (config.data.crop[0], config.data.crop[1])
     sets = {"held-out scenes": held_out(config)}
-    sets |= {f"warped {path.name}": warped(path, config, options.frames, options.longest) for path in options.media}
+    sets |= {f"warped {path.name}": warped(path, size, options.frames, options.longest) for path in options.media}
     results: dict[str, Any] = {name: measure(network, pairs) for name, pairs in sets.items()}
     print(f"step {best.step}\n| data | method | EPE | 1px % | 3px % |\n|---|---|---|---|---|")
     for name, methods in results.items():

@@ -70,5 +70,7 @@ def check_fields(config: Any, prefix: str = "") -> None:
             check_fields(value, f"{prefix}{entry.name}.")
         elif limits is not None and value is not None and not limits.accepts(value):
             shown = list(value) if isinstance(value, tuple) else value
+            endless = isinstance(value, float) and not math.isfinite(value)
+            allowed = "finite" if endless else limits.allowed()
             hint = f"; {limits.hint}" if limits.hint else ""
-            raise ConfigError(f"{prefix}{entry.name}={shown!r} must be {limits.allowed()}{hint}.")
+            raise ConfigError(f"{prefix}{entry.name}={shown!r} must be {allowed}{hint}.")

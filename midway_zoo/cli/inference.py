@@ -11,8 +11,8 @@ from torch import Tensor
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
 from midway_zoo.files import check_output, write_png, write_safetensors
+from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
-from midway_zoo.inference.motion import infer_motion_latents
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.visualize import features_to_image
 from midway_zoo.weights.registry import create_model, load_checkpoint

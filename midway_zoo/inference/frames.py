@@ -78,7 +78,7 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         path = Path(clip)
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
-            frames = (Frame(to_tensor(f.image), f.pts_seconds, f.concealed) for f in decoded)
+            frames = map(as_frame, decoded)
             return FrameSource(frames, sampling=f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4
@@ -99,11 +99,16 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
 def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
     """Frames of any iterable: images, or objects with an image and its time as ``read_video`` gives them."""
     for index, frame in enumerate(islice(frames, 0, None, stride)):
-        image, seconds = getattr(frame, "image", frame), getattr(frame, "pts_seconds", None)
         try:
-            yield Frame(to_tensor(image), seconds, getattr(frame, "concealed", False))
+            yield as_frame(frame)
         except (InputError, InputTypeError) as error:
             raise type(error)(f"image {index * stride}: {error}") from error
+
+
+def as_frame(frame: Any) -> Frame:
+    """An image of any kind, or an object with an image and its time as ``read_video`` gives them, as a frame."""
+    seconds, concealed = getattr(frame, "pts_seconds", None), getattr(frame, "concealed", False)
+    return Frame(to_tensor(getattr(frame, "image", frame)), seconds, concealed)
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:

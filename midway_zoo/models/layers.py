@@ -10,6 +10,8 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F  # noqa: N812
 from torch.utils.checkpoint import checkpoint
 
+from midway_zoo.models.places import PlacedAttention
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-5)
 
 
@@ -128,9 +130,7 @@ class GatedBlock(Block):
     def __init__(self, dim: int, heads: int, *, placed: bool = False) -> None:
         super().__init__(dim, heads, qkv_bias=False, norm_layer=LayerNorm, mlp_layer=Mlp)
         self.placed = placed
-        if placed:  # imported here: hardly any network has it
-            from midway_zoo.models.places import PlacedAttention
-
+        if placed:
             self.attn = PlacedAttention(dim, heads)
 
     def forward(

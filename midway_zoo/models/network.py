@@ -15,6 +15,7 @@ from midway_zoo.card import network_card
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.models.flow_head import FlowHead
 from midway_zoo.models.layers import leading_tokens
 from midway_zoo.results import DynamicsOutput
 from midway_zoo.storage import load_folder, save_network
@@ -22,19 +23,11 @@ from midway_zoo.storage import load_folder, save_network
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
-    from midway_zoo.models.flow_head import FlowHead
-
 
 def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     """The timm encoder of a configuration, with random weights and any input size."""
     kwargs = {"num_classes": 0, "dynamic_img_size": True} | config.encoder_args | kwargs
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
-
-
-def _flow_head(config: MidwayConfig) -> "FlowHead":
-    from midway_zoo.models.flow_head import FlowHead  # most networks have none
-
-    return FlowHead(config)
 
 
 class MidwayNetwork(
@@ -76,7 +69,7 @@ class MidwayNetwork(
             self.target_encoder.load_state_dict(self.encoder.state_dict())
             self.target_encoder.requires_grad_(False)
         self.dynamics = Dynamics(config) if config.dynamics else None
-        self.flow_head = None if config.flow_head is None else _flow_head(config)
+        self.flow_head = None if config.flow_head is None else FlowHead(config)
         self.provenance: dict[str, Any] = {}
 
     @property
@@ -206,7 +199,7 @@ class MidwayNetwork(
         if self.flow_head is not None:
             raise ConfigError(f"the network has a flow head already, of widths {self.config.flow_head}.")
         config = override(self.config, {"flow_head": widths, "flow_size": size or self.config.flow_size})
-        self.flow_head = _flow_head(config).to(self.device, self.dtype).train(self.training)
+        self.flow_head = FlowHead(config).to(self.device, self.dtype).train(self.training)
         self.config = config
         return self
 

@@ -13,8 +13,9 @@ from torchvision.transforms.functional import center_crop
 
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.images import resize, to_tensor
-from midway_zoo.scenes.config import ScenesConfig
+from midway_zoo.scenes.config import NATURAL, ScenesConfig
 from midway_zoo.scenes.draws import Array, Draws
+from midway_zoo.scenes.natural import picture
 from midway_zoo.scenes.shapes import TEXTURES
 
 
@@ -86,7 +87,9 @@ class Procedural:
 
 
 class Images:
-    """The user's images, mirrored at their sides, sampled bilinearly (which defines what lies between texels).
+    """The user's images, and pictures drawn by formula, mirrored at their sides.
+
+    They are sampled bilinearly, which defines what lies between texels.
 
     Args:
         atlas: (N, S, S, 3) uint8.
@@ -100,15 +103,16 @@ class Images:
 
     @classmethod
     def load(cls, config: ScenesConfig, device: torch.device) -> "Images":
-        """Every image under ``config.textures``, in the order of their paths.
+        """Every image under ``config.textures``, in the order of their paths, and ``config.pictures`` drawn ones.
 
         Raises:
             MissingFileError: if there is no such folder.
             InputError: if it holds no image, or one that cannot be read.
         """
-        return cls(
-            torch.stack([_square(path, config.texture_size) for path in _images(config.textures)]).to(device), config
-        )
+        paths = [] if config.textures == NATURAL else _images(config.textures)
+        images = [_square(path, config.texture_size) for path in paths]
+        images += [torch.from_numpy(picture(number, config.texture_size)) for number in range(config.pictures)]
+        return cls(torch.stack(images).to(device), config)
 
     def draw(self, draws: Draws, families: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         layers = families.shape[1]
@@ -149,7 +153,9 @@ def _turned(angle: Array, scale: Array, place: Array) -> Array:
 def _images(folder: str) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
-        raise MissingFileError(f'there is no folder {root} to take textures from; "procedural" needs none.')
+        raise MissingFileError(
+            f'there is no folder {root} to take textures from; "procedural" and "natural" need none.'
+        )
     Image.init()
     paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in Image.EXTENSION and path.is_file())
     if not paths:

@@ -11,6 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from midway_zoo.train.config import describe_config, load_config
+from midway_zoo.train.data.prepare import prepare
+from midway_zoo.train.data.video_files import base_folder
+from midway_zoo.train.data.video_index import Index, build_index, check_index_path, index_path
 from midway_zoo.train.distributed import make_accelerator
 from midway_zoo.train.loop import RunResult, fit, try_out
 from midway_zoo.train.task import Task, trainable
@@ -91,9 +94,6 @@ def _duration(seconds: float) -> str:
 
 def run_index(root: Path, output: Path | None, *, workers: int | None, force: bool) -> None:
     """Write an index and say what is in it."""
-    from midway_zoo.train.data.video_files import base_folder
-    from midway_zoo.train.data.video_index import Index, build_index, check_index_path, index_path
-
     location = index_path(root, output)
     known = Index.load(location, base_folder(root)) if location.is_file() and not force else None
     check_index_path(location)
@@ -106,7 +106,5 @@ def run_prepare(
     root: Path, out: Path, *, height: int, gop: int, layout: Literal["video", "frames"], workers: int | None
 ) -> None:
     """Re-encode and say what it took."""
-    from midway_zoo.train.data.prepare import prepare
-
     report = prepare(root, out, height=height, gop=gop, format=layout, workers=workers)
     sys.stdout.write(f"{report}\n")

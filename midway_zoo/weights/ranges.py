@@ -79,10 +79,12 @@ def read_parts(
     for found in _fetch(file, archive, refs, runs):
         tensors |= found
         for part, names in list(missing.items()):
-            names -= found.keys()
+            names.difference_update(found)
             if not names:
                 del missing[part]
                 yield part, {name: tensors.pop(name) for name in parts[part]}
+    if missing:
+        raise CheckpointError(f"{file.filename}: the tensors of {', '.join(missing)} did not all come; try again.")
 
 
 def _fetch(

@@ -19,7 +19,7 @@ from midway_zoo.train.checkpoints import find_checkpoints, latest_checkpoint
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import TrainingDivergedError, fit
 
-TIMED = ("pairs_per_s", "images_per_s", "data_wait")
+TIMED = ("pairs_per_s", "images_per_s", "data_wait", "data_waits")
 
 
 def lines(out: Path) -> list[dict]:

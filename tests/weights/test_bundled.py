@@ -18,9 +18,9 @@ from midway_zoo import manifest
 from midway_zoo.cli import main
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.train.checkpoints import mark_best, save_checkpoint
 from midway_zoo.train.weights import network_from
-from midway_zoo.weights.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.weights.publish import network_card
 from tests.weights.released_files import assert_same_state
 
@@ -72,7 +72,7 @@ def test_stored_in_half_loaded_in_single(entry: dict, boxed: mz.MidwayNetwork) -
     assert golden_file(entry).stat().st_size < 150_000
     assert boxed.config == override(ARCHITECTURES["midway_nano"], entry["config"])
     assert boxed.provenance["source"] == entry["file"]
-    assert boxed.provenance["sha256"] == entry["sha256"]
+    assert boxed.provenance["sha256_verified"] == entry["sha256"]
 
 
 def test_names(boxed: mz.MidwayNetwork) -> None:

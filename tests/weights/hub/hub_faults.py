@@ -37,6 +37,7 @@ class RequestRecord:
     target: str  # "org/name/path/of/file" where the request is about a file, else the URL path
     range: str | None  # Range header
     authorized: bool  # whether an Authorization header came with it
+    client: str  # address and port: one for each connection
     status: int = 0  # 0 while (or if ever) unanswered
     bytes_sent: int = 0  # of the body
 
@@ -128,8 +129,8 @@ class Handler(BaseHTTPRequestHandler):
         self.url = urlsplit(self.path)
         self.query = dict(parse_qsl(self.url.query))
         target, span = "/".join(self.file() or [self.url.path]), self.headers.get("Range")
-        authorized = "Authorization" in self.headers
-        self.record = RequestRecord(self.command, self.host, self.path, target, span, authorized)
+        authorized, client = "Authorization" in self.headers, "{}:{}".format(*self.client_address)
+        self.record = RequestRecord(self.command, self.host, self.path, target, span, authorized, client)
         with self.hub.lock:
             self.hub.records.append(self.record)
         self.body = b""

@@ -1,7 +1,8 @@
 """The module that pretraining optimises: student, teacher, dynamics, heads, and their losses in one forward."""
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -119,9 +120,9 @@ class PretrainModel(nn.Module):
         if self.resample == "timm" or grid == native:
             return self.network.encode_cls(images)
         table = resample_as_released(self.network.encoder.pos_embed, native, grid)
-        # timm leaves a table alone that has as many places as the views have patches.
         replaced = {"network.encoder.pos_embed": table}
-        return cast(Tensor, functional_call(_StudentCls(self.network), replaced, (images,)))
+        with _table_of(self.network.encoder, grid):
+            return cast(Tensor, functional_call(_StudentCls(self.network), replaced, (images,)))
 
     def _dino(self, loss: DINOLoss, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
         teacher, cls = self.teacher_logits(views["globals"])
@@ -161,6 +162,18 @@ class _StudentCls(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network.encode_cls(images)
+
+
+@contextmanager
+def _table_of(encoder: nn.Module, grid: tuple[int, int]) -> Iterator[None]:
+    """In here timm takes the position table for one of this grid, and leaves it alone where views have the same."""
+    patches: Any = encoder.patch_embed
+    native = patches.grid_size
+    patches.grid_size = grid
+    try:
+        yield
+    finally:
+        patches.grid_size = native
 
 
 def resample_as_released(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import midway_zoo as mz
 from midway_zoo.errors import ConfigError, InputError, MissingFileError, OutputExistsError
 from midway_zoo.flow import read_flow
-from midway_zoo.train.data.flow.reading import read_sample
+from midway_zoo.train.data.flow_pairs import read_sample
 from midway_zoo.train.tasks.flow import evaluate as module
 from midway_zoo.train.tasks.flow.evaluate import (
     evaluate_flow,
@@ -21,8 +21,8 @@ from midway_zoo.train.tasks.flow.evaluate import (
     table,
     write_submission,
 )
-from tests.train.data.flow import miniatures
-from tests.train.data.flow.miniatures import SIZE
+from tests.train.data import flow_miniatures as miniatures
+from tests.train.data.flow_miniatures import SIZE
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from midway_zoo.errors import ConfigError
+from midway_zoo.models.layers import Mlp
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import fit
@@ -67,3 +68,28 @@ def test_pictures(scenes_task) -> None:
 def test_refused(scenes_task, settings, message) -> None:
     with pytest.raises(ConfigError, match=message):
         scenes_task(*settings)
+
+
+def test_the_teacher_s_temperature_rises(scenes_task) -> None:
+    rising = ["objective.teacher_temperature_start=0.04", "objective.teacher_temperature=0.07"]
+    task = scenes_task(*rising, "objective.teacher_temperature_epochs=50")  # of 100 in four steps
+    assert [task.teacher_temperature(step) for step in range(4)] == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    batch = next(iter(task.batches(0, 1, rank=0, world=1)))
+    first, last = (task.to_inputs(batch, step) for step in (0, 3))
+    assert task.model(first)["teacher_entropy"] < task.model(last)["teacher_entropy"]
+    plain = scenes_task()
+    assert "teacher_temperature" not in plain.to_inputs(batch, 0)
+    with pytest.raises(ConfigError, match="temperature"):
+        scenes_task("objective.teacher_temperature_start=0")
+
+
+def test_mlps_need_not_be_run_again(scenes_task) -> None:
+    gradients = []
+    for value in ("true", "false"):
+        task = scenes_task(f"network.mlp_recompute={value}")
+        assert {m.recompute for m in task.model.network.modules() if isinstance(m, Mlp)} == {value == "true"}
+        inputs = task.to_inputs(next(iter(task.batches(0, 1, rank=0, world=1))), 0)
+        task.model(inputs)["loss"].backward()
+        gradients.append([p.grad for p in task.model.parameters() if p.grad is not None])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)

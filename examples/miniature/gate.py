@@ -1,0 +1,268 @@
+"""What a checkpoint of midway_nano can do, in figures that are comparable over a run: the gate it has to pass.
+
+    python examples/miniature/gate.py CHECKPOINT [...] --json gate.json [--media FOLDER_OR_VIDEO ...] [--davis FOLDER]
+
+CHECKPOINT is a run folder, one of its checkpoints/step_*, a pretrained name, or "random" (fresh weights, aligned).
+Figures are added to --json under the checkpoint's name and drawn, over pairs seen, to the PNG beside it. Everything is
+measured on scenes of natural pictures that nothing is trained on, moved by one to three patches:
+
+hits, copies    of tokens that are seen in both frames and truly move by a patch or more, the percent whose heat map
+                peaks where they go, and where they were; "chance" is what a peak drawn at random would hit
+zero_shot       end-point error of the perturbation flow, beside zero flow and the best single vector of each pair
+head            the same of the flow head, where there is one, alone and with refine=2
+probe           error of the mean flow, read off the motion latent by a linear map, beside the mean over pairs
+objects         percent of tokens that a linear map of the features tells objects from ground in, chance 50 (balanced)
+davis           with --davis (frames/ and masks/): J and F of labels carried along by features
+warped          with --media: error of the head on real frames under smooth warps
+
+The picture NAME.pca.png shows the first three principal components of five frames of the --media.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from probing import STRENGTHS, error, ridge
+from torch import Tensor
+
+import midway_zoo as mz
+from midway_zoo.analysis import sensitivity_matrix
+from midway_zoo.config import architecture_config, override
+from midway_zoo.errors import MidwayZooError
+from midway_zoo.files import write_json, write_png
+from midway_zoo.inference.frames import open_frames
+from midway_zoo.inference.images import resize
+from midway_zoo.readouts.masks import sequence_scores
+from midway_zoo.readouts.propagation import PropagationOptions, propagate_labels
+from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
+from midway_zoo.train.alignment import align
+from midway_zoo.train.checkpoints import run_checkpoint
+from midway_zoo.train.weights import network_of_checkpoint
+from midway_zoo.visualize import features_to_image
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from flow_generalisation import measure as measure_flow
+from flow_generalisation import translation
+from flow_generalisation import warped as warped_pairs
+
+SEED = 0x67_6174_65  # of scenes that are held out; no run should have it as its own
+_AT_ONCE = 16
+_PROPAGATION = PropagationOptions(side=128, context=4, radius=8)
+
+
+def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
+    """A network with one encoder, and how many pairs it has seen in its last run."""
+    if name == "random":
+        torch.manual_seed(0)
+        network = mz.MidwayNetwork(override(architecture_config("midway_nano"), {"gate_bias": 1.0}))
+        align(network.require_dynamics())
+        return network.eval(), 0
+    checkpoint = run_checkpoint(Path(name)) if Path(name).exists() else None
+    if checkpoint is None:
+        return mz.create_model(name, pretrained=True), 0
+    network = network_of_checkpoint(checkpoint, paired=False)
+    return network, checkpoint.step * int(checkpoint.state()["identity"].get("batch_size", 0))
+
+
+def scenes(side: int, pairs: int, first: int = 0) -> Iterator[SceneBatch]:
+    """Held-out pairs whose camera moves by up to three patches of 8 pixels."""
+    config = ScenesConfig(
+        height=side, width=side, objects=(1, 4), motion=6.0, camera=0.3 * side, textures="natural", natural=40
+    )
+    generator = SceneGenerator(config, SEED)
+    for start in range(first, first + pairs, _AT_ONCE):
+        yield generator.render(range(start, min(start + _AT_ONCE, first + pairs)))
+
+
+def heat_maps(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
+    """Hits and copies among tokens that move by a patch or more, over the levels the best and its number."""
+    side, patch = network.config.img_size[0], network.config.patch_size
+    grid = network.config.grid
+    counts = {level: [0, 0] for level in network.config.levels}
+    moved_tokens = seen_tokens = 0
+    y, x = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    for batch in scenes(side, pairs):
+        middle = slice(patch // 2, None, patch)
+        flow, hidden = batch.flow[:, 0, :, middle, middle], batch.occlusion[:, 0, middle, middle]
+        goal = torch.stack([x, y]) + (flow / patch).round().long()
+        inside = ((goal >= 0) & (goal < torch.tensor([grid[1], grid[0]]).view(2, 1, 1))).all(1)
+        moved = (torch.linalg.vector_norm(flow, dim=1) >= patch) & inside & ~hidden
+        moved_tokens, seen_tokens = moved_tokens + int(moved.sum()), seen_tokens + moved.numel()
+        target = goal[:, 1] * grid[1] + goal[:, 0]
+        for level, count in counts.items():
+            matrix = sensitivity_matrix(network, *batch.frames.unbind(1), level=level, batch_size=_AT_ONCE).matrix
+            peak = matrix.argmax(-1).reshape(moved.shape)
+            count[0] += int((peak == target)[moved].sum())
+            count[1] += int((peak == y * grid[1] + x)[moved].sum())
+    best = max(counts, key=lambda level: counts[level][0])
+    figures = {f"hits_{level}": 100 * hits / max(1, moved_tokens) for level, (hits, _) in counts.items()}
+    return figures | {
+        "hits": 100 * counts[best][0] / max(1, moved_tokens),
+        "copies": 100 * counts[best][1] / max(1, moved_tokens),
+        "chance": 100 / (grid[0] * grid[1]),
+        "moved": 100 * moved_tokens / seen_tokens,
+        "tokens": moved_tokens,
+    }
+
+
+def flow_errors(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
+    """End-point errors of every way to find the flow of held-out scenes, in pixels."""
+    side = network.config.img_size[0]
+    ways: dict[str, Any] = {"zero_shot": {"method": "perturbation"}}
+    if network.flow_head is not None:
+        ways |= {"head": {"tile": side}, "head_refined": {"tile": side, "refine": 2}}
+    totals: dict[str, list[Tensor]] = {}
+    for batch in scenes(side, pairs):
+        true = batch.flow[:, 0]
+        found = {name: mz.predict_flow(network, *batch.frames.unbind(1), **way).flow for name, way in ways.items()}
+        found |= {"zero": torch.zeros_like(true), "vector": translation(true)}
+        for name, flow in found.items():
+            totals.setdefault(name, []).append(torch.linalg.vector_norm(flow - true, dim=1).mean((1, 2)))
+    return {f"epe_{name}": float(torch.cat(values).mean()) for name, values in totals.items()}
+
+
+def linear_maps(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
+    """What linear maps read: a pair's mean flow off the latent, and whether a token shows an object."""
+    patch = network.config.patch_size
+    latents, motions, tokens, objects = [], [], [], []
+    for batch in scenes(network.config.img_size[0], pairs):
+        source, target = batch.frames.unbind(1)
+        latents.append(mz.infer_motion_latent(network, source, target, batch_size=_AT_ONCE).tokens.flatten(1))
+        motions.append(batch.flow[:, 0].flatten(2).mean(-1))
+        maps = mz.extract_features(network, source, batch_size=_AT_ONCE).maps
+        tokens.append(maps[max(maps)].flatten(2).transpose(1, 2).flatten(0, 1))
+        shares = torch.nn.functional.avg_pool2d((batch.instances[:, :1] > 0).float(), patch)
+        objects.append(shares.flatten())
+    probe = _fitted(torch.cat(latents).double(), torch.cat(motions).double())
+    share = torch.cat(objects)
+    clear = (share < 0.1) | (share > 0.9)  # tokens of one kind
+    value = (share[clear, None] > 0.5).double() * 2 - 1
+    found, true = _fitted(torch.cat(tokens)[clear].double(), value, test=True)  # type: ignore[misc]
+    right = [float(((found > 0) == (true > 0))[true == kind].double().mean()) for kind in (-1, 1)]
+    return {**probe, "objects": 50 * sum(right)}  # type: ignore[dict-item]
+
+
+def _fitted(features: Tensor, values: Tensor, *, test: bool = False) -> Any:
+    """Ridge regression on seven tenths, its strength chosen on a tenth; figures on the rest, or both sides of it."""
+    first, second = int(0.7 * len(features)), int(0.8 * len(features))
+    features = (features - features[:first].mean(0)) / features[:first].std(0).clamp(min=1e-6)
+    mean = values[:first].mean(0)
+    fits = [features @ ridge(features[:first], values[:first] - mean, strength) + mean for strength in STRENGTHS]
+    best = min(fits, key=lambda fit: float((fit - values)[first:second].square().sum()))[second:]
+    if test:
+        return best, values[second:]
+    return {"probe": error(best, values[second:]), "probe_mean": error(mean.expand_as(best), values[second:])}
+
+
+def davis(network: mz.MidwayNetwork, folder: Path) -> dict[str, float]:
+    """J and F in percent of the labels of the first mask, carried to the frames that have a mask."""
+    frames = sorted((folder / "frames").iterdir())
+    masks = {path.stem: path for path in (folder / "masks").iterdir()}
+    labels = {stem: torch.from_numpy(np.array(Image.open(path))).long() for stem, path in masks.items()}
+    found = dict(
+        zip(
+            (path.stem for path in frames),
+            propagate_labels(network, frames, labels[frames[0].stem], options=_PROPAGATION),
+            strict=True,
+        )
+    )
+    judged = [path.stem for path in frames[1:] if path.stem in labels]
+    # The benchmark leaves out the first and the last frame; here few are annotated, and all but the first count.
+    pad = torch.zeros_like(labels[frames[0].stem])
+    objects = int(labels[frames[0].stem].max())
+    scores = sequence_scores([pad, *(found[s] for s in judged), pad], [pad, *(labels[s] for s in judged), pad], objects)
+    return {f"davis_{key}": 100 * sum(one[key] for one in scores.values()) / len(scores) for key in ("J", "F")}
+
+
+def warped(network: mz.MidwayNetwork, media: list[Path], frames: int) -> dict[str, float]:
+    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on."""
+    figures = {}
+    side = network.config.img_size[0]
+    for path in media:
+        for name, value in measure_flow(network, warped_pairs(path, (side, side), frames, longest=6.0)).items():
+            figures[f"warped_{path.stem}_{name}"] = value["epe"]
+    return figures
+
+
+def picture(network: mz.MidwayNetwork, media: list[Path], out: Path) -> None:
+    """The first frame of each of at most five media above its principal components."""
+    size = (128, 192)
+    images = torch.stack([resize(next(iter(open_frames(path))).image, size) for path in media[:5]])
+    maps = mz.extract_features(network, images, size=size).maps
+    components = features_to_image(maps[max(maps)], size=size)
+    rows = [torch.cat(list(row), dim=2) for row in ((images.clamp(0, 1) * 255).round().to(torch.uint8), components)]
+    write_png(out, torch.cat(rows, dim=1), overwrite=True)
+
+
+def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Every figure of one checkpoint."""
+    network, pairs = network_of(name)
+    figures: dict[str, float] = {"pairs": pairs}
+    figures |= heat_maps(network, options.pairs)
+    figures |= flow_errors(network, options.pairs)
+    figures |= linear_maps(network, 8 * options.pairs)
+    if options.davis:
+        figures |= davis(network, options.davis)
+    if options.media and network.flow_head is not None:
+        figures |= warped(network, options.media, options.frames)
+    if options.media and options.json:
+        picture(network, options.media, options.json.with_name(f"{Path(name).name}.pca.png"))
+    return figures
+
+
+def draw(results: dict[str, dict[str, float]], out: Path) -> None:
+    """Hits, copies, probe and zero-shot error over pairs seen."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = sorted(results.values(), key=lambda row: row["pairs"])
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
+    pairs = [row["pairs"] for row in rows]
+    for axis, names in zip(
+        axes, (("hits", "copies", "chance"), ("probe", "probe_mean"), ("objects", "davis_J")), strict=True
+    ):
+        for label in names:
+            if all(label in row for row in rows):
+                axis.plot(pairs, [row[label] for row in rows], marker="o", label=label)
+        axis.set_xlabel("pairs")
+        axis.legend()
+    figure.tight_layout()
+    figure.savefig(out, dpi=110)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
+    parser.add_argument("--json", type=Path, help="where figures are added")
+    parser.add_argument("--media", type=Path, nargs="*", default=[], help="videos or folders of frames")
+    parser.add_argument("--davis", type=Path, help="folder with frames/ and masks/ of one sequence")
+    parser.add_argument("--pairs", type=int, default=128, help="held-out pairs, default: %(default)s")
+    parser.add_argument("--frames", type=int, default=32, help="of each medium, default: %(default)s")
+    options = parser.parse_args()
+    results: dict[str, dict[str, float]] = {}
+    if options.json and options.json.is_file():
+        results = json.loads(options.json.read_text(encoding="utf-8"))
+    try:
+        for name in options.checkpoints:
+            results[name] = gate(name, options)
+            print(name, " ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True)
+            if options.json:
+                write_json(options.json, results, overwrite=True)
+    except (MidwayZooError, OSError) as problem:
+        print(f"gate.py: error: {problem}", file=sys.stderr)
+        return 1
+    if options.json and len(results) > 1:
+        draw(results, options.json.with_suffix(".png"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

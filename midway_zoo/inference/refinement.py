@@ -1,0 +1,68 @@
+"""More than one look at a pair: flow that is found again after warping, and averaged over mirrored frames.
+
+Neither needs training. A head sees small motion better than large: once the target is warped by the flow found so far,
+what is left is small. And its errors are not those of the mirrored pair.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.inference.encoded import EncodedFrames
+
+Look = Callable[[EncodedFrames, EncodedFrames], Tensor]
+"""Raw flow (b, 3, H, W) of frames: x, y, and the logit of the expected error."""
+
+_MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
+
+
+def mean_over_mirrors(look: Look) -> Look:
+    """``look`` at the pair as it is, mirrored left to right, top to bottom, and both; four times the work."""
+
+    def mean(source: EncodedFrames, target: EncodedFrames) -> Tensor:
+        found = [_unmirrored(look(_mirrored(source, axes), _mirrored(target, axes)), axes) for axes in _MIRRORS]
+        return torch.stack(found).mean(dim=0)
+
+    return mean
+
+
+def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tensor, times: int) -> Tensor:
+    """Raw flow after ``times`` further looks, each at the source and the target as warped by the flow so far.
+
+    Args:
+        look: see above.
+        source: the pair's first frames.
+        target: its second.
+        raw: what the first look gave.
+        times: 0 gives it back.
+    """
+    for _ in range(times):
+        flow = raw[:, :2]
+        rest = look(source, target.showing(warp(target.images, flow)))
+        # The warped target at x + rest is the target at x + rest + flow(x + rest).
+        raw = torch.cat([rest[:, :2] + warp(flow, rest[:, :2]), rest[:, 2:]], dim=1)
+    return raw
+
+
+def warp(values: Tensor, flow: Tensor) -> Tensor:
+    """``values`` (b, C, H, W) at x + flow(x), bilinear; beyond the border its nearest pixel, NaN where flow is NaN."""
+    height, width = values.shape[-2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    # From pixel centres to [-1, 1] between the outer edges of the image.
+    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    seen = F.grid_sample(
+        values.float(), at.nan_to_num(), mode="bilinear", padding_mode="border", align_corners=False
+    ).to(values.dtype)
+    return seen.where(at.isfinite().all(dim=-1)[:, None], torch.nan)
+
+
+def _mirrored(frames: EncodedFrames, axes: Sequence[int]) -> EncodedFrames:
+    return frames.showing(frames.images.flip(tuple(axes))) if axes else frames
+
+
+def _unmirrored(raw: Tensor, axes: Sequence[int]) -> Tensor:
+    signs = raw.new_tensor([-1.0 if -1 in axes else 1.0, -1.0 if -2 in axes else 1.0, 1.0])
+    return raw.flip(tuple(axes)) * signs.view(3, 1, 1)

@@ -1,0 +1,144 @@
+"""The house has one direction: who may import whom, and where an import may hide inside a function."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "midway_zoo"
+
+# Lower floors first. A module may import modules of its own room and of lower floors.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("version", "errors"),
+    ("files", "checks"),
+    ("config", "manifest"),
+    ("results", "card"),
+    ("storage",),
+    ("models",),
+    ("weights",),
+    ("flow",),
+    ("inference",),
+    ("scenes", "visualize"),
+    ("readouts",),
+    ("analysis",),
+    ("demo",),
+    ("train",),
+    ("cli",),
+)
+FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+# Upward on purpose, inside a function: timm asks a registered model for its pretrained weights itself, and so does
+# huggingface_hub's mixin the class of a network.
+HOPS = {("models.encoder", "weights.load"), ("models.network", "weights.hub")}
+
+# Imports inside functions: (module or its beginning, what it imports). Everything else is imported at the top.
+INSIDE = (
+    ("cli", "midway_zoo"),  # start-up time: a usage error must not wait for torch
+    ("models.encoder", "midway_zoo.weights.load"),  # the hops
+    ("models.network", "midway_zoo.weights.hub"),
+    ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
+)
+HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")
+NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(tree: ast.AST, inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """(what is imported, whether inside a function); what only a type checker reads does not count."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, inside) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                known = whole.removeprefix("midway_zoo.") in MODULES
+                yield (whole if known else str(node.module)), inside
+        yield from imports(node, inside or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda))
+
+
+def arrows() -> list[tuple[str, str, bool]]:
+    """(module, module of the package that it imports, inside a function)."""
+    found = []
+    for name, path in MODULES.items():
+        for target, inside in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if target == "midway_zoo" or target.startswith("midway_zoo."):
+                found.append((name, target.removeprefix("midway_zoo").removeprefix("."), inside))
+    return found
+
+
+def room(module: str) -> str:
+    return module.partition(".")[0]
+
+
+def test_every_room_has_a_floor() -> None:
+    rooms = {room(name) for name in MODULES if name not in ("", "__main__")}
+    assert rooms == set(FLOOR) & rooms, f"without a floor: {sorted(rooms - set(FLOOR))}"
+
+
+def test_imports_go_down() -> None:
+    wrong = []
+    for module, target, _ in arrows():
+        if module == "" or module.endswith("__main__") or room(module) == room(target):
+            continue
+        if (module, target) in HOPS:
+            continue
+        if target == "" or FLOOR[room(target)] >= FLOOR[room(module)]:
+            wrong.append(f"{module} -> {target or 'midway_zoo itself'}")
+    assert not wrong, wrong
+
+
+def test_no_module_is_in_a_circle() -> None:
+    """Also with the imports inside functions; the hops aside."""
+    targets: dict[str, set[str]] = {name: set() for name in MODULES}
+    for module, target, _ in arrows():
+        if target in MODULES and target != module and (module, target) not in HOPS:
+            targets[module].add(target)
+    state: dict[str, int] = {}
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert state.get(module) != 1, f"a circle: {' -> '.join((*path[path.index(module) :], module))}"
+        if module in state:
+            return
+        state[module] = 1
+        for target in sorted(targets[module]):
+            visit(target, (*path, module))
+        state[module] = 2
+
+    for name in MODULES:
+        visit(name, ())
+
+
+def test_imports_inside_functions_are_the_listed_ones() -> None:
+    wrong = []
+    for name, path in MODULES.items():
+        for target, inside in imports(ast.parse(path.read_text(encoding="utf-8"))):
+            if not inside or target.startswith(HEAVY + NOT_EVERYWHERE):
+                continue
+            if not any(
+                (name == module or name.startswith(f"{module}.")) and target.startswith(allowed)
+                for module, allowed in INSIDE
+            ):
+                wrong.append(f"{name} -> {target}")
+    assert not wrong, wrong
+
+
+def test_only_the_command_line_imports_the_trainer() -> None:
+    assert not [
+        module for module, target, _ in arrows() if room(target) == "train" and room(module) not in ("train", "cli")
+    ]
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.stem)
+def test_files_are_about_one_idea(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 450

@@ -1,0 +1,86 @@
+"""The pretraining module: what is averaged, how it begins, how position tables are resampled."""
+
+import pytest
+import torch
+from timm.layers import resample_abs_pos_embed
+
+from midway_zoo.train.config import load_config
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.model import PretrainModel, resample_as_released
+from tests.train.conftest import TINY_NETWORK
+
+
+def build(*settings: str) -> PretrainModel:
+    given = ["out=unused", "data.root=unused", "network.drop_path=0", *TINY_NETWORK, *settings]
+    return PretrainModel(load_config(PretrainConfig, "nano", given)).train()
+
+
+def test_every_average_begins_as_its_original_and_follows_it() -> None:
+    model = build("network.dynamics_init=released")
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    averaged = [parameter for average, _ in model.averages for parameter in average.parameters()]
+    names = {name for name, parameter in model.named_parameters() if any(parameter is one for one in averaged)}
+    assert names == frozen
+    for average, original in model.averages:
+        assert all(map(torch.equal, average.state_dict().values(), original.state_dict().values()))
+    before = [parameter.clone() for parameter in averaged]
+    for _, original in model.averages:
+        for parameter in original.parameters():
+            parameter.data.add_(1)
+    model.update_averages(0.75)
+    for parameter, old in zip(averaged, before, strict=True):
+        torch.testing.assert_close(parameter, old + 0.25)
+
+
+def test_dynamics_begin_as_asked() -> None:
+    torch.manual_seed(0)
+    model = build("network.dynamics_init=released", "network.overrides.embed_dim=192")
+    dynamics = model.network.dynamics
+    assert not dynamics.motion_tokens.any()
+    assert not dynamics.pos_embed.any()
+    for encoder in (model.network.encoder, model.network.target_encoder):
+        assert encoder.cls_token.std().item() == pytest.approx(0.02, rel=0.2)
+    plain = build("network.dynamics_init=normal").network
+    assert plain.dynamics.pos_embed.std().item() == pytest.approx(0.02, rel=0.2)
+    assert plain.dynamics.motion_tokens.any()
+    assert plain.encoder.cls_token.std() < 1e-5
+
+
+def bicubic(distance: float) -> float:
+    """Keys' kernel with a = -0.75, PyTorch's."""
+    x, a = abs(distance), -0.75
+    if x < 1:
+        return (a + 2) * x**3 - (a + 3) * x**2 + 1
+    return a * (x**3 - 5 * x**2 + 8 * x - 4) if x < 2 else 0.0
+
+
+def test_positions_are_resampled_as_in_the_released_runs() -> None:
+    """By the definition: place i of 6 reads the table of 14 at (i + 0.5) * 14 / 6.1 - 0.5, four neighbours, clamped."""
+    line = torch.randn(14, dtype=torch.float64)
+    table = torch.cat([torch.full((1, 1, 1), 9.0), line.float().repeat(14).view(1, 196, 1)], dim=1)
+    found = resample_as_released(table, (14, 14), (6, 6))
+    assert found.shape == (1, 37, 1)
+    assert found[0, 0, 0] == 9
+    for column in range(6):
+        place = (column + 0.5) * 14 / 6.1 - 0.5
+        first = int(place // 1) - 1
+        expected = sum(line[min(max(at, 0), 13)] * bicubic(place - at) for at in range(first, first + 4))
+        assert found[0, 1 + column, 0].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_the_students_local_views_take_the_resampling_that_is_asked_for() -> None:
+    images, globals_ = torch.randn(3, 3, 16, 16), torch.randn(3, 3, 32, 32)
+    released, timm = build("network.resample=released"), build("network.resample=timm")
+    timm.load_state_dict(released.state_dict())
+    encoder = timm.network.encoder
+    assert torch.equal(released._student_cls(globals_), timm._student_cls(globals_))
+    apart = released._student_cls(images) - timm._student_cls(images)
+    assert apart.abs().max() > 1e-4
+    # The same as timm's own resampling of a table that gives these values: here put in its place.
+    table = resample_as_released(encoder.pos_embed, (4, 4), (2, 2)).detach()
+    with torch.no_grad():
+        mine = resample_abs_pos_embed(encoder.pos_embed, [2, 2], [4, 4])
+    assert (table - mine).abs().max() > 1e-4
+    released._student_cls(images).square().sum().backward()
+    assert released.network.encoder.pos_embed.grad.abs().sum() > 0
+    assert released.network.encoder.patch_embed.grid_size == (4, 4)
