@@ -78,7 +78,7 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         path = Path(clip)
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
-            frames = map(as_frame, decoded)
+            frames = (as_frame(frame) for frame in decoded)
             return FrameSource(frames, sampling=f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4

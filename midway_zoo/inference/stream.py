@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from midway_zoo.errors import InputTypeError
 from midway_zoo.inference.batches import inference, network_size, normaliser
 from midway_zoo.inference.encoded import EncodedFrames
