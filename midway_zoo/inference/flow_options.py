@@ -43,8 +43,8 @@ class FlowOptions:
     refine: int = 0
     """For the head: look again this many times, each time at the target warped by the flow found so far, and add what
     is left. With ``midway_nano.scenes`` the first two times take a quarter to a half of the error away on real frames
-    (the model card has the figures), a tenth on generated scenes, and more does harm; each costs as much as the first.
-    """
+    (the model card has the figures), a tenth on generated scenes, and more does harm; each costs as much as the
+    first."""
     mirrored: bool = False
     """For the head: average over the pair and its three mirror images, at four times the cost."""
     level: int | None = None
