@@ -43,7 +43,8 @@ def predictor(kind: str, size: tuple[int, int], device: str) -> Callable[[], obj
 
         return run
     network = mz.create_model("midway_vits", flow_head=True).to(device)
-    options = {"tile": tuple(-(-side // 16) * 16 for side in size)} if kind == "direct" else {}
+    options = {"tile": tuple(-(-side // 16) * 16 for side in size)} if kind == "direct" else {"overlap": 0.7}
+    options["size"] = "full"
 
     def run() -> object:
         with autocast:

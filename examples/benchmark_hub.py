@@ -87,7 +87,7 @@ def fetch(server: HubServer, architecture: str, what: str, home: Path) -> list[P
     source = str(Path(__file__).parents[1])
     environ = {**server.environ(home), "PYTHONPATH": os.pathsep.join([source, os.environ.get("PYTHONPATH", "")])}
     out = subprocess.run(command, env=environ, check=True, capture_output=True, text=True)
-    seconds, *paths = out.stdout.split()
+    seconds, *paths = out.stdout.splitlines()
     size = sum(Path(path).stat().st_size for path in paths)
     sent = server.bytes_sent()
     print(

@@ -15,10 +15,12 @@ from midway_zoo.version import __version__
 if TYPE_CHECKING:
     from midway_zoo import flow, visualize
     from midway_zoo.config import MidwayConfig
+    from midway_zoo.inference.clips import infer_motion_latents, predict_flows
     from midway_zoo.inference.features import extract_features
-    from midway_zoo.inference.flow import predict_flow, predict_flows
-    from midway_zoo.inference.motion import infer_motion_latent, infer_motion_latents
+    from midway_zoo.inference.flow import predict_flow
+    from midway_zoo.inference.motion import infer_motion_latent
     from midway_zoo.inference.perturbation import perturbation_heatmap
+    from midway_zoo.inference.stream import MotionStream
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
@@ -30,8 +32,10 @@ _HOMES = {
     "config": ("MidwayConfig",),
     "flow": ("flow",),
     "inference.features": ("extract_features",),
-    "inference.flow": ("predict_flow", "predict_flows"),
-    "inference.motion": ("infer_motion_latent", "infer_motion_latents"),
+    "inference.clips": ("infer_motion_latents", "predict_flows"),
+    "inference.flow": ("predict_flow",),
+    "inference.motion": ("infer_motion_latent",),
+    "inference.stream": ("MotionStream",),
     "inference.perturbation": ("perturbation_heatmap",),
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
@@ -50,6 +54,7 @@ __all__ = [
     "MidwayNetwork",
     "MidwayZooError",
     "MotionLatent",
+    "MotionStream",
     "PerturbationHeatmap",
     "__version__",
     "create_model",

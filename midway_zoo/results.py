@@ -76,6 +76,8 @@ class MotionLatent(_ShapeRepr):
     """Token grid (h, w) that was used; one per pair if they differ."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
+    concealed: Tensor | None = None
+    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -102,6 +104,8 @@ class FlowPrediction(_ShapeRepr):
     :func:`midway_zoo.flow.consistency_mask`. A list like ``flow``."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
+    concealed: Tensor | None = None
+    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -12,18 +12,9 @@ from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
 from midway_zoo.files import check_output, write_json
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.train.data.flow_datasets import DATASETS
 
-DATASETS = {
-    "sintel": "sintel",
-    "kitti2012": "kitti_2012",
-    "kitti2015": "kitti_2015",
-    "things": "flying_things",
-    "chairs": "flying_chairs",
-    "hd1k": "hd1k",
-    "tartanair": "tartanair",
-    "spring": "spring",
-}
-_FORMS = {"sintel": "sintel", "kitti2012": "kitti", "kitti2015": "kitti"}
+_DATASETS = {data.short[0]: (key, data) for key, data in DATASETS.items()}
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -52,7 +43,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dataset", required=True, choices=tuple(DATASETS))
+    command.add_argument("--dataset", required=True, choices=tuple(_DATASETS))
     command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
     command.add_argument("--split", help="default: what fine-tuning does not see, as subval of Sintel; else train")
     command.add_argument(
@@ -87,7 +78,7 @@ def _flow(options: argparse.Namespace) -> None:
 
     split = options.split or ("test" if options.submission else None)
     passes = (options.passes,) if options.passes else ("clean", "final")
-    dataset = DATASETS[options.dataset]
+    dataset, _ = _DATASETS[options.dataset]
     listed = evaluation_files(dataset, options.root, split=split, passes=passes)
     parts = {name: spread(files, options.limit) for name, files in listed.items()}
     if options.submission:
@@ -115,8 +106,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
     from midway_zoo.train.tasks.flow.evaluate import write_submission
 
-    if options.dataset not in _FORMS:
-        raise InputError(f"--submission is for {', '.join(_FORMS)}; {options.dataset} has no such server.")
+    form = _DATASETS[options.dataset][1].form
+    if form is None:
+        served = (name for name, (_, data) in _DATASETS.items() if data.form)
+        raise InputError(f"--submission is for {', '.join(served)}; {options.dataset} has no such server.")
     if options.output or options.max_flow is not None:
         raise InputError("--submission predicts what has no ground truth: leave out --output and --max-flow.")
     network = _network(options)
@@ -125,7 +118,7 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
             network,
             entries,
             options.submission,
-            form=_FORMS[options.dataset],  # type: ignore[arg-type]
+            form=form,
             method=options.method,
             overwrite=options.force,
             **_settings(options),

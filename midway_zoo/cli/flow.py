@@ -13,7 +13,8 @@ from midway_zoo.cli.inference import add_command, load, report, size
 from midway_zoo.errors import InputError
 from midway_zoo.files import write_png
 from midway_zoo.flow.formats import check_ending, write_flow
-from midway_zoo.inference.flow import flow_of_clip, flow_of_pairs
+from midway_zoo.inference.clips import flow_of_clip
+from midway_zoo.inference.flow import flow_of_pairs
 from midway_zoo.inference.flow_options import FlowOptions
 from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.video_writer import write_video
@@ -34,7 +35,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("target", metavar="B", type=Path, nargs="?", help="image")
     command.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto")
     command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
-    command.add_argument("--overlap", type=float, default=0.7, help="head: of tiles, default: %(default)s")
+    command.add_argument("--overlap", type=float, help="head: of tiles, from 0 to below 1; default: little")
     command.add_argument("--coarse", action="store_true", help="head: place tiles by the flow of the whole image")
     command.add_argument(
         "--refine", type=int, default=0, metavar="N", help="head: look again N times, at the target warped by the flow"

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import constants
+
 from midway_zoo import manifest
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.files import sha256_of, write_json
@@ -17,7 +19,8 @@ from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_p
 from midway_zoo.weights.load import parts_for
 from midway_zoo.weights.publish import push_folder
 from midway_zoo.weights.registry import list_models, load_checkpoint, split_name
-from midway_zoo.weights.remote import RemoteFile
+from midway_zoo.weights.remote import is_commit
+from midway_zoo.weights.verification import open_source, verify_source
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
@@ -47,6 +50,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "that are part of the package also that they give their golden outputs.",
     )
     command.add_argument("target", metavar="NAME|PATH")
+    command.add_argument(
+        "--full",
+        action="store_true",
+        help="of a NAME on the Hub: read its whole source file once, keeping nothing, and compare its SHA-256",
+    )
     _add_cache_dir(command)
     command.set_defaults(run=_verify)
 
@@ -69,7 +77,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=_MANIFEST)
     command.add_argument("action", choices=("check", "pin"))
     command.add_argument("path", nargs="?", type=Path, default=manifest.manifest_path(), help="default: %(default)s")
-    command.add_argument("--parts", action="store_true", help="pin: also fetch the parts, for their sizes and digests")
+    command.add_argument("--parts", action="store_true", help=argparse.SUPPRESS)  # once the exception, now the rule
+    command.add_argument("--no-parts", action="store_true", help="pin: leave out the parts, which have to be fetched")
+    command.add_argument(
+        "--full", action="store_true", help="pin: also hash each whole source file, as `verify --full`"
+    )
     command.set_defaults(run=_manifest)
 
 
@@ -113,7 +125,13 @@ def _verify(options: argparse.Namespace) -> None:
         )
         return
     cached = [item for item in list_cache(options.cache_dir) if item.name == name]
-    if not cached:
+    if options.full:
+        found = verify_source(name, manifest.find(name), cache_dir=options.cache_dir)
+        sys.stdout.write(
+            f"{name} {found.file} {found.commit[:12]}: good  sha256 {found.sha256} (all {found.size_bytes} bytes, the "
+            "Hub says the same)\n"
+        )
+    elif not cached:
         raise CheckpointError(f"nothing of {name} is cached; `midway-zoo download {name}` fetches it.")
     for item in cached:
         for part, weights in item.parts.items():
@@ -148,25 +166,32 @@ def _manifest(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{options.path}: {len(content['models'])} models, valid\n")
         return
     for name, entry in content["models"].items():
-        _pin(name, entry, with_parts=options.parts)
+        _pin(name, entry, with_parts=not options.no_parts, full=options.full)
     write_json(options.path, content, overwrite=True)
     after = options.path.read_text(encoding="utf-8")
     lines = difflib.unified_diff(text.splitlines(True), after.splitlines(True), "before", "after")
     sys.stdout.writelines(lines)
 
 
-def _pin(name: str, entry: dict[str, Any], *, with_parts: bool) -> None:
+def _pin(name: str, entry: dict[str, Any], *, with_parts: bool, full: bool) -> None:
     if entry["format"] == manifest.BOXED:
         path = boxed_file(entry)
         if not path.is_file():
             raise CheckpointError(f"{name}: {path} is not there; examples/miniature/box.py writes it.")
         entry.update(size_bytes=path.stat().st_size, sha256=sha256_of(path))
         return
-    remote = RemoteFile(entry["repo_id"], entry["file"])
+    remote, where = open_source(name, entry, revision=constants.DEFAULT_REVISION)
+    if remote.sha256 is None or not is_commit(remote.commit):
+        raise CheckpointError(
+            f"{where}: the server gives ETag {remote.etag} and commit {remote.commit}, no SHA-256 and no commit id to "
+            "pin. Pin from the Hub itself (unset HF_ENDPOINT)."
+        )
     moved = entry["sha256"] not in (None, remote.sha256)
     entry.update(revision=remote.commit, size_bytes=remote.size, sha256=remote.sha256)
     if moved:  # other contents: what was pinned of its parts no longer holds
         entry["parts"] = {part: {"size_bytes": None, "sha256": None} for part in PARTS}
+    if full:
+        verify_source(name, entry)
     if with_parts:
         for part, path in fetch(name, entry, list(PARTS)).items():
             entry["parts"][part] = {"size_bytes": path.stat().st_size, "sha256": sha256_of(path)}

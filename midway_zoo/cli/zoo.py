@@ -13,6 +13,7 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import empty_network
 from midway_zoo.weights.bundled import check_box
 from midway_zoo.weights.convert import convert
+from midway_zoo.weights.pins import TRUSTED, unpinned
 from midway_zoo.weights.registry import list_models, split_name
 
 
@@ -121,6 +122,7 @@ def _describe(described: dict[str, Any]) -> str:
         lines += [
             f"  weights      {weights['name']}: {weights['training_data']}{epochs}",
             f"  licence      {weights['license']}",
+            *_trust(weights),
             f"  source       {'part of this package' if boxed else weights['repo_id']}: {weights['file']}",
         ]
         for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
@@ -131,6 +133,16 @@ def _describe(described: dict[str, Any]) -> str:
         sources = sorted({metric["source"] for metric in weights["metrics"]})
         lines += [f"  ({source})" for source in sources]
     return "\n".join(lines) + "\n"
+
+
+def _trust(weights: dict[str, Any]) -> list[str]:
+    """What stands for the weights' content: pinned digests, the package, or nothing yet."""
+    if weights["format"] == manifest.BOXED or weights.get("path"):
+        return []
+    missing = list(unpinned(weights))
+    if not missing:
+        return [f"  digest       sha256 {weights['sha256']}, pinned at {weights['revision'][:12]}"]
+    return [f"  digest       {TRUSTED}: not pinned yet are {', '.join(missing)}"]
 
 
 def _convert(options: argparse.Namespace) -> None:

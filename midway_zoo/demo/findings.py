@@ -12,9 +12,9 @@ from torch.nn import functional as F  # noqa: N812
 import midway_zoo.analysis as analysis
 from midway_zoo.demo.footage import Footage
 from midway_zoo.flow.metrics import FlowMetrics
+from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.flow import predict_flow
-from midway_zoo.inference.motion import infer_motion_latents
 from midway_zoo.inference.perturbation import perturbation_heatmap
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import MotionLatent, _ShapeRepr

@@ -1,16 +1,10 @@
 """Frames that are encoded once: their tokens are kept for as long as a clip still needs them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from midway_zoo.inference.batches import Fit, inference
-from midway_zoo.inference.frames import FrameSource, frame_batches, pair_times
-from midway_zoo.inference.images import Size
 from midway_zoo.models.network import MidwayNetwork
 
 Corner: TypeAlias = tuple[int, int]
@@ -25,6 +19,7 @@ class EncodedFrames:
         windows: the upper left pixels (y, x) of the windows that are encoded of every frame.
         side: (height, width) of a window; None for whole frames.
         batch_size: windows per pass; None for all.
+        fade: whether what is found in a window shall count less towards its borders.
     """
 
     def __init__(
@@ -34,9 +29,10 @@ class EncodedFrames:
         windows: tuple[Corner, ...] = ((0, 0),),
         side: tuple[int, int] | None = None,
         batch_size: int | None = None,
+        fade: bool = False,
     ) -> None:
         self.network, self.images, self.windows, self.batch_size = network, images, windows, batch_size
-        self.side = side or self.size
+        self.side, self.fade = side or self.size, fade
         self._tokens: dict[bool, list[Tensor]] = {}
 
     def __len__(self) -> int:
@@ -98,51 +94,6 @@ class EncodedFrames:
         return self._with(images, {})
 
     def _with(self, images: Tensor, tokens: dict[bool, list[Tensor]]) -> "EncodedFrames":
-        made = EncodedFrames(self.network, images, self.windows, self.side, self.batch_size)
+        made = EncodedFrames(self.network, images, self.windows, self.side, self.batch_size, self.fade)
         made._tokens = tokens
         return made
-
-
-@dataclass(frozen=True)
-class EncodedPairs:
-    """Pairs of frames of a clip, in order."""
-
-    source: EncodedFrames
-    target: EncodedFrames
-    given: tuple[int, int]
-    """(height, width) of the frames as given."""
-    pts_seconds: Tensor | None
-    """(p, 2) times of source and target."""
-
-
-def encoded_pairs(
-    network: MidwayNetwork,
-    frames: FrameSource,
-    size: "Size | Fit",
-    batch_size: int,
-    encode: Callable[[Tensor], EncodedFrames],
-    *,
-    gap: int = 1,
-) -> Iterator[EncodedPairs]:
-    """Pairs of the frames t and t + gap of a clip, ``batch_size`` frames at a time, with a progress bar.
-
-    ``encode`` makes :class:`EncodedFrames` of normalised images (b, 3, H, W); the last ``gap`` of them are kept for the
-    pairs that they begin. The caller's modes are its own between one result and the next.
-
-    Raises:
-        InputError: for frames that cannot be used, or too few of them.
-    """
-    last: EncodedFrames | None = None
-    times: list[float | None] = []
-    taken = 0
-    with tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
-        for batch in frame_batches(network, frames, size, batch_size):
-            # Not around the yield: a suspended generator must not leave the caller without gradients.
-            with inference(network):
-                joined = encode(batch.images).after(last)
-            last, times = joined[-gap:], times[-gap:] + batch.pts_seconds
-            taken += len(batch.images)
-            if len(joined) > gap:
-                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pair_times(times, gap))
-            bar.update(len(batch.images))
-    frames.check_taken(taken, gap)

@@ -1,8 +1,7 @@
 """Optical flow: where it goes. A method, frames at the size that it wants, flow at the given size."""
 
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -12,9 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 from midway_zoo.errors import InputError
 from midway_zoo.flow.consistency import consistency_mask
 from midway_zoo.inference.batches import common, in_order, inference, pair_batches, stack
-from midway_zoo.inference.encoded import EncodedFrames, EncodedPairs, encoded_pairs
+from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow_options import FlowOptions
-from midway_zoo.inference.frames import ClipLike, FrameSource, open_frames
 from midway_zoo.inference.images import MAX_TOKENS, Images, Size, target_size
 from midway_zoo.inference.perturbation import sensitivity_of, token_flow
 from midway_zoo.inference.refinement import mean_over_mirrors, refined
@@ -24,6 +22,12 @@ from midway_zoo.results import FlowPrediction
 from midway_zoo.weights.registry import Model, resolve_network
 
 _logger = logging.getLogger(__name__)
+
+_TILES = 3
+"""Times the size of a tile that images are worked at by default: measured, more pixels cost more than they tell."""
+_OVERLAP = 0.25
+_TOKENS = 480
+"""Of a tile of the paper's size, 320 x 384 pixels: smaller ones are batched up to as many tokens."""
 
 Found: TypeAlias = list[tuple[Tensor, Tensor]]
 """Per direction: flow (b, 2, h, w) in pixels of the frames, at any resolution, and confidence (b, 1, h, w)."""
@@ -44,7 +48,8 @@ def predict_flow(
 
     "head" is the fine-tuned flow head (appendix B.4). An image of the size that the head was trained at
     (``config.flow_size``) is predicted directly; a larger one in overlapping tiles of that size, blended by
-    confidence; a smaller one is enlarged first, and its flow brought back by the factors of either axis.
+    confidence; a smaller one is enlarged first, and its flow brought back by the factors of either axis. Images of
+    more than three tiles on either axis are reduced to that first, which a note in the log says.
 
     "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose
     prediction it influences most; the position is the softmax-weighted mean (temperature 0.1) over the
@@ -58,8 +63,9 @@ def predict_flow(
         method: "auto" (the head if there is one), "head" or "perturbation".
         bidirectional: also the flow from target to source, and where both agree. Each frame is encoded once,
             except for tiles placed by ``coarse`` (and in paired mode, once by either encoder).
-        size: resize the images first, as in :func:`~midway_zoo.extract_features`, but None means the images' own
-            size for the head. A larger size gives the zero-shot flow a finer grid and takes longer.
+        size: resize the images first, as in :func:`~midway_zoo.extract_features`; for the head None means the images'
+            own size up to three tiles on an axis, and "full" every pixel. A larger size gives the zero-shot flow a
+            finer grid and takes longer.
         batch_size: pairs, or tiles, at once.
         **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``,
             ``seed`` and ``window`` for perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
@@ -79,45 +85,6 @@ def predict_flow(
     return flow_of_pairs(resolve_network(model), source, target, chosen, bidirectional=bidirectional)
 
 
-def predict_flows(
-    model: Model,
-    clip: ClipLike,
-    *,
-    stride: int = 1,
-    fps: float | None = None,
-    method: Literal["auto", "head", "perturbation"] = "auto",
-    bidirectional: bool = False,
-    size: Size = None,
-    batch_size: int = 4,
-    **options: Any,
-) -> Iterator[FlowPrediction]:
-    """Optical flow between consecutive frames of a clip, in bounded memory.
-
-    Each frame is encoded once, unless ``coarse`` places its tiles (see :func:`predict_flow`).
-
-    Args:
-        model: a network or a pretrained name.
-        clip: as in :func:`~midway_zoo.infer_motion_latents`.
-        stride: take frames 0, stride, 2 * stride, ...
-        fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
-        method, bidirectional, size: as in :func:`predict_flow`.
-        batch_size: frames, or tiles, at once.
-        **options: as in :func:`predict_flow`.
-
-    Yields:
-        One result per pair, with B = 1; for videos with ``pts_seconds``.
-
-    Raises:
-        InputError: for frames or arguments that cannot be used, or fewer than two frames.
-        InputTypeError: for an unknown option, with the nearest known one.
-        MissingFileError: if the path does not exist.
-        MissingExtraError: for a video without PyAV.
-        ConfigError: if the network is an encoder alone.
-    """
-    chosen = FlowOptions.of(method=method, size=size, batch_size=batch_size, **options)
-    return flow_of_clip(resolve_network(model), clip, chosen, stride=stride, fps=fps, bidirectional=bidirectional)
-
-
 @dataclass(frozen=True)
 class PerturbationFlow:
     """Zero-shot flow of section 4.4."""
@@ -129,6 +96,10 @@ class PerturbationFlow:
         """Size (height, width) of the frames for images of a given size."""
         config = self.network.config
         return target_size(height, width, self.options.size, config.img_size, config.patch_size)
+
+    def side(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(height, width) of what is encoded at once, of frames of a size."""
+        return size
 
     def encode(self, images: Tensor) -> EncodedFrames:
         """Normalised images (b, 3, H, W), so that pairs can share their tokens."""
@@ -160,12 +131,16 @@ class HeadFlow:
     network: MidwayNetwork
     options: FlowOptions
     tile: tuple[int, int]
+    noted: set[tuple[int, int]] = field(default_factory=set, compare=False)
+    """Sizes that the log has told about."""
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """The images' own size, or what ``size`` makes of it; at least that of a tile."""
-        config = self.network.config
-        if self.options.size is not None:
-            height, width = target_size(height, width, self.options.size, config.img_size, config.patch_size)
+        """The images' own size, a smaller one of a few tiles, or what ``size`` makes of it; at least that of a tile."""
+        config, size = self.network.config, self.options.size
+        if size is None:
+            height, width = self._reduced(height, width)
+        elif size != "full":
+            height, width = target_size(height, width, size, config.img_size, config.patch_size)
         factor = max(self.tile[0] / height, self.tile[1] / width)
         if factor <= 1:
             return height, width
@@ -177,10 +152,32 @@ class HeadFlow:
             )
         return larger
 
+    def _reduced(self, height: int, width: int) -> tuple[int, int]:
+        share = _TILES / min(height / self.tile[0], width / self.tile[1])
+        if share >= 1:
+            return height, width
+        smaller = round(height * share), round(width * share)
+        if (height, width) not in self.noted:
+            self.noted.add((height, width))
+            _logger.info(
+                "flow of %d x %d pixels is worked at in %d x %d (width x height), %d times the size that the head was "
+                'trained at; size="full" takes every pixel',
+                *(width, height, smaller[1], smaller[0], _TILES),
+            )
+        return smaller
+
+    def side(self, size: tuple[int, int]) -> tuple[int, int]:
+        """That of a tile."""
+        return self.tile
+
     def encode(self, images: Tensor) -> EncodedFrames:
         """Normalised images (b, 3, H, W) as tiles; encoded, unless those of the target are yet to be placed."""
-        places = corners((images.shape[2], images.shape[3]), self.tile, self.options.overlap)
-        frames = EncodedFrames(self.network, images, places, self.tile, self.options.batch_size)
+        use = self.options.overlap is None
+        overlap = _OVERLAP if self.options.overlap is None else self.options.overlap
+        places = corners((images.shape[2], images.shape[3]), self.tile, overlap)
+        tokens = self.tile[0] * self.tile[1] // self.network.config.patch_size**2
+        at_once = self.options.batch_size * max(1, _TOKENS // tokens)
+        frames = EncodedFrames(self.network, images, places, self.tile, at_once, fade=use)
         return frames if self._places(frames) else frames.encoded()
 
     def _places(self, frames: EncodedFrames) -> bool:
@@ -231,47 +228,14 @@ def flow_of_pairs(
             found = method(frames[0], frames[1], both=bidirectional)
             for row, (index, given) in enumerate(zip(batch.indices, batch.given, strict=True)):
                 single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
-                for name, value in _at_size(single, frames[0].size, given).items():
+                for name, value in at_size(single, frames[0].size, given).items():
                     fields.setdefault(name, {})[index] = value[0]
                 grids[index] = frames[0].grid
     stacked: dict[str, Any] = {name: stack(values) for name, values in fields.items()}
     return FlowPrediction(method=method.options.method, grid=common(in_order(grids)), **stacked)
 
 
-def flow_of_clip(
-    network: MidwayNetwork,
-    clip: ClipLike,
-    options: FlowOptions,
-    *,
-    stride: int = 1,
-    fps: float | None = None,
-    bidirectional: bool = False,
-) -> Iterator[FlowPrediction]:
-    """:func:`predict_flows` with options that were made before; frames are read once results are asked for."""
-    return _of_frames(method_of(network, options), open_frames(clip, stride=stride, fps=fps), bidirectional)
-
-
-def _of_frames(method: Method, frames: FrameSource, both: bool) -> Iterator[FlowPrediction]:
-    pairs = encoded_pairs(method.network, frames, method.fit, method.options.batch_size, method.encode)
-    for some in pairs:
-        with inference(method.network):
-            results = _results(method, some, both)
-        yield from results
-
-
-def _results(method: Method, pairs: EncodedPairs, both: bool) -> list[FlowPrediction]:
-    """One result per pair."""
-    found = method(pairs.source, pairs.target, both=both)
-    results = []
-    for row in range(len(pairs.source)):
-        single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
-        fields: dict[str, Any] = dict(_at_size(single, pairs.source.size, pairs.given))
-        when = None if pairs.pts_seconds is None else pairs.pts_seconds[row : row + 1]
-        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, pts_seconds=when, **fields))
-    return results
-
-
-def _at_size(found: Found, size: tuple[int, int], given: tuple[int, int]) -> dict[str, Tensor]:
+def at_size(found: Found, size: tuple[int, int], given: tuple[int, int]) -> dict[str, Tensor]:
     """Fields of a result in pixels of the given images, from flow in pixels of frames of ``size``."""
     fields = {}
     directions = (("flow", "confidence"), ("backward", "backward_confidence"))[: len(found)]

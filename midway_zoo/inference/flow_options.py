@@ -26,22 +26,25 @@ class FlowOptions:
     method: Literal["auto", "head", "perturbation"] = "auto"
     """"auto" is the head if there is one, else perturbation."""
     size: Size = None
-    """Resize the images first, as in :func:`midway_zoo.extract_features`, but None means the images' own size for the
-    head. A larger size gives the zero-shot flow a finer grid and takes longer."""
+    """Resize the images first, as in :func:`midway_zoo.extract_features`. For the head None means the images' own size,
+    or a smaller one at which they hold no more than three tiles on an axis; "full" means every pixel. A larger size
+    gives the zero-shot flow a finer grid and takes longer."""
     batch_size: int = 4
-    """Pairs, frames or tiles at once."""
+    """Pairs or frames at once, and tiles as large as the paper's (480 tokens); of smaller tiles more."""
     tile: int | tuple[int, int] | None = None
     """For the head: (height, width) or side of the tiles in pixels, instead of ``config.flow_size``."""
-    overlap: float = 0.7
-    """For the head: least share of a tile that its neighbour covers too, in [0, 1)."""
+    overlap: float | None = None
+    """For the head: least share of a tile that its neighbour covers too, in [0, 1), all of a tile counting by its
+    confidence, as in the paper's evaluation (0.7 and 0.9). None is for use: a quarter, and tiles fade out towards
+    their borders, so that no seam shows."""
     coarse: bool = False
     """For the head: see the whole image at the size of one tile first, and move each tile of the target to where that
     flow points: for displacements that leave a tile."""
     refine: int = 0
     """For the head: look again this many times, each time at the target warped by the flow found so far, and add what
     is left. With ``midway_nano.scenes`` the first two times take a quarter to a half of the error away on real frames
-    (the model card has the figures), a tenth on generated scenes, and more does harm; each costs as much as the first.
-    """
+    (the model card has the figures), a tenth on generated scenes, and more does harm; each costs as much as the
+    first."""
     mirrored: bool = False
     """For the head: average over the pair and its three mirror images, at four times the cost."""
     level: int | None = None
@@ -64,7 +67,8 @@ class FlowOptions:
             and all(type(side) is int and side > 0 for side in sides)
         ):
             raise InputError(f"tile={self.tile!r}: one or two multiples of the patch in pixels are expected.")
-        if isinstance(self.overlap, bool) or not isinstance(self.overlap, int | float) or not 0 <= self.overlap < 1:
+        number = isinstance(self.overlap, int | float) and not isinstance(self.overlap, bool)
+        if self.overlap is not None and not (number and 0 <= self.overlap < 1):
             raise InputError(f"overlap={self.overlap!r}: a number from 0 to below 1 is expected.")
         if not isinstance(self.coarse, bool):
             raise InputError(f"coarse={self.coarse!r}: True or False is expected.")

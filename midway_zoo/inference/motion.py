@@ -1,12 +1,9 @@
-"""Motion latents: how it moves, from one image to another and along a clip."""
+"""Motion latents: how it moves, from one image to another."""
 
 import torch
 from torch import Tensor
 
 from midway_zoo.inference.batches import common, in_order, inference, pair_batches, scatter
-from midway_zoo.inference.checks import check_batch_size, check_integer
-from midway_zoo.inference.encoded import EncodedFrames, encoded_pairs
-from midway_zoo.inference.frames import ClipLike, open_frames
 from midway_zoo.inference.images import Images, Size
 from midway_zoo.results import MotionLatent
 from midway_zoo.weights.registry import Model, resolve_network
@@ -47,72 +44,12 @@ def infer_motion_latent(
     return motion_latent(levels, common(in_order(grids)))
 
 
-def infer_motion_latents(
-    model: Model,
-    clip: ClipLike,
-    *,
-    stride: int = 1,
-    fps: float | None = None,
-    gap: int = 1,
-    size: Size = None,
-    batch_size: int = 8,
-) -> MotionLatent:
-    """Motion latents of consecutive frames of a clip, or of frames that are ``gap`` apart.
-
-    With one encoder for both frames (the default), a T-frame clip costs T encoder passes instead of
-    2 (T - 1); frames are decoded and encoded ``batch_size`` at a time, so memory does not grow with T.
-
-    Args:
-        model: a network or a pretrained name.
-        clip: frames as a list or iterator of images, a tensor (T, 3, H, W) or array (T, H, W, 3); the path of a
-            video (needs the ``video`` extra); or a folder of frames, in natural order of their names. All frames
-            have one size.
-        stride: take frames 0, stride, 2 * stride, ...
-        fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
-        gap: compare the frames t and t + gap, for every t, of those taken.
-        size: as in :func:`~midway_zoo.extract_features`.
-        batch_size: frames per forward pass.
-
-    Returns:
-        ``tokens`` (T - gap, 10, C) for the T frames taken, ``levels``, ``pooled``; for videos
-        ``pts_seconds`` (T - gap, 2).
-
-    Raises:
-        InputError: for frames or arguments that cannot be used, or fewer than gap + 1 frames.
-        MissingFileError: if the path does not exist.
-        MissingExtraError: for a video without PyAV.
-        ConfigError: if the network is an encoder alone.
-    """
-    network = resolve_network(model)
-    dynamics = network.require_dynamics()
-    check_batch_size(batch_size)
-    check_integer("gap", gap, 1)
-    frames = open_frames(clip, stride=stride, fps=fps)
-    found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
-    times: list[Tensor] = []
-    grid = (0, 0)
-
-    def encode(images: Tensor) -> EncodedFrames:
-        return EncodedFrames(network, images).encoded()
-
-    with inference(network):
-        for pairs in encoded_pairs(network, frames, size, batch_size, encode, gap=gap):
-            grid = pairs.source.grid
-            tokens = pairs.source.tokens(), pairs.target.tokens(target=True)
-            latents = dynamics.motion_latents(*tokens, grid).motion_latents
-            for level in found:
-                found[level].append(latents[level])
-            if pairs.pts_seconds is not None:
-                times.append(pairs.pts_seconds)
-    levels = {level: torch.cat(parts) for level, parts in found.items()}
-    return motion_latent(levels, grid, torch.cat(times) if times else None)
-
-
 def motion_latent(
     levels: dict[int, Tensor],
     grid: tuple[int, int] | list[tuple[int, int]],
     pts_seconds: Tensor | None = None,
+    concealed: Tensor | None = None,
 ) -> MotionLatent:
     """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
     final = levels[min(levels)]
-    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds)
+    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds, concealed)

@@ -49,7 +49,7 @@ def placed_flow(source: EncodedFrames, target: EncodedFrames, *, both: bool) -> 
         parts = []
         for row in range(len(one)):
             moved = tuple(_placed(corner, rough[row], one) for corner in one.windows)
-            there = EncodedFrames(one.network, other.images[row : row + 1], moved, one.side, one.batch_size)
+            there = EncodedFrames(one.network, other.images[row : row + 1], moved, one.side, one.batch_size, one.fade)
             parts.append(_blended(one[row : row + 1], there))
         found.append(torch.cat(parts))
     return found
@@ -76,9 +76,10 @@ def _blended(source: EncodedFrames, target: EncodedFrames) -> Tensor:
         return _decoded(source, target, slice(None))
     total = torch.zeros_like(source.images, dtype=torch.float32)
     weight = total[:, :1].clone()
+    fading = _fading(source.side).to(total.device) if source.fade else 1.0
     for rows in _parts(len(source) * count, source.batch_size):
         found = _decoded(source, target, rows)
-        share = torch.exp(-2 * _BETA * (torch.sigmoid(found[:, 2:] / _TAU) - 0.5))
+        share = torch.exp(-2 * _BETA * (torch.sigmoid(found[:, 2:] / _TAU) - 0.5)) * fading
         for index, row in enumerate(range(rows.start, rows.start + len(found))):
             frame, window = divmod(row, count)
             (y, x), (target_y, target_x) = source.windows[window], target.windows[window]
@@ -87,6 +88,12 @@ def _blended(source: EncodedFrames, target: EncodedFrames) -> Tensor:
             total[place] += (found[index] + moved) * share[index]
             weight[place] += share[index]
     return total / weight
+
+
+def _fading(side: tuple[int, int]) -> Tensor:
+    """(h, w) weights that fall from the middle of a tile to almost nothing at its borders."""
+    rows, columns = (torch.sin(torch.pi * (torch.arange(edge, dtype=torch.float32) + 0.5) / edge) for edge in side)
+    return rows[:, None] * columns + 1e-3
 
 
 def _decoded(source: EncodedFrames, target: EncodedFrames, rows: slice) -> Tensor:

@@ -121,5 +121,5 @@ def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
         and hasattr(model, "forward_intermediates")
     ):
         return Backbone(model, name=type(model).__name__).eval()
-    network = resolve_network(model)  # type: ignore[arg-type]
+    network = resolve_network(model)
     return Backbone(network.encoder, network, name=model if isinstance(model, str) else network.config.encoder).eval()

@@ -59,5 +59,5 @@ def load_boxed(
     if fields.get("dynamics") is False:
         fields["flow_head"] = None
     network = load_file(MidwayNetwork, path, overrides=fields).float()
-    network.provenance["sha256"] = entry["sha256"]
+    network.provenance["sha256_verified"] = entry["sha256"] if verify else None
     return network

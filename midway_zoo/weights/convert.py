@@ -64,7 +64,7 @@ def convert(
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}.")
     network, summary = _read(path, encoder, paired, config)
-    provenance = {**network.provenance, "sha256": sha256_of(path), **summary}
+    provenance = {**network.provenance, "sha256_verified": sha256_of(path), **summary}
     folders[1].mkdir(parents=True, exist_ok=True)
     save_network(network, folder, provenance | {"part": "network"})
     part = "student" if paired else encoder

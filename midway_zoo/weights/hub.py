@@ -18,23 +18,20 @@ from huggingface_hub import cached_assets_path, constants, hf_hub_download, snap
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.explain import explain, network_errors, unwritable, write_failure
-from midway_zoo.weights.pickles import TensorRef
+from midway_zoo.weights.pins import check_source, enforced, forget, read_record, record_in, write_record
 from midway_zoo.weights.ranges import read_parts
-from midway_zoo.weights.released import Parts
+from midway_zoo.weights.released import Selection, select_parts
 from midway_zoo.weights.remote import RangesRefusedError, RemoteFile, is_commit
 from midway_zoo.weights.transport import ATTEMPTS, NetworkError, clean
 
 log = logging.getLogger(__name__)
 
-PARTS = {"student": "encoder.", "teacher": "target_encoder.", "dynamics": "dynamics."}
-"""What a released file is split into, and what each is called in a paired network."""
+PARTS = ("student", "teacher", "dynamics")
+"""What a released file is split into."""
 
 
 class Part(NamedTuple):
@@ -79,6 +76,7 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
         raise unwritable(cache_dir or constants.HF_ASSETS_CACHE, error) from error
 
 
+@enforced
 def fetch(
     name: str,
     entry: Mapping[str, Any],
@@ -126,7 +124,7 @@ def fetch(
             raise explain(error, name, where, repo) from error
         current = _Place(home / remote.commit, quote(file, safe=""))
         if any(not current.has(part) for part in parts):
-            options = _Options(entry, where, name, cache_dir, keep_file)
+            options = _Options(entry, where, name, None if cache_dir is None else str(cache_dir), keep_file)
             with _writing(home):
                 _complete(current, parts, remote, options)
     except WeightsUnavailableError as error:
@@ -146,7 +144,7 @@ class _Options(NamedTuple):
     entry: Mapping[str, Any]
     where: str
     name: str
-    cache_dir: str | os.PathLike[str] | None
+    cache_dir: str | None
     keep_file: bool
 
 
@@ -162,9 +160,8 @@ def _complete(place: _Place, parts: Sequence[str], remote: RemoteFile, options: 
 
 
 def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
-    pinned = options.entry.get("sha256")
-    if pinned and remote.sha256 and pinned != remote.sha256:
-        raise CheckpointError(f"{options.where}: the manifest pins sha256 {pinned}, the Hub has {remote.sha256}.")
+    record = record_in(place.folder, place.stem)
+    check_source(options.name, options.where, options.entry, remote, record)
     had = isinstance(_cached_file(remote, options), str)
     try:
         if not had:
@@ -178,11 +175,13 @@ def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options
                     "" if options.keep_file else ", which is removed afterwards",
                     refused,
                 )
-        with _whole_file(remote, pinned, options, keep=had or options.keep_file) as path, open_archive(path) as archive:
-            config, parts = _select(archive, options.entry, [part for part in missing if not place.has(part)])
-            for part, refs in parts.items():
+        with _whole_file(remote, options, keep=had or options.keep_file) as path, open_archive(path) as archive:
+            write_record(record, {**read_record(record), "sha256_verified": remote.sha256})
+            left = [part for part in missing if not place.has(part)]
+            selected = select_parts(archive, options.entry.get("config") or {}, left)
+            for part, refs in selected.refs.items():
                 tensors = {key: archive.read(ref) for key, ref in refs.items()}
-                _store_part(place, part, tensors, config, remote, options)
+                _store_part(place, part, tensors, selected, remote, options)
     except MidwayZooError:
         raise
     except network_errors() as error:
@@ -194,17 +193,23 @@ def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options
 
 def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     archive = TorchArchive(remote, remote.filename)
-    config, parts = _select(archive, options.entry, missing)
-    with contextlib.closing(read_parts(remote, archive, parts)) as found:
+    selected = select_parts(archive, options.entry.get("config") or {}, missing)
+    # Both encoders have the same names inside; dynamics that a file does not have are an empty part.
+    named = {part: {f"{part}/{key}": ref for key, ref in refs.items()} for part, refs in selected.refs.items()}
+    for part in [part for part, refs in named.items() if not refs]:
+        del named[part]
+        _store_part(place, part, {}, selected, remote, options)
+    with contextlib.closing(read_parts(remote, archive, named)) as found:
         for part, tensors in found:  # stored at once: what comes after it may fail
-            _store_part(place, part, tensors, config, remote, options)
+            plain = {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items()}
+            _store_part(place, part, plain, selected, remote, options)
 
 
 def _store_part(
     place: _Place,
     part: str,
     tensors: Mapping[str, torch.Tensor],
-    config: MidwayConfig,
+    selected: Selection,
     remote: RemoteFile,
     options: _Options,
 ) -> None:
@@ -214,52 +219,36 @@ def _store_part(
         "repo_id": remote.repo_id,
         "commit": remote.commit,
         "file": remote.filename,
-        "source_sha256": remote.sha256,
-        "config": config.to_dict(),
+        "source_size_bytes": remote.size,
+        "sha256_claimed_by_hub": remote.sha256,
+        "config": selected.config.to_dict(),
+        "filled": selected.filled,
     }
-    plain = {key.removeprefix(PARTS[part]): tensor for key, tensor in sorted(tensors.items())}
+    plain = dict(sorted(tensors.items()))
     with _writing(place.folder):  # an error of the disk is none of the network's, among which it is raised
         _store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
-
-
-def _select(
-    archive: TorchArchive, entry: Mapping[str, Any], wanted: Sequence[str]
-) -> tuple[MidwayConfig, dict[str, dict[str, TensorRef]]]:
-    """Where the tensors of parts are, after the whole file's structure was accounted for."""
-    contents = Parts(archive)
-    config = contents.config(paired=True, overrides=entry.get("config") or {})
-    network = empty_network(MidwayNetwork, config)
-    refs = contents.network_refs(network, "teacher")
-    expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-    check_tensors(expected, {key: (ref.shape, ref.dtype) for key, ref in refs.items()}, archive.name)
-    parts = {part: {key: ref for key, ref in refs.items() if key.startswith(PARTS[part])} for part in wanted}
-    return MidwayConfig.from_dict({**config.to_dict(), "paired": False}), parts
 
 
 def _cached_file(remote: RemoteFile, options: _Options) -> Any:
     """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
     return try_to_load_from_cache(
-        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=_hub_cache(options)
+        remote.repo_id, remote.filename, revision=remote.revision, cache_dir=options.cache_dir
     )
 
 
-def _hub_cache(options: _Options) -> str | None:
-    return None if options.cache_dir is None else str(options.cache_dir)
-
-
 @contextmanager
-def _whole_file(remote: RemoteFile, pinned: str | None, options: _Options, *, keep: bool) -> Iterator[Path]:
+def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterator[Path]:
     """The file in the Hub's own cache, its SHA-256 checked, which the client does not do."""
     path = Path(
         hf_hub_download(
             remote.repo_id,
             remote.filename,
             revision=remote.revision,
-            cache_dir=_hub_cache(options),
+            cache_dir=options.cache_dir,
             token=remote.token,
         )
     )
-    expected = pinned or remote.sha256
+    expected = remote.sha256
     if expected and (found := sha256_of(path)) != expected:
         path.resolve().unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -414,6 +403,7 @@ def clear_cache(name: str | None = None, cache_dir: str | os.PathLike[str] | Non
             for path in cached.parts.values():
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
+            forget(cached.parts)
             freed += cached.size_bytes
     return freed
 

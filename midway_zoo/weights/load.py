@@ -5,28 +5,31 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, architecture_config, override
-from midway_zoo.errors import ConfigError, WeightsUnavailableError
+from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import assemble, empty_network, load_file, load_folder
-from midway_zoo.weights.released import EncoderName, load_released
+from midway_zoo.weights.released import EncoderName, load_released, same
 
 Folder = str | os.PathLike[str] | None
 
 
-def parts_for(encoder: EncoderName, paired: bool) -> list[str]:
+def parts_for(encoder: EncoderName, paired: bool, *, dynamics: bool = True) -> list[str]:
     """The parts that a network is made of."""
-    return ["student", "teacher", "dynamics"] if paired else [encoder, "dynamics"]
+    return [*(["student", "teacher"] if paired else [encoder]), *(["dynamics"] if dynamics else [])]
 
 
 def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any) -> dict[str, Tensor]:
     """State of one encoder, by timm's names; options as for :func:`load_pretrained`."""
     entry = manifest.find(name)
     if entry.get("path"):
-        return _local(name, entry, encoder=encoder).encoder.state_dict()
+        released = Path(entry["path"]).is_file() and Path(entry["path"]).suffix != ".safetensors"
+        alone = {"dynamics": False} if released else None
+        return _local(name, entry, encoder=encoder, overrides=alone).encoder.state_dict()
     if entry["format"] == manifest.BOXED:
         return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
     from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
@@ -59,27 +62,49 @@ def load_pretrained(
         check_request(name, encoder=encoder, paired=paired, revision=revision)
         return load_boxed(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import fetch, load_part
+    from midway_zoo.weights.pins import digests
 
-    paths = fetch(name, entry, parts_for(encoder, paired), cache_dir=cache_dir, revision=revision, token=token)
+    dynamics = (overrides or {}).get("dynamics", (entry.get("config") or {}).get("dynamics", True))
+    wanted = parts_for(encoder, paired, dynamics=dynamics is not False)
+    paths = fetch(name, entry, wanted, cache_dir=cache_dir, revision=revision, token=token)
     parts = {part: load_part(path, verify=verify) for part, path in paths.items()}
-    facts = parts["dynamics"].facts
-    rooms = {"encoder": "student" if paired else encoder, "dynamics": "dynamics"}
+    facts = parts[wanted[-1]].facts  # of the dynamics, where they are asked for
+    rooms: dict[str, str] = {"encoder": "student" if paired else encoder}
     rooms |= {"target_encoder": "teacher"} if paired else {}
+    rooms |= {"dynamics": "dynamics"} if "dynamics" in wanted else {}
     state = {f"{room}.{key}": tensor for room, part in rooms.items() for key, tensor in parts[part].tensors.items()}
-    config = override(architecture_config(entry["architecture"]), facts["config"] | {"paired": paired})
+    fields = _with_listed(facts, entry, paths[wanted[-1]])
+    config = override(architecture_config(entry["architecture"]), fields | {"paired": paired})
     config = override(config, overrides or {})
-    if not config.dynamics:
-        state = {key: tensor for key, tensor in state.items() if not key.startswith("dynamics.")}
     found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
-    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name)
+    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name, dtype=torch.float32)
     network.provenance = {
         "source": facts["file"],
         "repo_id": facts["repo_id"],
         "commit": facts["commit"],
-        "sha256": facts["source_sha256"],
+        **digests(facts, paths[wanted[-1]], wanted[-1]),
         "encoder": "student and teacher" if paired else encoder,
     }
     return network
+
+
+def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A cached part's configuration with what the listing says today, which must agree with what the file told.
+
+    Raises:
+        CheckpointError: naming both values, if it does not.
+    """
+    fields = dict(facts["config"])
+    for key, value in (entry.get("config") or {}).items():
+        told = key in fields and key not in facts.get("filled", ()) and fields["dynamics"]
+        if told and not same(fields[key], value):
+            raise CheckpointError(
+                f"{path.name}: the file says {key}={fields[key]!r}, the configuration that is listed for it says "
+                f"{key}={value!r}. It is another file than the one that was listed, or the listing is wrong."
+            )
+        if fields["dynamics"] or key != "dynamics":
+            fields[key] = value
+    return fields
 
 
 def _local(
@@ -97,9 +122,7 @@ def _local(
         if overrides or entry.get("config"):
             raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
         return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
-    return load_released(
-        path, encoder=encoder, paired=paired, config={**(entry.get("config") or {}), **(overrides or {})}
-    )
+    return load_released(path, encoder=encoder, paired=paired, config=overrides, supplied=entry.get("config"))
 
 
 def register_weights(
@@ -124,7 +147,8 @@ def register_weights(
         path: a file or folder on disk that :func:`midway_zoo.load_checkpoint` reads.
         file: the file in the repository.
         revision: branch, tag or commit.
-        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not tell.
+        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not tell; where it does, it is an error
+            if they differ.
         sha256: of the file in the repository, if it is to be enforced.
         license: of the weights.
         training_data: what they were trained on.

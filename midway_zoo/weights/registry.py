@@ -8,6 +8,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from torch import nn
+
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
 from midway_zoo.manifest import pretrained_names
@@ -197,12 +199,22 @@ def load_checkpoint(
     return _with_flow_head(load_released(path, encoder=encoder, paired=paired, config=fields), head, path.name)
 
 
-def resolve_network(model: Model) -> MidwayNetwork:
-    """The network itself, or that of a pretrained name, loaded once per process."""
-    if isinstance(model, MidwayNetwork):
-        return model
+def resolve_network(model: Any) -> MidwayNetwork:
+    """The network itself, also inside ``torch.compile``, PEFT or data-parallel wrappers, or that of a pretrained name,
+    loaded once per process.
+
+    Raises:
+        InputTypeError: for anything else.
+    """
     if isinstance(model, str):
         return _pretrained(model)
+    inner = model
+    while isinstance(inner, nn.Module) and not isinstance(inner, MidwayNetwork):
+        # torch.compile, DistributedDataParallel, PEFT: its layers are in the network, so that what is trained is used.
+        parts = (getattr(inner, name, None) for name in ("_orig_mod", "module", "base_model", "model"))
+        inner = next((part for part in parts if isinstance(part, nn.Module) and part is not inner), None)
+    if isinstance(inner, MidwayNetwork):
+        return inner
     raise InputTypeError(
         f"{type(model).__name__} is no Midway network: pass the result of create_model or load_checkpoint, or a "
         "pretrained name. (timm.create_model gives the encoder alone.)"

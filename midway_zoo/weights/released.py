@@ -7,16 +7,16 @@ a network needs are ever read.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import assemble, empty_network
+from midway_zoo.storage import assemble, check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.numpy_scalars import short
 from midway_zoo.weights.pickles import TensorRef, plain
@@ -165,6 +165,11 @@ class Parts:
         return {
             f"{room}.{name}": ref for room, part in rooms.items() for name, ref in self.part_refs(network, part).items()
         }
+
+    @property
+    def encoder(self) -> EncoderName:
+        """Of the encoders in the file the one to prefer."""
+        return "student" if self._content.get("student") and not self._content.get("teacher") else "teacher"
 
     def part_refs(self, network: MidwayNetwork, part: str) -> dict[str, TensorRef]:
         """One part of a network ("teacher", "student" or "dynamics"), by the names of the module itself."""
@@ -341,6 +346,44 @@ class Parts:
                 )
             values[ours] = float(number) if ours == "gate_bias" else number
         return values
+
+
+class Selection(NamedTuple):
+    """Some parts of a released file."""
+
+    config: MidwayConfig
+    """Of a network of these parts: without dynamics, unless they are among them."""
+    filled: list[str]
+    """Its fields that the file does not tell and the listing did."""
+    refs: dict[str, dict[str, TensorRef]]
+    """By part, then by the names of our modules."""
+
+
+def select_parts(archive: TorchArchive, supplied: Mapping[str, Any], wanted: Sequence[str]) -> Selection:
+    """Parts of a file ("teacher", "student", "dynamics"), accounted for tensor by tensor.
+
+    An encoder alone needs nothing of what the file says, or does not say, about dynamics and the other encoder.
+
+    Args:
+        archive: on disk or remote; nothing but its structure is read.
+        supplied: fields of the configuration for what the file does not tell; where it does, they must agree.
+        wanted: the parts.
+
+    Raises:
+        ConfigError, CheckpointError: as :meth:`Parts.config` and for tensors that do not fit.
+    """
+    contents = Parts(archive)
+    encoder: EncoderName = "teacher" if "teacher" in wanted else "student" if "student" in wanted else contents.encoder
+    overrides = None if "dynamics" in wanted else {"dynamics": False}
+    config = contents.config(encoder, overrides=overrides, supplied=supplied)
+    network = empty_network(MidwayNetwork, config)
+    refs = {part: contents.part_refs(network, part) for part in wanted}
+    for part, found in refs.items():
+        module = network.dynamics if part == "dynamics" else network.encoder
+        shapes = {} if module is None else {key: tuple(value.shape) for key, value in module.state_dict().items()}
+        described = {key: (ref.shape, ref.dtype) for key, ref in found.items()}
+        check_tensors(shapes, described, f"{archive.name}, part {part!r}")
+    return Selection(config, sorted(contents.filled), refs)
 
 
 FROM_SETTINGS = {

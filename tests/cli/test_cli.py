@@ -89,7 +89,7 @@ def test_convert_is_bit_exact_and_says_where_it_came_from(checkpoint, tmp_path, 
         with safe_open(path / "model.safetensors", "pt") as file:
             provenance = json.loads(file.metadata()["midway_zoo"])["provenance"]
         assert provenance["source"] == "small.pth"
-        assert provenance["sha256"] == sha256_of(checkpoint)
+        assert provenance["sha256_verified"] == sha256_of(checkpoint)
         assert provenance["part"] == part
         assert provenance["encoder"] == "teacher"
 

@@ -79,3 +79,19 @@ def test_clips_that_cannot_be_used(network: mz.MidwayNetwork, tmp_path: Path) ->
         list(mz.predict_flows(network, tmp_path / "nothing.mp4"))
     with pytest.raises(InputError, match="all must have one size"):
         list(mz.predict_flows(network, [images(*SIDE)[0], images(32, 40)[0]]))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_each_frame_of_a_tiled_clip_is_encoded_once(
+    network: mz.MidwayNetwork, encoded: list[int], batch_size: int
+) -> None:
+    """36 x 50 pixels: four tiles of 32 x 48 a frame."""
+    list(mz.predict_flows(network, images(36, 50, 5), batch_size=batch_size, bidirectional=True))
+    assert sum(encoded) == 5 * 4
+
+
+def test_a_generator_is_a_clip(network: mz.MidwayNetwork) -> None:
+    clip = images(*SIDE, 5)
+    found = list(mz.predict_flows(network, (frame for frame in clip), stride=2))
+    for one, other in zip(found, mz.predict_flows(network, clip, stride=2), strict=True):
+        close(one.flow, other.flow)

@@ -202,3 +202,22 @@ def test_modes_are_put_back(nano: mz.MidwayNetwork, brightest: float, outcome: A
         mz.infer_motion_latents(network, clip, size="full", batch_size=2)
     assert {name: module.training for name, module in network.named_modules()} == before
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("gap", [1, 2, 4])
+def test_gap_compares_every_frame_with_a_later_one(
+    nano: mz.MidwayNetwork, frames: np.ndarray, gap: int, batch_size: int
+) -> None:
+    lengths, stop = encoded_batches(nano.encoder)
+    found = mz.infer_motion_latents(nano, iter(list(frames)), gap=gap, batch_size=batch_size)
+    stop()
+    assert sum(lengths) == T
+    assert_same_motion(found, mz.infer_motion_latent(nano, list(frames[:-gap]), list(frames[gap:])))
+
+
+def test_a_gap_beyond_the_end_is_refused(nano: mz.MidwayNetwork, frames: np.ndarray) -> None:
+    with pytest.raises(InputError, match=r"5 frame\(s\).*at least 6, for gap=5"):
+        mz.infer_motion_latents(nano, frames, gap=5)
+    with pytest.raises(InputError, match="gap=0"):
+        mz.infer_motion_latents(nano, frames, gap=0)

@@ -142,3 +142,35 @@ def test_networks_of_other_precision_give_the_same_in_theirs(
             close(one.float(), other.float(), atol=atol)
         elif own:
             assert F.cosine_similarity(one.float().flatten(), other.flatten(), dim=0) > 0.98
+
+
+class PeftLike(torch.nn.Module):
+    """The shape of PEFT's wrapper: ``base_model.model`` is the network, its adapters inside it."""
+
+    def __init__(self, network: mz.MidwayNetwork) -> None:
+        super().__init__()
+        self.base_model = torch.nn.Module()
+        self.base_model.model = network
+
+
+@EVERY_CALL
+@pytest.mark.parametrize("wrap", [torch.compile, PeftLike, torch.nn.DataParallel], ids=["compiled", "PEFT", "parallel"])
+def test_wrapped_networks_are_taken_as_they_are(
+    nano: mz.MidwayNetwork, call: Callable[..., Any], wrap: Callable[..., Any]
+) -> None:
+    source, target = pair()
+    close_results(call(wrap(nano), source, target), call(nano, source, target), atol=0)
+
+
+@EVERY_CALL
+def test_the_default_dtype_changes_nothing(nano: mz.MidwayNetwork, call: Callable[..., Any]) -> None:
+    source, target = pair()
+    expected = call(nano, source, target)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = call(nano, source, target)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
+        assert one.dtype == other.dtype
+    close_results(found, expected, atol=1e-4)  # tables resampled in double precision round otherwise

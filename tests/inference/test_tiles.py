@@ -1,5 +1,6 @@
 """Tiles: what a head says of each must come out as said of the image."""
 
+import logging
 from itertools import pairwise
 from typing import Any
 
@@ -174,3 +175,41 @@ def test_places_of_tiles(length: int, side: int, overlap: float, expected: list[
     assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 1
     assert (found[0], found[-1]) == (0, length - side)
     assert all(b - a <= side for a, b in pairwise(found))
+
+
+def test_without_an_overlap_tiles_fade_out_and_no_seam_shows(
+    network: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tiles that disagree by 4 pixels: the largest step between neighbouring pixels is a small part of that."""
+    Oracle((32, 120)).put_into(network, monkeypatch)
+    tile = iter(range(100))
+
+    def decode(source: list[Tensor], target: list[Tensor], grid: tuple[int, int]) -> Tensor:
+        flat = [torch.full((3, 32, 48), 4.0 * (next(tile) % 2)) for _ in source[0]]
+        return torch.stack(flat) * torch.tensor([1.0, 1.0, 0.0]).view(3, 1, 1)
+
+    monkeypatch.setattr(network, "flow_from_tokens", decode)
+    pair = images(32, 120)
+    steps = {o: mz.predict_flow(network, *pair, overlap=o).flow.diff(dim=-1).abs().max() for o in (0.25, None)}
+    assert steps[0.25] > 1.9
+    assert steps[None] < 0.5
+
+
+def test_large_images_are_worked_at_in_a_few_tiles(
+    network: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """128 x 288 is four tiles of 32 x 48 high: three are taken, with one line in the log; "full" takes every pixel."""
+    oracle = Oracle((128, 288))
+    pictures = oracle.put_into(network, monkeypatch)
+    with caplog.at_level(logging.INFO, logger="midway_zoo"):
+        found = mz.predict_flow(network, *pictures)
+    assert len(caplog.records) == 1
+    assert "288 x 128 pixels is worked at in 216 x 96" in caplog.text
+    assert found.flow.shape == (1, 2, 128, 288)
+    assert epe(found.flow[0], oracle.true()).mean() < 0.05
+    few, oracle.tiles = oracle.tiles, 0
+    caplog.clear()
+    with caplog.at_level(logging.INFO, logger="midway_zoo"):
+        assert epe(mz.predict_flow(network, *pictures, size="full").flow[0], oracle.true()).max() < 0.05
+    assert not caplog.records
+    assert oracle.tiles > 1.5 * few

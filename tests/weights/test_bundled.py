@@ -72,7 +72,7 @@ def test_stored_in_half_loaded_in_single(entry: dict, boxed: mz.MidwayNetwork) -
     assert golden_file(entry).stat().st_size < 150_000
     assert boxed.config == override(ARCHITECTURES["midway_nano"], entry["config"])
     assert boxed.provenance["source"] == entry["file"]
-    assert boxed.provenance["sha256"] == entry["sha256"]
+    assert boxed.provenance["sha256_verified"] == entry["sha256"]
 
 
 def test_names(boxed: mz.MidwayNetwork) -> None:

@@ -1,7 +1,8 @@
 """Photometric augmentation of the views: parameters drawn by the worker, operations run on the views' device.
 
-The order is that of DINO: colour jitter (its four operations in an order drawn per view), grey, blur,
-solarisation, then ImageNet normalisation.
+The order is that of DINO: colour jitter (its four operations in an order drawn per view), grey, blur, solarisation,
+then ImageNet normalisation. Colours follow PIL, on which the original recipe runs: luma is ITU-R 601, hue is turned
+in HSV, every blend ends with a clamp to [0, 1].
 """
 
 import math
@@ -14,25 +15,17 @@ import numpy.typing as npt
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
-from midway_zoo.train.data.image_ops import (
-    Factor,
-    adjust_brightness_,
-    adjust_contrast_,
-    adjust_hue,
-    adjust_saturation_,
-    gaussian_blur,
-    gaussian_blurs,
-    luma,
-    mean_luma,
-    solarise,
-)
 
 UNIFORMS = 13
 """Random numbers behind the parameters of one view."""
 
 _CHUNK = 256  # views augmented at a time on an accelerator: bounds the memory of the temporaries
+_CACHED = 2**19  # values augmented at a time on a CPU: what stays in its cache
+_LUMA = (0.299, 0.587, 0.114)
+_REACH = 3  # the blur's kernel ends at this many standard deviations
 
 
 class ViewKind(IntEnum):
@@ -138,9 +131,9 @@ def photometric_parameters(
 def augment(views: Tensor, params: Tensor) -> Tensor:
     """Apply each view's own parameters, then normalise.
 
-    On an accelerator all views go through every operation, switched per view by arithmetic, so nothing
-    waits for the device and shapes never depend on values; on the CPU each view runs only what its
-    parameters ask for. Both give the same values up to float32 rounding.
+    On an accelerator all views go through every operation, switched per view by arithmetic, so nothing waits for the
+    device and shapes never depend on values; on the CPU only the views that ask for an operation do. Both give the same
+    values up to float32 rounding.
 
     Args:
         views: uint8 (N, 3, H, W), RGB.
@@ -160,13 +153,38 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
         raise InputError(f"parameters of shape {tuple(params.shape)}: {expected} is expected, a row per view.")
     if views.dtype != torch.uint8:
         raise InputTypeError(f"views of dtype {views.dtype}: uint8 is expected, as ViewSampler gives them.")
+    chunk = max(1, _CACHED // views.shape[1:].numel()) if _values_are_known(views) else _CHUNK
     with torch.autocast(views.device.type, enabled=False):
-        if views.device.type == "cpu" and not torch.compiler.is_compiling():
-            return _augment_each(views, params)
-        if len(views) <= _CHUNK:
-            return _augment_together(views, params)
-        chunks = zip(views.split(_CHUNK), params.split(_CHUNK), strict=True)
-        return torch.cat([_augment_together(some, theirs) for some, theirs in chunks])
+        if len(views) <= chunk:
+            return _augment(views, params)
+        result = torch.empty(views.shape, dtype=torch.float32, device=views.device)
+        for some, theirs, out in zip(*(values.split(chunk) for values in (views, params, result)), strict=True):
+            out.copy_(_augment(some, theirs))
+        return result
+
+
+def _augment(views: Tensor, params: Tensor) -> Tensor:
+    images = jitter(views.float().mul_(1 / 255), params)
+    images = _where(params[:, Column.GREY] > 0, lambda images: luma(images).expand(-1, 3, -1, -1), images)
+    images = _where(params[:, Column.BLUR] > 0, gaussian_blur, images, params[:, Column.BLUR])
+    images = _where(params[:, Column.SOLARISE] > 0, solarise, images)
+    offset, scale = _normalisation(views.device)
+    return torch.addcmul(offset, images, scale)
+
+
+def _where(chosen: Tensor, operation: Callable[..., Tensor], images: Tensor, *values: Tensor) -> Tensor:
+    """Images (N, 3, H, W), the ``chosen`` (N,) among them changed; ``values`` (N,) are the operation's own."""
+    if not _values_are_known(images):
+        return torch.where(chosen[:, None, None, None], operation(images, *values), images)
+    rows = chosen.nonzero().flatten()
+    if len(rows) in (0, len(images)):
+        return operation(images, *values) if len(rows) else images
+    return images.index_copy(0, rows, operation(images[rows], *(value[rows] for value in values)))
+
+
+def _values_are_known(images: Tensor) -> bool:
+    """Whether what to do may depend on values: the host would wait for an accelerator's, and compiled code has none."""
+    return images.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def denormalise(images: Tensor) -> Tensor:
@@ -183,68 +201,119 @@ def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
     return values[:3], values[3:]
 
 
-_JITTER: tuple[Callable[[Tensor, Factor], Tensor], ...] = (
-    adjust_brightness_,
-    adjust_contrast_,
-    adjust_saturation_,
-    adjust_hue,
-)
-_IDENTITY = (1.0, 1.0, 1.0, 0.0)
+def jitter(images: Tensor, params: Tensor) -> Tensor:
+    """Change colours, each image in an order of its own.
 
+    Brightness, contrast and saturation are one kind of operation, a blend with black, the mean luma or the luma, so
+    three slots hold them in each image's order. Images differ in how many come before hue, the costly one: it runs
+    once, between two passes over the slots of which each image uses complementary ones.
 
-def _augment_each(views: Tensor, params: Tensor) -> Tensor:
-    result = torch.empty(views.shape, dtype=torch.float32)
-    offset, scale = _normalisation(views.device)
-    for view, row, out in zip(views, params.tolist(), result, strict=True):
-        image = view.float().mul_(1 / 255)
-        ranks = row[Column.BRIGHTNESS_RANK : Column.HUE_RANK + 1]
-        for operation in sorted(range(4), key=ranks.__getitem__):
-            if row[operation] != _IDENTITY[operation]:
-                image = _JITTER[operation](image, row[operation])
-        if row[Column.GREY]:
-            image = luma(image)
-        if row[Column.BLUR] > 0:
-            image = gaussian_blur(image, row[Column.BLUR])
-        if row[Column.SOLARISE]:
-            image = solarise(image)
-        torch.addcmul(offset, image, scale, out=out)
-    return result
+    Args:
+        images: float32 (N, 3, H, W) in [0, 1]; they are not changed.
+        params: float32 (N, 8 or more), the first columns as :class:`Column` says.
 
-
-def _augment_together(views: Tensor, params: Tensor) -> Tensor:
-    images = _jitter_together(views.float() * (1 / 255), params)
-    grey, solarised = (params[:, column, None, None, None] for column in (Column.GREY, Column.SOLARISE))
-    images = torch.where(grey > 0, luma(images), images)
-    images = gaussian_blurs(images, params[:, Column.BLUR])
-    images = torch.where(solarised > 0, solarise(images), images)
-    offset, scale = _normalisation(views.device)
-    return torch.addcmul(offset, images, scale)
-
-
-def _jitter_together(images: Tensor, params: Tensor) -> Tensor:
-    """Colour jitter with an order per view.
-
-    Brightness, contrast and saturation are one kind of operation, a blend with black, the mean luma or
-    the luma, so three slots hold them in each view's order. Views differ in how many come before hue,
-    the costly one: it runs once, between two passes over the slots of which each view uses complementary ones.
+    Returns:
+        (N, 3, H, W) in [0, 1].
     """
     factors = params[:, : Column.HUE]
     ranks = params[:, Column.BRIGHTNESS_RANK : Column.HUE_RANK]
-    hue_rank = params[:, Column.HUE_RANK, None]
-    after_hue = (ranks > hue_rank).to(params)
+    after_hue = (ranks > params[:, Column.HUE_RANK, None]).to(params)
     slots = ranks - after_hue  # the order without hue: 0, 1, 2
     for late in (0, 1):
         for slot in range(3):
             chosen = (slots == slot).to(params) * (after_hue == late)  # (N, 3), at most one of a row
             factor = 1 + (chosen * (factors - 1)).sum(1)
             contrast, saturation = chosen[:, Column.CONTRAST], chosen[:, Column.SATURATION]
-            images = _blend(images, *(v[:, None, None, None] for v in (factor, contrast, saturation)))
+            images = _where(factor != 1, _blend, images, factor, contrast, saturation)
         if not late:
-            turn = params[:, Column.HUE, None, None, None]
-            images = torch.where(turn != 0, adjust_hue(images, turn), images)
+            turn = params[:, Column.HUE]
+            images = _where(turn != 0, adjust_hue, images, turn)
     return images
 
 
 def _blend(images: Tensor, factor: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
+    factor, contrast, saturation = (value[:, None, None, None] for value in (factor, contrast, saturation))
     reference = contrast * mean_luma(images) + saturation * luma(images)
-    return (images * factor + (1 - factor) * reference).clamp(0, 1)
+    return (images * factor).add_((1 - factor) * reference).clamp_(0, 1)
+
+
+def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of images (N, 3, H, W) in [0, 1] by ``turns`` (N,) of the circle; value and chroma of HSV stay.
+
+    Hue is had without telling sextants apart (which is slow on CPUs): its distance from red is 1 - r + g + b sextants
+    of colours stretched to [0, 1], on the side of the larger of g and b. Each channel of the result falls from value
+    to value - chroma between one and two sextants from the channel's own hue.
+    """
+    red, green, blue = images.split(1, dim=1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    low = torch.minimum(torch.minimum(red, green), blue)
+    chroma = value - low
+    hue = (green + blue).sub_(red).add_(value).sub_(low, alpha=2)
+    hue = hue.div_(chroma.clamp(min=1e-12).mul_(6)).copysign_(green - blue)
+    own = torch.arange(3, device=images.device).div(3).view(3, 1, 1)
+    distance = hue - (own - turns[:, None, None, None])
+    distance = distance.sub_(distance.round()).abs_().clamp_(1 / 6, 1 / 3)
+    return distance.mul_(chroma * -6).add_(value.add_(chroma))
+
+
+def luma(images: Tensor) -> Tensor:
+    """Grey (..., 1, H, W) of images (..., 3, H, W), ITU-R 601 as in PIL."""
+    red, green, blue = images.split(1, dim=-3)
+    return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+
+
+def mean_luma(images: Tensor) -> Tensor:
+    """Mean grey (..., 1, 1, 1) of images (..., 3, H, W)."""
+    return luma(images.mean((-2, -1), keepdim=True))
+
+
+def solarise(images: Tensor) -> Tensor:
+    """Invert what is brighter than a half, in images in [0, 1]: that is min(x, 1 - x)."""
+    return torch.minimum(images, 1 - images)
+
+
+def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
+    """Blur images (N, C, H, W) with Gaussians of standard deviation ``radii`` (N,) > 0, cut at three of them.
+
+    Pixels outside repeat the nearest one inside, as in PIL's ``GaussianBlur`` (which approximates the Gaussian by
+    boxes).
+    """
+    if not _values_are_known(images):
+        # One product with a banded matrix for each direction: their reach needs no bound.
+        rows, columns = (_blur_matrices(side, radii) for side in images.shape[-2:])
+        return rows[:, None] @ (images @ columns[:, None].mT)
+    reach = math.ceil(_REACH * float(radii.max()))
+    for dim in (-1, -2):
+        length = min(reach, images.shape[dim] - 1) + 1
+        images = _filter(images, _kernels(radii.double(), length).float(), dim)
+    return images
+
+
+def _kernels(radii: Tensor, length: int) -> Tensor:
+    """(N, length): weights of pixels at distances 0, 1, ..."""
+    distance = torch.arange(length, device=radii.device)
+    spread = radii[:, None].clamp(min=1e-3)
+    weights = torch.exp(-(distance**2) / (2 * spread**2)) * (distance <= (_REACH * spread).ceil())
+    return weights / (2 * weights.sum(1, keepdim=True) - weights[:, :1])
+
+
+def _filter(images: Tensor, weights: Tensor, dim: int) -> Tensor:
+    """Symmetric filters along ``dim``, as a sum of shifted images: on a CPU faster than a convolution."""
+    reach, size = weights.shape[1] - 1, images.shape[dim]
+    padding = (reach, reach, 0, 0) if dim == -1 else (0, 0, reach, reach)
+    padded = F.pad(images, padding, mode="replicate")
+    result = images * weights[:, 0, None, None, None]
+    for distance in range(1, reach + 1):
+        for start in (reach - distance, reach + distance):
+            result.addcmul_(padded.narrow(dim, start, size), weights[:, distance, None, None, None])
+    return result
+
+
+def _blur_matrices(size: int, radii: Tensor) -> Tensor:
+    """(N, size, size): row i holds the weights with which pixels make up the blurred pixel i."""
+    weights, distance = _kernels(radii, size), torch.arange(size, device=radii.device)
+    matrices = weights[:, (distance[:, None] - distance).abs()]
+    # What falls off either end counts for the pixel at that end.
+    outside = weights.flip(1).cumsum(1).flip(1) - weights
+    first, last = (distance == 0).to(weights), (distance == size - 1).to(weights)
+    return matrices + outside[:, :, None] * first + outside.flip(1)[:, :, None] * last

@@ -14,9 +14,8 @@ from torch.utils.data import Dataset
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.batched_views import BatchedViews
 from midway_zoo.train.data.loading import Sample, StepBatches, make_loader
-from midway_zoo.train.data.views import ViewsConfig
+from midway_zoo.train.data.views import ViewSampler, ViewsConfig
 
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
 
@@ -54,7 +53,7 @@ class SceneViews(RenderedBatches):
         if scenes.frames < 2:
             raise ConfigError(f"data.scenes.frames={scenes.frames}: a pair needs at least 2.")
         self._seed = seed
-        self._views = BatchedViews(views)
+        self._views = ViewSampler(views)
         self._generator = SceneGenerator(scenes, seed, device)
         self.device = self._generator.device
 
@@ -63,7 +62,7 @@ class SceneViews(RenderedBatches):
         index = torch.tensor(list(numbers))
         draws = Draws(self._seed ^ (_VIEWS << 32), index.numpy())
         frames = self._pair(self._generator.frames(numbers), draws)
-        return {**self._views(frames, draws), "index": index, "failures": []}
+        return {**self._views.batch(frames, draws), "index": index, "failures": []}
 
     def _pair(self, clips: Tensor, draws: Draws) -> Tensor:
         """(B, T, 3, H, W) -> (B, 2, 3, H, W)."""

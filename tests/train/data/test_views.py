@@ -8,14 +8,25 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms import RandomResizedCrop
 
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
+from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.photometric import Column, augment
-from midway_zoo.train.data.views import Box, ViewSampler, ViewsConfig, random_box
+from midway_zoo.train.data.views import Boxes, ViewSampler, ViewsConfig, cut, random_boxes, shifted_boxes
 
 ASPECT = (3 / 4, 4 / 3)
+TRIES = 10
 SMALL = ViewsConfig(dynamics_size=32, global_size=24, local_size=12, local_crops=3)
+
+
+def boxes_of(
+    height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], seed: int, number: int = 1
+) -> Boxes:
+    """(number, 4), each from numbers of its own."""
+    tries = np.random.default_rng(seed).random((TRIES, number, 4))
+    return random_boxes(np.full(number, height), np.full(number, width), area, aspect, tries)
 
 
 def ramps(height: int, width: int, blue: int) -> Tensor:
@@ -48,8 +59,8 @@ def sample(seed: int, frame: tuple[int, int] = (540, 960), config: ViewsConfig |
 def test_boxes_have_the_distribution_of_torchvision() -> None:
     """Means, spreads and the share of full-height boxes of 4000 draws, within five standard errors."""
     height, width, area, number = 90, 160, (0.2, 0.6), 4000
-    rng, frame = np.random.default_rng(0), torch.empty(3, height, width)
-    ours = torch.tensor([random_box(height, width, area, ASPECT, rng) for _ in range(number)]).double()
+    frame = torch.empty(3, height, width)
+    ours = torch.from_numpy(boxes_of(height, width, area, ASPECT, 0, number)).double()
     theirs = torch.tensor(
         [RandomResizedCrop.get_params(frame, list(area), list(ASPECT)) for _ in range(number)]
     ).double()
@@ -69,11 +80,13 @@ def test_boxes_have_the_distribution_of_torchvision() -> None:
     st.integers(0, 2**32),
 )
 def test_boxes_lie_in_their_frame(height: int, width: int, area: list[float], aspect: list[float], seed: int) -> None:
-    box = random_box(height, width, (area[0], area[1]), (aspect[0], aspect[1]), np.random.default_rng(seed))
-    assert box.height >= 1
-    assert box.width >= 1
-    assert 0 <= box.top <= height - box.height
-    assert 0 <= box.left <= width - box.width
+    boxes = boxes_of(height, width, (area[0], area[1]), (aspect[0], aspect[1]), seed, number=3)
+    assert boxes.shape == (3, 4)
+    for top, left, tall, wide in boxes.tolist():
+        assert tall >= 1
+        assert wide >= 1
+        assert 0 <= top <= height - tall
+        assert 0 <= left <= width - wide
 
 
 @pytest.mark.parametrize(("height", "width"), [(10, 1000), (1000, 10), (30, 30), (1, 7)])
@@ -81,11 +94,18 @@ def test_a_box_that_cannot_fit_is_that_of_torchvision(height: int, width: int) -
     area = (1.0, 1.0)
     aspect = (1.1, 1.2) if height == width else ASPECT
     expected = RandomResizedCrop.get_params(torch.empty(3, height, width), list(area), list(aspect))
-    assert random_box(height, width, area, aspect, np.random.default_rng(0)) == tuple(expected)
+    assert boxes_of(height, width, area, aspect, seed=0)[0].tolist() == list(expected)
 
 
-def test_a_box_inside_a_box() -> None:
-    assert Box(2, 3, 4, 5).inside(Box(10, 20, 30, 40)) == Box(12, 23, 4, 5)
+def test_a_box_does_not_depend_on_the_others() -> None:
+    """Each takes its first try that fits, whatever the others need."""
+    tries = np.random.default_rng(0).random((TRIES, 50, 4))
+    sides = np.full(50, 60), np.full(50, 70)
+    together = random_boxes(*sides, (0.8, 1.0), ASPECT, tries)
+    for i, box in enumerate(together):
+        alone = random_boxes(sides[0][:1], sides[1][:1], (0.8, 1.0), ASPECT, tries[:, i : i + 1])
+        assert box.tolist() == alone[0].tolist()
+    assert len({tuple(box) for box in together.tolist()}) > 40
 
 
 def test_shapes_and_types() -> None:
@@ -157,8 +177,10 @@ def test_views_are_the_crops_of_pil() -> None:
     image = torch.from_numpy(frame).permute(2, 0, 1)
     config = ViewsConfig(local_crops=0, dynamics_size=40)
     source = ViewSampler(config)(image, image, np.random.default_rng(5))["dynamics"][0]
-    box = random_box(120, 200, config.dynamics_area, config.aspect, np.random.default_rng(5))
-    corners = box.left, box.top, box.left + box.width, box.top + box.height
+    tries = np.random.default_rng(5).random((1, 1, 4))  # at most 0.4 of the frame: the first one fits
+    box = random_boxes(np.array([120]), np.array([200]), config.dynamics_area, config.aspect, tries)
+    top, left, height, width = box[0].tolist()
+    corners = left, top, left + width, top + height
     expected = np.asarray(Image.fromarray(frame).crop(corners).resize((40, 40), Image.Resampling.BICUBIC))
     difference = source.permute(1, 2, 0).numpy().astype(int) - expected
     assert np.abs(difference).max() <= 1
@@ -269,3 +291,91 @@ def test_the_target_s_dynamics_box_can_be_shifted() -> None:
     assert np.abs(moves).mean() > 0.05
     with pytest.raises(ConfigError, match="dynamics_shift=1"):
         ViewSampler(ViewsConfig(dynamics_shift=1.0))
+
+
+# Whole batches of rendered frames.
+
+
+def test_cut_is_an_antialiased_bicubic_resize() -> None:
+    images = torch.rand(2, 6, 40, 56, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor(
+        [[[3, 5, 30, 44], [0, 0, 40, 56], [20, 30, 8, 9]], [[1, 1, 39, 20], [0, 9, 5, 5], [7, 0, 9, 50]]]
+    )
+    flips = torch.tensor([[False, True, False], [True, False, True]])
+    views = cut(images, boxes, flips, 16)
+    assert views.shape == (2, 3, 6, 16, 16)
+    for image, row, mirrored, found in zip(images, boxes, flips, views, strict=True):
+        for (top, left, height, width), flip, view in zip(row.tolist(), mirrored.tolist(), found, strict=True):
+            crop = image[None, :, top : top + height, left : left + width]
+            expected = F.interpolate(crop, (16, 16), mode="bicubic", antialias=True)[0].clamp(0, 1).mul(255).round()
+            assert (expected.flip(-1) if flip else expected).sub(view).abs().max() <= 1
+
+
+@pytest.fixture
+def rendered() -> ViewsConfig:
+    return ViewsConfig(
+        dynamics_size=24, global_size=16, local_size=8, local_crops=2, initial_area=(0.5, 1.0), solarise_p=(0, 1, 0)
+    )
+
+
+def test_order_sharing_and_kinds_of_a_batch(rendered: ViewsConfig) -> None:
+    same = torch.rand(3, 1, 3, 40, 40).expand(-1, 2, -1, -1, -1)
+    batch = ViewSampler(rendered).batch(same, Draws(0, np.arange(3)))
+    shapes = {key: tuple(value.shape) for key, value in batch.items()}
+    assert shapes == {
+        "dynamics": (3, 2, 3, 24, 24),
+        "globals": (3, 4, 3, 16, 16),
+        "locals": (3, 4, 3, 8, 8),
+        "photometric": (3, 10, 11),
+    }
+    # Boxes and flips are shared by the frames, which here are equal: x1 = y1, x2 = y2, and nothing else.
+    assert torch.equal(batch["dynamics"][:, 0], batch["dynamics"][:, 1])
+    assert torch.equal(batch["globals"][:, :2], batch["globals"][:, 2:])
+    assert not torch.equal(batch["globals"][:, 0], batch["globals"][:, 1])
+    assert not torch.equal(batch["locals"][:, :2], batch["locals"][:, 2:])
+    solarised = batch["photometric"][:, :, Column.SOLARISE]
+    assert torch.equal(solarised, torch.tensor([0, 1, 0, 1, 0, 1, 0, 0, 0, 0.0]).expand(3, -1))
+    assert len(batch["photometric"][..., Column.HUE].unique()) > 10
+
+
+def test_frames_of_a_batch_are_told_apart(rendered: ViewsConfig) -> None:
+    frames = torch.stack([torch.zeros(2, 3, 40, 40), torch.ones(2, 3, 40, 40)], dim=1)
+    batch = ViewSampler(rendered).batch(frames, Draws(0, np.arange(2)))
+    means = [batch[key].float().mean((2, 3, 4)).tolist()[0] for key in ("dynamics", "globals", "locals")]
+    assert means == [[0, 255], [0, 0, 255, 255], [0, 0, 255, 255]]
+
+
+def test_a_batch_without_local_crops_and_of_bad_frames(rendered: ViewsConfig) -> None:
+    rendered.local_crops = 0
+    views = ViewSampler(rendered)
+    assert views.batch(torch.rand(2, 2, 3, 40, 40), Draws(0, np.arange(2)))["locals"].shape == (2, 0, 3, 8, 8)
+    with pytest.raises(InputError, match=r"\(B, 2, 3, H, W\)"):
+        views.batch(torch.rand(2, 3, 3, 40, 40), Draws(0, np.arange(2)))
+
+
+def test_a_shift_moves_the_dynamics_crop_of_the_target_alone(rendered: ViewsConfig) -> None:
+    rendered.dynamics_area, rendered.dynamics_shift, rendered.aspect = (0.36, 0.36), 0.5, (1.0, 1.0)
+    row = torch.arange(40) / 40
+    ramp = torch.stack([row.expand(40, -1), row[:, None].expand(-1, 40), torch.zeros(40, 40)])
+    same = ramp.expand(64, 2, -1, -1, -1)
+    batch = ViewSampler(rendered).batch(same, Draws(0, np.arange(64)))
+    source, target = batch["dynamics"].float().div(255 / 40).mean((-2, -1)).unbind(1)
+    moved = (target - source)[:, :2]
+    assert 5 < moved.abs().max() < 12.5
+    assert moved.abs().mean() > 2
+    assert torch.equal(batch["globals"][:, 0], batch["globals"][:, 2])
+    rendered.dynamics_shift = 0.0
+    still = ViewSampler(rendered).batch(same, Draws(0, np.arange(64)))
+    assert torch.equal(still["dynamics"][:, 0], batch["dynamics"][:, 0])
+    assert torch.equal(still["dynamics"][:, 0], still["dynamics"][:, 1])
+
+
+@pytest.mark.parametrize("size", [(48, 64), (32, 32)])
+def test_shifted_boxes_stay_in_the_frame_and_their_share(size: tuple[int, int]) -> None:
+    boxes = boxes_of(*size, (0.2, 0.6), ASPECT, seed=0, number=200)
+    moved = shifted_boxes(boxes, *size, 0.5, np.random.default_rng(1).random((200, 2)))
+    assert (moved[:, 2:] == boxes[:, 2:]).all()
+    assert (moved[:, :2] >= 0).all()
+    assert (moved[:, :2] + moved[:, 2:] <= size).all()
+    distance = np.abs(moved - boxes)[:, :2] / boxes[:, 2:]
+    assert 0.2 < distance.max() <= 0.5

@@ -12,8 +12,9 @@ import midway_zoo as mz
 from midway_zoo import manifest
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.weights import hub as hub_weights
+from midway_zoo.weights.load import encoder_state
 from tests.weights.hub.hub_server import HubServer
-from tests.weights.released_files import TINY, assert_same_state
+from tests.weights.released_files import DROP, TINY, assert_same_state, write_released
 
 REPO, FILE, NAME = "lab/weights", "tiny.pth", "midway_nano.tiny"
 
@@ -186,3 +187,69 @@ def test_encoder_alone(published: HubServer) -> None:
     network = mz.create_model(NAME, pretrained=True, dynamics=False)
     assert network.dynamics is None
     assert_same_state(network.state_dict(), {name: value for name, value in full.items() if name.startswith("encoder")})
+
+
+# What the file does not tell
+
+DYNAMICS = {"midway_heads": 3, "backward_heads": 6, "forward_heads": 6, "gate_bias": 4.0}
+
+
+@pytest.fixture
+def silent(published: HubServer, tmp_path: Path) -> Path:
+    """A published file, silent.pth, that says nothing of its dynamics and holds no student."""
+    path = tmp_path / "silent.pth"
+    write_released(
+        path, args_overrides={"midway_model_configs": DROP}, edit=lambda checkpoint: checkpoint.pop("student")
+    )
+    published.add_file(REPO, "silent.pth", path, lfs=True)
+    return path
+
+
+def listed(**config: object) -> str:
+    mz.register_weights("midway_nano.silent", repo_id=REPO, file="silent.pth", config=config, overwrite=True)
+    return "midway_nano.silent"
+
+
+def test_an_encoder_alone_needs_no_dynamics(silent: Path, published: HubServer) -> None:
+    name = listed()
+    expected = mz.load_checkpoint(silent, config={"dynamics": False})
+    assert_same_state(mz.create_model(name, pretrained=True, dynamics=False).state_dict(), expected.state_dict())
+    assert_same_state(encoder_state(name), expected.encoder.state_dict())
+    with pytest.raises(ConfigError, match=r"silent\.pth.*num_motion_heads.*midway_heads"):
+        mz.create_model(name, pretrained=True)
+    mz.register_weights("midway_nano.silent", path=silent, overwrite=True)
+    assert_same_state(encoder_state(name), expected.encoder.state_dict())
+
+
+def test_the_listing_supplies_what_the_file_does_not_tell(silent: Path) -> None:
+    name = listed(**DYNAMICS)
+    expected = mz.load_checkpoint(silent, config=DYNAMICS)
+    network = mz.create_model(name, pretrained=True)
+    assert_same_state(network.state_dict(), expected.state_dict())
+    assert network.config == expected.config == TINY
+    listed(**DYNAMICS | {"gate_bias": 2.0})  # nothing in the file speaks against it
+    assert mz.create_model(name, pretrained=True).config.gate_bias == 2.0
+    mz.register_weights("midway_nano.silent", path=silent, config=DYNAMICS, overwrite=True)
+    assert mz.create_model(name, pretrained=True).config == TINY
+
+
+def test_a_listing_that_disagrees_with_the_file(published: HubServer, tiny: Path) -> None:
+    message = "gate_bias=4.0.*gate_bias=2.0"
+    for source in ({"repo_id": REPO, "file": FILE}, {"path": tiny}):
+        mz.register_weights(NAME, **source, config={"gate_bias": 2.0}, overwrite=True)
+        with pytest.raises(CheckpointError, match=message):
+            mz.create_model(NAME, pretrained=True)
+    mz.register_weights(NAME, repo_id=REPO, file=FILE, overwrite=True)
+    mz.create_model(NAME, pretrained=True)
+    mz.register_weights(NAME, repo_id=REPO, file=FILE, config={"gate_bias": 2.0}, overwrite=True)
+    with pytest.raises(CheckpointError, match=message):  # found in the cache, too
+        mz.create_model(NAME, pretrained=True)
+
+
+def test_half_precision_loads_as_float32(published: HubServer, tmp_path: Path) -> None:
+    write_released(tmp_path / "half.pth", dtype=torch.float16)
+    published.add_file(REPO, "half.pth", tmp_path / "half.pth", lfs=True)
+    mz.register_weights("midway_nano.half", repo_id=REPO, file="half.pth", overwrite=True)
+    network = mz.create_model("midway_nano.half", pretrained=True)
+    assert network.dtype == torch.float32
+    assert_same_state(network.state_dict(), mz.load_checkpoint(tmp_path / "half.pth").state_dict())

@@ -170,6 +170,7 @@ def test_pin(published: HubServer, tiny: Path, tmp_path: Path, capsys) -> None:
         "architecture": "midway_nano",
         "repo_id": REPO,
         "file": FILE,
+        "config": {},
     }
     manifest["models"] = {"midway_nano.tiny": entry}
     path = tmp_path / "manifest.json"

@@ -8,8 +8,8 @@ from midway_zoo.config import MidwayConfig, architecture_config, override
 from midway_zoo.errors import ConfigError
 from midway_zoo.train import alignment
 from midway_zoo.train.config import RunConfig
-from midway_zoo.train.data.flow.mixture import FlowDataConfig, check_flow_data
-from midway_zoo.train.data.flow.parts import check_part
+from midway_zoo.train.data.flow_datasets import check_part
+from midway_zoo.train.data.flow_pairs import FlowDataConfig, check_flow_data
 from midway_zoo.train.tasks.flow import head_start
 
 INITIAL = ("full", "encoder", "random")

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from midway_zoo.files import check_output
 from midway_zoo.flow import FlowMetrics, write_flow
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.data.flow.entries import FlowEntry, FlowFiles
-from midway_zoo.train.data.flow.parts import FOLDERS, check_dataset, list_part
-from midway_zoo.train.data.flow.reading import FlowSample, read_sample
+from midway_zoo.train.data.flow_augment import FlowSample
+from midway_zoo.train.data.flow_datasets import DATASETS, FORMS, dataset_key, list_part
+from midway_zoo.train.data.flow_files import FlowEntry, FlowFiles
+from midway_zoo.train.data.flow_pairs import read_sample
 
 METHODS = ("auto", "head", "perturbation", "zero")
 """Those of :func:`midway_zoo.predict_flow`, and "zero", which says that nothing moves: the error of knowing nothing."""
 _KITTI_LIMIT = 511.984375  # (2^16 - 1 - 2^15) / 64, the largest component that the format holds
-_SPLITS = {"sintel": "subval", "flying_things": "test", "flying_chairs": "val"}
 
 _COLUMNS = {
     "epe": "EPE",
@@ -53,8 +53,8 @@ def evaluation_files(
     """What a data set is evaluated on, by part.
 
     Args:
-        dataset: flying_chairs, flying_things, sintel, kitti_2012, kitti_2015, hd1k, tartanair or spring; a hyphen does
-            for an underscore, and "kitti" for kitti_2015.
+        dataset: a key of :data:`~midway_zoo.train.data.flow_datasets.DATASETS`, or one of its short names ("things"); a
+            hyphen does for an underscore.
         root: its folder, or the folder that holds it under its usual name.
         split: which pairs; by default those that fine-tuning does not see: Sintel's "subval", "test" of FlyingThings,
             "val" of FlyingChairs; elsewhere "train", whose flow is published. A split without flow is for
@@ -65,13 +65,11 @@ def evaluation_files(
         ConfigError: for an unknown data set, split or pass.
         MissingFileError: if a folder or file is missing.
     """
-    key = dataset.replace("-", "_").lower()
-    key = "kitti_2015" if key == "kitti" else key
-    check_dataset(key)
-    split = split or _SPLITS.get(key, "train")
-    rendered = key in ("sintel", "flying_things")
-    names = [f"{key}_{name}_{split}" for name in passes] if rendered else [f"{key}_{split}"]
-    usual = any((Path(root) / name).is_dir() for name in FOLDERS[key])
+    key = dataset_key(dataset)
+    data = DATASETS[key]
+    split = split or data.evaluated
+    names = [f"{key}_{name}_{split}" for name in passes] if data.passes else [f"{key}_{split}"]
+    usual = any((Path(root) / name).is_dir() for name in data.folders)
     return {name: list_part(name, root, None if usual else {key: str(root)}) for name in names}
 
 
@@ -175,7 +173,7 @@ def write_submission(
     entries: Entries,
     folder: str | Path,
     *,
-    form: Literal["sintel", "kitti"],
+    form: str,
     method: str = "auto",
     tile: int | tuple[int, int] | None = None,
     overlap: float = 0.9,
@@ -202,11 +200,10 @@ def write_submission(
         OutputExistsError: if a file exists and ``overwrite`` is false, before anything is computed.
         InputError, MissingFileError: as :func:`evaluate_flow`.
     """
-    if form not in ("sintel", "kitti"):
-        raise ConfigError(f"form={form!r} must be sintel or kitti.")
+    if form not in FORMS:
+        raise ConfigError(f"form={form!r} must be {' or '.join(FORMS)}.")
     folder = Path(folder)
-    pattern = "flow/{}.png" if form == "kitti" else "{}.flo"
-    paths = [folder / pattern.format(entries[index].name) for index in range(len(entries))]
+    paths = [folder / FORMS[form].format(entries[index].name) for index in range(len(entries))]
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         check_output(path, overwrite=overwrite)
@@ -215,7 +212,7 @@ def write_submission(
     for index, _, flow, _ in found:
         if not flow.isfinite().all():
             raise InputError(f"the flow predicted for {entries[index].name} is not finite.")
-        if form == "kitti":
+        if paths[index].suffix == ".png":
             flow = flow.clamp(-_KITTI_LIMIT, _KITTI_LIMIT)
         write_flow(paths[index], flow, overwrite=overwrite)
     return paths
@@ -272,7 +269,8 @@ def _predict(
     sources, targets = [sample.source for sample in samples], [sample.target for sample in samples]
     # Rows of a table share the overlap, which only a head reads.
     tiled = method == "head" or (method == "auto" and network.flow_head is not None)
-    taken: dict[str, Any] = {name: value for name, value in options.items() if tiled or name != "overlap"}
+    taken: dict[str, Any] = {"size": "full"} if tiled else {}
+    taken |= {name: value for name, value in options.items() if tiled or name != "overlap"}
     found = predict_flow(network, sources, targets, method=method, batch_size=batch_size, **taken)  # type: ignore[arg-type]
     return found.flow, found.method
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from midway_zoo.errors import ConfigError
 from midway_zoo.models.flow_head import error_scale
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.train.data.flow.reading import LONGEST
+from midway_zoo.train.data.flow_pairs import LONGEST
 from midway_zoo.train.weights import load_into, network_from
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from accelerate.utils import reduce
@@ -16,7 +16,7 @@ from midway_zoo.inference.batches import normaliser
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import latest_checkpoint
-from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
+from midway_zoo.train.data.flow_pairs import FlowPairs, flow_pairs
 from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
 from midway_zoo.train.optim import cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
@@ -35,6 +35,7 @@ class FlowTask(Task[FlowConfig]):
     name = "flow"
     shown = ("epe",)
     best_by = "epe"
+    assumed: ClassVar = {"data.augment.resizing": "independent"}
     model: FlowModel
 
     def __init__(self, config: FlowConfig) -> None:
@@ -76,12 +77,14 @@ class FlowTask(Task[FlowConfig]):
 
     def identity(self) -> dict[str, Any]:
         data = self.config.data
+        augment = asdict(data.augment)
         facts: dict[str, Any] = {
             "network.name": self.config.network.name,
             "frozen": self.config.frozen,
             "data.source": data.source,
             "data.crop": list(data.crop),
-            "data.augment": asdict(data.augment),
+            "data.augment.resizing": augment.pop("resizing"),
+            "data.augment": augment,
         }
         if isinstance(self.dataset, FlowPairs):
             facts["data.parts"] = [f"{repeats} x {files.title}, {len(files)} pairs" for files, repeats in self._parts()]

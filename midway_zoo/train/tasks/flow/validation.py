@@ -13,9 +13,9 @@ from midway_zoo.flow import FlowMetrics
 from midway_zoo.inference.batches import inference, normaliser
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import SceneGenerator
-from midway_zoo.train.data.flow.entries import FlowEntry
-from midway_zoo.train.data.flow.mixture import FlowDataConfig
-from midway_zoo.train.data.flow.parts import list_part
+from midway_zoo.train.data.flow_datasets import list_part
+from midway_zoo.train.data.flow_files import FlowEntry
+from midway_zoo.train.data.flow_pairs import FlowDataConfig
 from midway_zoo.train.tasks.flow.config import FlowConfig, FlowValidationConfig
 from midway_zoo.train.tasks.flow.evaluate import Entries, evaluate_flow
 

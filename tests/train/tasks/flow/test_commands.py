@@ -10,8 +10,8 @@ import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.flow import read_flow
 from midway_zoo.train.checkpoints import find_checkpoints
-from tests.train.data.flow import miniatures
-from tests.train.data.flow.miniatures import SIZE
+from tests.train.data import flow_miniatures as miniatures
+from tests.train.data.flow_miniatures import SIZE
 
 
 def test_from_scenes_to_figures(settings: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 import midway_zoo as mz
 from midway_zoo.errors import ConfigError, InputError, MissingFileError, OutputExistsError
 from midway_zoo.flow import read_flow
-from midway_zoo.train.data.flow.reading import read_sample
+from midway_zoo.train.data.flow_pairs import read_sample
 from midway_zoo.train.tasks.flow import evaluate as module
 from midway_zoo.train.tasks.flow.evaluate import (
     evaluate_flow,
@@ -21,8 +21,8 @@ from midway_zoo.train.tasks.flow.evaluate import (
     table,
     write_submission,
 )
-from tests.train.data.flow import miniatures
-from tests.train.data.flow.miniatures import SIZE
+from tests.train.data import flow_miniatures as miniatures
+from tests.train.data.flow_miniatures import SIZE
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def shifted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         flows = torch.stack([flow.expand(2, *image.shape[1:]) for image in source])
         return mz.results.FlowPrediction(flow=flows, confidence=flows[:, :1], method="head", grid=(1, 1))
 
-    monkeypatch.setattr(module.midway_zoo, "predict_flow", predict_flow)
+    monkeypatch.setattr(module, "predict_flow", predict_flow)
     return calls
 
 
@@ -147,7 +147,7 @@ def test_kitti_submission_is_whole_and_within_the_format(
     def predict_flow(network: object, source: Any, target: Any, **options: Any) -> mz.results.FlowPrediction:
         return mz.results.FlowPrediction(flow=[far] * len(source), confidence=[far[:1]], method="head", grid=(1, 1))
 
-    monkeypatch.setattr(module.midway_zoo, "predict_flow", predict_flow)
+    monkeypatch.setattr(module, "predict_flow", predict_flow)
     written = write_submission(nano, files, tmp_path / "out", form="kitti")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
         "flow/000000_10.png",

@@ -21,7 +21,7 @@ from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig
 from midway_zoo.train.tasks.flow.task import FlowTask
 from midway_zoo.train.tasks.flow.validation import HELD_OUT_SEED
-from tests.train.data.flow import miniatures
+from tests.train.data import flow_miniatures as miniatures
 from tests.train.test_resume import ONE_THREAD, assert_same_weights, command, lines
 
 Make = Callable[..., FlowTask]
@@ -44,6 +44,7 @@ def test_protocol_of_the_recipes() -> None:
         assert config.data.mixture == ("full" if name == "flow_full" else "small")
         assert config.frozen == (name == "flow_frozen")
         assert config.save_every * config.batch_size == config.data.epoch_pairs  # validated every epoch
+        assert config.data.augment.resizing == "protocol"
 
 
 def test_learning_rate_rises_an_epoch_and_falls_to_zero(make_task: Make) -> None:
@@ -67,6 +68,17 @@ def test_stopped_and_resumed_is_the_same_run(make_task: Make, tmp_path: Path) ->
     assert {"loss", "epe", "lr"} <= set(line)
     with pytest.raises(ConfigError, match=r"data\.crop=\[32, 32\], not \[24, 24\]"):
         fit(make_task("data.crop=[24,24]"))
+
+
+def test_a_run_from_before_there_was_a_choice_of_resizing_says_how_to_go_on(make_task: Make, tmp_path: Path) -> None:
+    fit(make_task("max_steps=2"))
+    state = latest_checkpoint(tmp_path / "run").path / "state.json"  # type: ignore[union-attr]
+    saved = json.loads(state.read_text())
+    del saved["identity"]["data.augment.resizing"]
+    state.write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"Resume with data\.augment\.resizing=independent"):
+        fit(make_task("max_steps=3", "data.augment.resizing=protocol"))
+    assert fit(make_task("max_steps=3", "data.augment.resizing=independent")).step == 3
 
 
 def test_everything_that_counts_is_trained_and_the_head_alone_when_frozen(make_task: Make, tmp_path: Path) -> None:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from midway_zoo.train.data.flow.geometry import crop, flip, resize, resize_dense, resize_sparse
-from midway_zoo.train.data.flow.reading import FlowSample
+from midway_zoo.train.data.flow_augment import FlowSample, crop, flip, resize, resize_dense, resize_sparse
 
 NAN = float("nan")
 
@@ -67,13 +66,16 @@ def test_nothing_changes_at_the_same_size() -> None:
     assert same(resize_sparse(given, (5, 7)), given)
 
 
-def test_images_shrink_by_means_and_keep_their_type() -> None:
-    found = resize(image([0, 100, 200, 100], [0, 100, 200, 100]), (1, 2))
+def test_images_shrink_over_all_pixels_or_the_nearest_and_keep_their_type() -> None:
+    given = image([0, 90, 30, 60, 90, 240])
+    found = resize(given, (1, 2), antialias=False)
     assert found.dtype == torch.uint8
-    assert found.shape == (3, 1, 2)
-    assert abs(found[0, 0, 0].int() - 50) < 30
-    assert found[0, 0, 1] > found[0, 0, 0]
-    assert torch.equal(resize(image([7, 7], [7, 7]), (5, 3)), image(*[[7] * 3] * 5))
+    assert found.tolist() == image([90, 90]).tolist()  # pixels 1 and 4 lie under the centres
+    averaged = resize(given, (1, 2), antialias=True)
+    assert averaged.dtype == torch.uint8
+    assert averaged[0, 0, 1] > 110 > averaged[0, 0, 0]
+    for antialias in (False, True):
+        assert torch.equal(resize(image([7, 7], [7, 7]), (5, 3), antialias=antialias), image(*[[7] * 3] * 5))
 
 
 def test_flips_change_signs() -> None:

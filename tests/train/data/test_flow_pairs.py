@@ -10,19 +10,20 @@ from omegaconf import OmegaConf
 
 from midway_zoo.errors import ConfigError, DataError, InputError
 from midway_zoo.scenes import ScenesConfig
-from midway_zoo.train.data.flow.augment import FlowAugment, FlowAugmentConfig
-from midway_zoo.train.data.flow.entries import FlowFiles, Relative
-from midway_zoo.train.data.flow.mixture import (
+from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig
+from midway_zoo.train.data.flow_datasets import PARTS
+from midway_zoo.train.data.flow_files import FlowFiles, Relative
+from midway_zoo.train.data.flow_pairs import (
     MIXTURES,
     FlowDataConfig,
+    FlowPairs,
     FlowStream,
     check_flow_data,
+    flow_pairs,
     list_mixture,
 )
-from midway_zoo.train.data.flow.pairs import FlowPairs, flow_pairs
-from midway_zoo.train.data.flow.parts import PAIRS
 from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
-from tests.train.data.flow import miniatures
+from tests.train.data import flow_miniatures as miniatures
 
 
 def files(title: str, count: int) -> FlowFiles:
@@ -60,7 +61,7 @@ def test_samples_depend_on_seed_and_number_alone() -> None:
 
 
 def test_the_full_mixture_is_the_papers() -> None:
-    weights = {name: repeats * PAIRS[name] for name, repeats in MIXTURES["full"].items()}
+    weights = {name: repeats * PARTS[name].pairs for name, repeats in MIXTURES["full"].items()}
     assert weights == {
         "sintel_clean_subtrain": 40 * 943,
         "sintel_final_subtrain": 40 * 943,

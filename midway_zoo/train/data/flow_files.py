@@ -1,10 +1,10 @@
-"""Lists of image pairs with their flow: one compact list per part of a data set."""
+"""Lists of image pairs with their flow, kept compactly, and the folders that they are read from."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -34,8 +34,7 @@ class FlowEntry:
     kind: Kind = "dense"
 
 
-@dataclass(frozen=True)
-class Relative:
+class Relative(NamedTuple):
     """A :class:`FlowEntry` with paths below the data set's folder; "" is None."""
 
     name: str
@@ -63,10 +62,7 @@ class FlowFiles:
 
     def __init__(self, title: str, root: Path, kind: Kind, entries: Iterable[Relative]) -> None:
         self.title, self.root, self.kind = title, root, kind
-        lines = [
-            _SEPARATOR.join((entry.name, entry.source, entry.target, entry.flow, entry.occlusion, entry.mask)).encode()
-            for entry in entries
-        ]
+        lines = [_SEPARATOR.join(entry).encode() for entry in entries]
         if not lines:
             raise MissingFileError(f"{title}: no pair of images was found in {root}.")
         self._ends = np.cumsum([len(line) for line in lines])
@@ -108,11 +104,7 @@ class Folder:
         return MissingFileError(f"{self.title}: there is no {self.root / relative}. Expected: {self.layout}")
 
     def names(self, relative: str, suffix: str = "") -> list[str]:
-        """Sorted names in a folder, of which those that end in ``suffix``.
-
-        Raises:
-            MissingFileError: if there is no such folder, or nothing in it that ends so.
-        """
+        """Sorted names in a folder, of which those that end in ``suffix``; without any, it is missing."""
         path = self.root / relative
         if not path.is_dir():
             raise self.complain(relative)
@@ -122,22 +114,15 @@ class Folder:
         return found
 
     def folders(self, relative: str) -> list[str]:
-        """Sorted names of the folders in a folder.
-
-        Raises:
-            MissingFileError: if there are none.
-        """
+        """Sorted names of the folders in a folder; without any, they are missing."""
         found = [name for name in self.names(relative) if (self.root / relative / name).is_dir()]
         if not found:
             raise self.complain(f"{relative}/*/")
         return found
 
     def neighbours(self, relative: str, prefix: str, suffix: str) -> list[tuple[str, str]]:
-        """Numbers, as they are written, of each two consecutive frames ``<prefix><number><suffix>`` in a folder.
-
-        Raises:
-            MissingFileError: if there are none, or one between the first and the last is missing.
-        """
+        """Numbers, as they are written, of each two consecutive frames ``<prefix><number><suffix>`` in a folder; one
+        between the first and the last may not be missing."""
         names = (name.removeprefix(prefix).removesuffix(suffix) for name in self.names(relative, suffix))
         numbers = [name for name in names if name.isdecimal()]
         for one, other in pairwise(numbers):

@@ -1,0 +1,245 @@
+"""Augmentation of flow fine-tuning (appendix B.4; CroCo v2): a pair and a random generator in, a crop out."""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.results import _ShapeRepr
+from midway_zoo.train.data.flow_files import Kind
+from midway_zoo.train.data.photometric import jitter
+
+RESIZING = ("protocol", "independent")
+_MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class FlowSample(_ShapeRepr):
+    """One pair."""
+
+    source: Tensor
+    """uint8 (3, H, W), RGB."""
+    target: Tensor
+    """As ``source``."""
+    flow: Tensor | None
+    """float32 (2, H, W), pixels, source to target, channel 0 = x to the right, 1 = y down; both NaN where invalid.
+    None where it is not published."""
+    occlusion: Tensor | None = None
+    """bool (H, W): the source pixel is not seen in the target; None where it is not known or was not asked for."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """``source``, ``target`` and ``flow``, for a batch."""
+        assert self.flow is not None
+        return {"source": self.source, "target": self.target, "flow": self.flow}
+
+
+@dataclass
+class FlowAugmentConfig:
+    """What is drawn for each pair. Fields that end in ``_p`` are probabilities."""
+
+    scale_p: float = 0.8
+    min_scale: float = -0.2
+    """Both sides are scaled by 2 to a power drawn from [min_scale, max_scale]."""
+    max_scale: float = 0.5
+    stretch_p: float = 0.8
+    max_stretch: float = 0.2
+    """Either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
+    resizing: str = "protocol"
+    """protocol: as in CroCo v2 (and RAFT): stretched only what is scaled, neither side by less than what the crop
+    needs of the shorter one, bilinear without antialiasing. independent: stretched whether scaled or not, each side
+    enlarged by what it lacks itself, antialiased; runs begun before there was a choice had this."""
+    horizontal_flip_p: float = 0.5
+    vertical_flip_p: float = 0.1
+    brightness: float = 0.4
+    """Strengths of colour jitter, as torchvision's ``ColorJitter`` takes them."""
+    contrast: float = 0.4
+    saturation: float = 0.4
+    hue: float = 0.5 / 3.14
+    asymmetric_p: float = 0.2
+    """Jitter either frame on its own; otherwise both alike."""
+
+
+def check_augment(config: FlowAugmentConfig) -> None:
+    """Raise :class:`ConfigError` for a value that cannot be drawn from."""
+    if config.resizing not in RESIZING:
+        raise ConfigError(f"augment.resizing={config.resizing!r} must be one of {', '.join(RESIZING)}.")
+    for entry in fields(config):
+        if entry.name == "resizing":
+            continue
+        value = getattr(config, entry.name)
+        if entry.name.endswith("_p"):
+            low, high = 0.0, 1.0
+        else:
+            low, high = {"min_scale": (-4.0, 4.0), "max_scale": (-4.0, 4.0), "max_stretch": (0.0, 4.0)}.get(
+                entry.name, (0.0, 0.5 if entry.name == "hue" else math.inf)
+            )
+        if not low <= value <= high:
+            raise ConfigError(f"augment.{entry.name}={value} must lie between {low:g} and {high:g}.")
+    if config.min_scale > config.max_scale:
+        raise ConfigError(f"augment.min_scale={config.min_scale} is above augment.max_scale={config.max_scale}.")
+
+
+class FlowAugment:
+    """Makes a training pair of crops.
+
+    In order: scale and stretch, flips, crop, colour jitter. Images are resized only if scale or stretch were drawn or
+    they are smaller than the crop, and never to less than 8 pixels above it.
+
+    Args:
+        config: what is drawn.
+        size: (height, width) of the crop in pixels.
+
+    Raises:
+        ConfigError: for values that cannot be drawn from, or a size that is not positive.
+    """
+
+    def __init__(self, config: FlowAugmentConfig, size: tuple[int, int]) -> None:
+        check_augment(config)
+        if min(size) < 1:
+            raise ConfigError(f"crop={list(size)}: a height and a width of at least 1 pixel are expected.")
+        self.config, self.size = config, size
+
+    def __call__(self, sample: FlowSample, kind: Kind, rng: np.random.Generator) -> FlowSample:
+        """A crop of a pair; a pure function of the arguments.
+
+        Args:
+            sample: with flow.
+            kind: how its flow is resized: "sparse" by moving vectors, others by interpolation.
+            rng: is used up.
+
+        Returns:
+            uint8 (3, h, w) images and float32 (2, h, w) flow of the crop, NaN where invalid.
+
+        Raises:
+            InputError: without flow.
+        """
+        if sample.flow is None:
+            raise InputError("a pair without flow cannot be trained on; test sets are for submissions.")
+        config = self.config
+        height, width = self._draw_size(sample.source.shape[-2], sample.source.shape[-1], rng)
+        resize_flow = resize_sparse if kind == "sparse" else resize_dense
+        antialias = config.resizing != "protocol"
+        source, target = (
+            resize(image, (height, width), antialias=antialias) for image in (sample.source, sample.target)
+        )
+        sample = FlowSample(source, target, resize_flow(sample.flow, (height, width)))
+        horizontal, vertical = rng.random(2) < (config.horizontal_flip_p, config.vertical_flip_p)
+        sample = flip(sample, horizontal=bool(horizontal), vertical=bool(vertical))
+        y = int(rng.integers(height - self.size[0] + 1))
+        x = int(rng.integers(width - self.size[1] + 1))
+        return self.jitter(crop(sample, y, x, self.size), rng)
+
+    def jitter(self, sample: FlowSample, rng: np.random.Generator) -> FlowSample:
+        """Change the colours alone; the flow stays as it is.
+
+        Args:
+            sample: of any size.
+            rng: is used up.
+        """
+        images = torch.stack([sample.source, sample.target]).float().div_(255)
+        if rng.random() < self.config.asymmetric_p:
+            images = jitter(images, torch.stack([self._jitter_params(rng), self._jitter_params(rng)]))
+        else:
+            # Side by side, so that contrast is changed about the mean of both.
+            side_by_side = jitter(torch.cat([*images], dim=-1)[None], self._jitter_params(rng)[None])[0]
+            images = torch.stack(side_by_side.chunk(2, dim=-1))
+        source, target = images.mul(255).round_().to(torch.uint8)
+        assert sample.flow is not None
+        return FlowSample(source, target, sample.flow.contiguous())
+
+    def _draw_size(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+        config = self.config
+        scaled, stretched = rng.random(2) < (config.scale_p, config.stretch_p)
+        scale = 2.0 ** rng.uniform(config.min_scale, config.max_scale)
+        stretch = 2.0 ** rng.uniform(-config.max_stretch, config.max_stretch, size=2)
+        if config.resizing == "protocol":
+            stretched = stretched and scaled
+        if not scaled and not stretched and height >= self.size[0] and width >= self.size[1]:
+            return height, width
+        factors = (scale if scaled else 1.0) * (stretch if stretched else np.ones(2))
+        least = np.array(self.size) + _MARGIN
+        if config.resizing == "protocol":
+            factors = np.maximum(factors, (least / (height, width)).max())
+        new_height, new_width = np.maximum(np.rint((height, width) * factors), least).astype(int).tolist()
+        return new_height, new_width
+
+    def _jitter_params(self, rng: np.random.Generator) -> Tensor:
+        """(8,): factors and turn, and their order, as :func:`midway_zoo.train.data.photometric.jitter` takes them."""
+        config = self.config
+        strengths = (config.brightness, config.contrast, config.saturation)
+        factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
+        factors.append(rng.uniform(-config.hue, config.hue))
+        return torch.tensor([*factors, *np.argsort(rng.permutation(4))], dtype=torch.float32)
+
+
+def resize(images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
+    """uint8 images (..., 3, H, W) at another (height, width), bilinear; ``antialias``: when they shrink, over all
+    pixels covered instead of the nearest four."""
+    if images.shape[-2:] == size:
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    resized = F.interpolate(flat, size=size, mode="bilinear", antialias=antialias, align_corners=False)
+    return resized.reshape(*images.shape[:-2], *size)
+
+
+def resize_dense(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Flow (2, H, W) at another (height, width), bilinear, in pixels of that size.
+
+    Whatever an invalid vector has a part in is invalid.
+    """
+    if flow.shape[-2:] == size:
+        return flow
+    resized = F.interpolate(flow[None], size=size, mode="bilinear", align_corners=False)[0]
+    return resized * _factors(flow, size)
+
+
+def resize_sparse(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """Sparse flow (2, H, W) at another (height, width), in pixels of that size, without interpolation.
+
+    Each valid vector goes to the pixel that its own pixel's centre falls into; of several, the one closest to the
+    centre stays. All other pixels are NaN.
+    """
+    if flow.shape[-2:] == size:
+        return flow
+    values = (flow * _factors(flow, size)).numpy()
+    rows, columns = np.nonzero(~np.isnan(values).any(axis=0))
+    exact = [
+        (place + 0.5) * new / old - 0.5 for place, new, old in zip((rows, columns), size, flow.shape[1:], strict=True)
+    ]
+    y, x = (
+        np.clip(np.floor(place + 0.5).astype(np.int64), 0, side - 1) for place, side in zip(exact, size, strict=True)
+    )
+    nearest = np.argsort((exact[0] - y) ** 2 + (exact[1] - x) ** 2, kind="stable")
+    _, first = np.unique((y * size[1] + x)[nearest], return_index=True)
+    kept = nearest[first]
+    result = np.full((2, *size), np.nan, dtype=np.float32)
+    result[:, y[kept], x[kept]] = values[:, rows[kept], columns[kept]]
+    return torch.from_numpy(result)
+
+
+def flip(sample: FlowSample, *, horizontal: bool, vertical: bool) -> FlowSample:
+    """A pair mirrored left to right, top to bottom, or both; u or v change sign with it."""
+    dims = [dim for dim, wanted in ((-1, horizontal), (-2, vertical)) if wanted]
+    if not dims:
+        return sample
+    flow = sample.flow
+    if flow is not None:
+        signs = flow.new_tensor([-1 if horizontal else 1, -1 if vertical else 1]).view(2, 1, 1)
+        flow = flow.flip(dims) * signs
+    return FlowSample(sample.source.flip(dims), sample.target.flip(dims), flow)
+
+
+def crop(sample: FlowSample, y: int, x: int, size: tuple[int, int]) -> FlowSample:
+    """The same window (height, width) of both images and the flow, from row ``y`` and column ``x``."""
+    rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
+    flow = None if sample.flow is None else sample.flow[:, rows, columns]
+    return FlowSample(sample.source[:, rows, columns], sample.target[:, rows, columns], flow)
+
+
+def _factors(flow: Tensor, size: tuple[int, int]) -> Tensor:
+    """(2, 1, 1): how much longer u and v become."""
+    return flow.new_tensor([size[1] / flow.shape[2], size[0] / flow.shape[1]]).view(2, 1, 1)
