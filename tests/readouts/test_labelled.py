@@ -28,11 +28,10 @@ from tests.readouts.labelled_files import (
 
 
 def seen(files, number: int = 0) -> set[int]:
-    """Classes of a mask, and that the bright part of the image is the last of them."""
+    """Values of a mask, which has its image's size."""
     image, labels = files.read(number, len(files.classes.names))
     assert image.shape[1:] == labels.shape
-    values = set(labels.unique().tolist())
-    return values
+    return set(labels.unique().tolist())
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -84,7 +84,6 @@ def test_each_distortion_happens_by_itself() -> None:
     assert (abs(off.mean(0) - 0.5) < 0.03).all()
     assert abs((off[:, 0] & off[:, 1]).mean() - 0.25) < 0.03
     assert abs(parameters[:, 1] - 1).max() <= 0.5
-    assert not distortion(JitterConfig(jitter_p=0), uniform)[:, 4:8].std(0).min() == 0
     image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
     still = torch.from_numpy(distortion(JitterConfig(jitter_p=0), uniform[:, :1]))
     torch.testing.assert_close(denormalise(augment(image, still)), image.float() / 255, atol=1e-5, rtol=0)
