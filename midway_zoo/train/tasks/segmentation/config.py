@@ -65,7 +65,8 @@ class SegmentationOptimConfig:
     """Highest learning rate, whatever the batch size."""
     weight_decay: float = field_range(0.05, at_least=0)
     layer_decay: float = field_range(1.0, above=0, at_most=1)
-    """Of a fine-tuned encoder: from layer to layer downwards, the learning rate is this much less."""
+    """Of a fine-tuned encoder: from layer to layer downwards, the learning rate is this much less. As timm counts, its
+    last block learns as fast as the head (in mmsegmentation, one layer slower)."""
     warmup_steps: int = field_range(1500, at_least=0)
     power: float = field_range(1.0, above=0)
     betas: list[float] = field_range(default_factory=lambda: [0.9, 0.999], at_least=0, below=1, length=2)

@@ -140,8 +140,8 @@ def test_layers_learn_the_less_the_lower_they_are(task) -> None:
     scales = {id(p): group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
     encoder = built.model.encoder
     assert scales[id(encoder.norm.weight)] == 1
-    assert [scales[id(block.mlp.fc1.weight)] for block in encoder.blocks] == [0.0625, 0.125, 0.25, 0.5]
-    assert scales[id(encoder.patch_embed.proj.weight)] == scales[id(encoder.pos_embed)] == 0.03125
+    assert [scales[id(block.mlp.fc1.weight)] for block in encoder.blocks] == [0.125, 0.25, 0.5, 1]
+    assert scales[id(encoder.patch_embed.proj.weight)] == scales[id(encoder.pos_embed)] == 0.0625
     assert scales[id(built.model.head.classify.weight)] == 1
     trained = {id(p) for p in built.model.parameters() if p.requires_grad}
     assert trained == scales.keys()
