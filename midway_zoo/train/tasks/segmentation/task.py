@@ -59,7 +59,9 @@ class SegmentationTask(Task[SegmentationConfig]):
         self.steps_per_epoch = epoch or self.total_steps / config.epochs
         torch.manual_seed(config.seed)
         self.model = together(
-            SegmentationModel(_backbone(config), _segmenter_config(config, classes, known), auxiliary=config.head.auxiliary)
+            SegmentationModel(
+                _backbone(config), _segmenter_config(config, classes, known), auxiliary=config.head.auxiliary
+            )
         )
         if config.network.finetune:
             self.model.unfreeze(config.network.drop_path)
@@ -153,7 +155,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 def _files(data: SegmentationDataConfig) -> LabelledFiles | None:
     if data.source == "scenes":
         return None
-    return find_labelled(data.source, str(data.root), None if data.source == "folder" else "train")
+    return find_labelled(data.source, str(data.root), "train")
 
 
 def _classes(data: SegmentationDataConfig, files: LabelledFiles | None) -> tuple[int, Classes]:
