@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from midway_zoo.perturbation import sensitivity
+from midway_zoo.inference.perturbation import sensitivity
 from torch.autograd import forward_ad
 
 import midway_zoo as mz

@@ -16,6 +16,7 @@ from midway_zoo.train.tasks.segmentation.data import (
     find_files,
     held_out_scenes,
     random_crop,
+    read_pair,
 )
 from tests.train.tasks.segmentation.folders import write_folder
 
@@ -98,3 +99,33 @@ def test_scenes_for_training_and_validation_differ() -> None:
     assert [len(labels) for _, labels in held] == [4, 2]
     assert not torch.equal(held[0][0][0], batch["image"][0])
     assert not torch.equal(LabelledScenes(config, 1).__getitems__([0])["image"], batch["image"][:1])
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_picture_and_mask_stay_together_when_a_picture_is_turned_by_its_exif(tmp_path: Path, orientation: int) -> None:
+    upright = np.zeros((24, 40), np.uint8)
+    upright[:8, :20] = 1
+    turned = Image.fromarray(upright * 200)
+    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = turned.transpose(back[orientation]) if orientation in back else turned
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    Image.fromarray(upright).save(tmp_path / "a.png")
+    picture, mask = read_pair(tmp_path / "a.jpg", tmp_path / "a.png", 2)
+    assert ((np.asarray(picture)[..., 0] > 100) == (np.asarray(mask) == 1)).mean() > 0.98
+
+
+def test_pictures_of_16_bits_are_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "b.png")
+    picture, _ = read_pair(tmp_path / "a.png", tmp_path / "b.png", 2)
+    np.testing.assert_allclose(np.asarray(picture)[..., 0], ramp / 257, atol=1)
+
+
+def test_stray_files_are_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, 2)
+    for name in ("._0.jpg", "Thumbs.db", "0.pdf", ".DS_Store"):
+        (tmp_path / "images" / name).write_bytes(b"stray")
+    assert [image.name for image, _ in find_files(tmp_path)] == ["0.jpg", "1.jpg"]
