@@ -76,6 +76,8 @@ class MotionLatent(_ShapeRepr):
     """Token grid (h, w) that was used; one per pair if they differ."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
+    concealed: Tensor | None = None
+    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -102,6 +104,8 @@ class FlowPrediction(_ShapeRepr):
     :func:`midway_zoo.flow.consistency_mask`. A list like ``flow``."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
+    concealed: Tensor | None = None
+    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -116,3 +120,15 @@ class PerturbationHeatmap(_ShapeRepr):
     """(B, 2) float32: centre of the most sensitive target token in pixels of the given target image."""
     grid: tuple[int, int]
     """Token grid (h, w) that was used."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Segmentation(_ShapeRepr):
+    """Classes of the pixels of B images, at the sizes of the images."""
+
+    labels: Tensor | list[Tensor]
+    """(B, H, W) uint8: the likeliest class. A list of B tensors (H, W) if the images' sizes differ."""
+    confidence: Tensor | list[Tensor]
+    """(B, H, W) float32 in [0, 1]: its probability (softmax of the averaged logits). A list like ``labels``."""
+    names: tuple[str, ...] | None = None
+    """Of the classes, where they are known."""

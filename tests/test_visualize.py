@@ -386,3 +386,15 @@ def test_a_scale_that_makes_no_sense_is_refused(scale: dict[str, float]) -> None
 def test_an_image_that_is_none_is_refused() -> None:
     with pytest.raises(InputTypeError, match="pass a PIL image"):
         heatmap_overlay(None, ramp())
+
+
+def test_a_default_of_double_precision_changes_no_picture() -> None:
+    flow = torch.randn(2, 8, 12, generator=torch.Generator().manual_seed(0))
+    picture, heat = torch.rand(3, 16, 16), torch.rand(4, 4)
+    expected = flow_to_image(flow), heatmap_overlay(picture, heat)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(flow_to_image(flow), expected[0])
+        assert torch.equal(heatmap_overlay(picture, heat), expected[1])
+    finally:
+        torch.set_default_dtype(torch.float32)

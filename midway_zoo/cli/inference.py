@@ -19,7 +19,7 @@ from midway_zoo.weights.registry import create_model, load_checkpoint
 
 MOTION = (
     "Motion latents of consecutive frames as safetensors: tokens (T - 1, 10, C), the final ones (level 0); "
-    "level1, level2, pooled; for videos pts_seconds."
+    "level1, level2, pooled; for videos pts_seconds and concealed (frames that are damaged)."
 )
 
 
@@ -147,6 +147,8 @@ def _motion(options: argparse.Namespace) -> None:
     tensors |= {f"level{level}": value for level, value in latents.levels.items() if value is not latents.tokens}
     if latents.pts_seconds is not None:
         tensors["pts_seconds"] = latents.pts_seconds
+    if latents.concealed is not None:
+        tensors["concealed"] = latents.concealed
     metadata = {"video": str(options.video), "grid": latents.grid, "model": options.model}
     write_safetensors(options.output, tensors, metadata, overwrite=options.force)
     report(options, latents)

@@ -31,6 +31,8 @@ class EncodedPairs:
     """(height, width) of the frames as given."""
     pts_seconds: Tensor | None
     """(p, 2) times of source and target."""
+    concealed: Tensor | None
+    """(p, 2) bool: whether source and target are guesses of a decoder; None as ``pts_seconds``."""
 
 
 def encoded_pairs(
@@ -52,6 +54,7 @@ def encoded_pairs(
     """
     last: EncodedFrames | None = None
     times: list[float | None] = []
+    concealed: list[bool] = []
     taken = 0
     with tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
         for batch in frame_batches(network, frames, size, batch_size):
@@ -59,9 +62,12 @@ def encoded_pairs(
             with inference(network):
                 joined = encode(batch.images).after(last)
             last, times = joined[-gap:], times[-gap:] + batch.pts_seconds
+            concealed = concealed[-gap:] + batch.concealed
             taken += len(batch.images)
             if len(joined) > gap:
-                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pair_times(times, gap))
+                pts, hidden = pair_times(times, gap), torch.tensor(concealed)
+                guessed = None if pts is None else torch.stack([hidden[:-gap], hidden[gap:]], dim=1)
+                yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pts, guessed)
             bar.update(len(batch.images))
     frames.check_taken(taken, gap)
 
@@ -94,7 +100,7 @@ def infer_motion_latents(
 
     Returns:
         ``tokens`` (T - gap, 10, C) for the T frames taken, ``levels``, ``pooled``; for videos
-        ``pts_seconds`` (T - gap, 2).
+        ``pts_seconds`` and ``concealed`` (T - gap, 2).
 
     Raises:
         InputError: for frames or arguments that cannot be used, or fewer than gap + 1 frames.
@@ -109,6 +115,7 @@ def infer_motion_latents(
     frames = open_frames(clip, stride=stride, fps=fps)
     found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
     times: list[Tensor] = []
+    concealed: list[Tensor] = []
     grid = (0, 0)
 
     def encode(images: Tensor) -> EncodedFrames:
@@ -121,10 +128,12 @@ def infer_motion_latents(
             latents = dynamics.motion_latents(*tokens, grid).motion_latents
             for level in found:
                 found[level].append(latents[level])
-            if pairs.pts_seconds is not None:
+            if pairs.pts_seconds is not None and pairs.concealed is not None:
                 times.append(pairs.pts_seconds)
+                concealed.append(pairs.concealed)
     levels = {level: torch.cat(parts) for level, parts in found.items()}
-    return motion_latent(levels, grid, torch.cat(times) if times else None)
+    of_video = (torch.cat(times), torch.cat(concealed)) if times else (None, None)
+    return motion_latent(levels, grid, *of_video)
 
 
 def predict_flows(
@@ -153,7 +162,7 @@ def predict_flows(
         **options: as in :func:`predict_flow`.
 
     Yields:
-        One result per pair, with B = 1; for videos with ``pts_seconds``.
+        One result per pair, with B = 1; for videos with ``pts_seconds`` and ``concealed``.
 
     Raises:
         InputError: for frames or arguments that cannot be used, or fewer than two frames.
@@ -194,6 +203,7 @@ def _results(method: Method, pairs: EncodedPairs, both: bool) -> list[FlowPredic
     for row in range(len(pairs.source)):
         single = [(flow[row : row + 1], sure[row : row + 1]) for flow, sure in found]
         fields: dict[str, Any] = dict(at_size(single, pairs.source.size, pairs.given))
-        when = None if pairs.pts_seconds is None else pairs.pts_seconds[row : row + 1]
-        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, pts_seconds=when, **fields))
+        for name, value in (("pts_seconds", pairs.pts_seconds), ("concealed", pairs.concealed)):
+            fields[name] = None if value is None else value[row : row + 1]
+        results.append(FlowPrediction(method=method.options.method, grid=pairs.source.grid, **fields))
     return results

@@ -33,6 +33,8 @@ class Frame:
     """(3, H, W) float32 in [0, 1], RGB."""
     pts_seconds: float | None = None
     """Presentation time, of a video."""
+    concealed: bool = False
+    """Of a damaged video: the picture is the decoder's guess; see :class:`~midway_zoo.inference.video.VideoFrame`."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         path = Path(clip)
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
-            frames = (Frame(to_tensor(frame.image), frame.pts_seconds) for frame in decoded)
+            frames = (as_frame(frame) for frame in decoded)
             return FrameSource(frames, sampling=f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4
@@ -105,7 +107,8 @@ def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
 
 def as_frame(frame: Any) -> Frame:
     """An image of any kind, or an object with an image and its time as ``read_video`` gives them, as a frame."""
-    return Frame(to_tensor(getattr(frame, "image", frame)), getattr(frame, "pts_seconds", None))
+    seconds, concealed = getattr(frame, "pts_seconds", None), getattr(frame, "concealed", False)
+    return Frame(to_tensor(getattr(frame, "image", frame)), seconds, concealed)
 
 
 def _frames_of_folder(folder: Path) -> list[Path]:
@@ -124,6 +127,7 @@ class FrameBatch:
     given: tuple[int, int]
     """(height, width) of the frames as given."""
     pts_seconds: list[float | None]
+    concealed: list[bool]
 
 
 def frame_batches(
@@ -141,7 +145,8 @@ def frame_batches(
         for frame in chunk:
             check_same_size(frame.image, first)
         images = normalise(torch.stack([resize(frame.image, side) for frame in chunk]))
-        yield FrameBatch(images, first, [frame.pts_seconds for frame in chunk])
+        times, concealed = [frame.pts_seconds for frame in chunk], [frame.concealed for frame in chunk]
+        yield FrameBatch(images, first, times, concealed)
 
 
 def check_same_size(image: Tensor, first: tuple[int, int]) -> None:

@@ -48,7 +48,8 @@ def motion_latent(
     levels: dict[int, Tensor],
     grid: tuple[int, int] | list[tuple[int, int]],
     pts_seconds: Tensor | None = None,
+    concealed: Tensor | None = None,
 ) -> MotionLatent:
     """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
     final = levels[min(levels)]
-    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds)
+    return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds, concealed)

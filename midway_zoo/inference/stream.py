@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import torch
+
 from midway_zoo.errors import InputTypeError
 from midway_zoo.inference.batches import inference, network_size, normaliser
 from midway_zoo.inference.encoded import EncodedFrames
@@ -97,11 +99,13 @@ class MotionStream:
     def _between(self, before: Any, after: Any) -> MotionLatent | tuple[MotionLatent, FlowPrediction]:
         (first, source, source_tiles), (last, target, target_tiles) = before, after
         times = pair_times([first.pts_seconds, last.pts_seconds])
+        concealed = None if times is None else torch.tensor([[first.concealed, last.concealed]])
         out = self.network.require_dynamics().motion_latents(source.tokens(), target.tokens(target=True), source.grid)
-        latent = motion_latent(out.motion_latents, source.grid, times)
+        latent = motion_latent(out.motion_latents, source.grid, times, concealed)
         if self._method is None:
             return latent
         found = self._method(source_tiles, target_tiles, both=self._both)
         fields: dict[str, Any] = dict(at_size(found, source_tiles.size, (last.image.shape[1], last.image.shape[2])))
+        fields |= {"pts_seconds": times, "concealed": concealed}
         name = self._method.options.method
-        return latent, FlowPrediction(method=name, grid=source_tiles.grid, pts_seconds=times, **fields)
+        return latent, FlowPrediction(method=name, grid=source_tiles.grid, **fields)

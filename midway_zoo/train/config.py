@@ -75,7 +75,9 @@ def recipe_names() -> list[str]:
 
 
 def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequence[str] = ()) -> Config:
-    """A checked configuration: the schema's defaults, then the recipe, then the overrides.
+    """A configuration whose values are within their ranges: the schema's defaults, then the recipe, then the overrides.
+
+    What belongs together is checked by ``config.check()``, which a task calls; a configuration may be read without.
 
     Args:
         schema: dataclass that says which keys there are, and their types.
@@ -98,7 +100,7 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     config: Config = whole  # type: ignore[assignment]
     if config.precision == "False":  # what YAML makes of precision=no
         config.precision = "no"
-    config.check()
+    check_fields(config)
     return config
 
 

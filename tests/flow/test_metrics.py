@@ -231,3 +231,24 @@ def test_consistency_is_false_for_invalid_flow() -> None:
     assert not consistency_mask(torch.zeros(2, 4, 4), torch.full((2, 4, 4), NAN)).any()
     with pytest.raises(InputError, match="expected"):
         consistency_mask(torch.zeros(2, 4, 4), torch.zeros(2, 4, 5))
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5, 1.0, 2.25])
+def test_an_invalid_backward_pixel_fails_the_one_that_leads_to_it_alone(shift: float) -> None:
+    forward = torch.zeros(1, 2, 8, 12)
+    forward[:, 0] = shift
+    backward = -forward
+    whole = consistency_mask(forward, backward)
+    backward[:, :, 4, 6] = math.nan
+    failed = (whole & ~consistency_mask(forward, backward))[0, 0].nonzero().tolist()
+    assert failed == [[4, 6 - math.floor(shift + 0.5)]]
+
+
+def test_a_default_of_double_precision_changes_nothing() -> None:
+    forward = torch.rand(1, 2, 8, 12, generator=torch.Generator().manual_seed(0))
+    expected = consistency_mask(forward, -forward)
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(consistency_mask(forward, -forward), expected)
+    finally:
+        torch.set_default_dtype(torch.float32)

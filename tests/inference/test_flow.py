@@ -66,7 +66,7 @@ def test_tiles_are_blended_by_confidence(network: mz.MidwayNetwork) -> None:
         total[..., x : x + 48] += part * share
         weight[..., x : x + 48] += share
     expected = total / weight
-    found = mz.predict_flow(network, source, target)
+    found = mz.predict_flow(network, source, target, overlap=0.7)
     close(found.flow, expected[:, :2])
     close(found.confidence, torch.sigmoid(-expected[:, 2:]))
 

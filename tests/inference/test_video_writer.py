@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -55,3 +56,27 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError, match=r"midway-zoo\[video\]"):
         write_video(tmp_path / "y.mp4", [frame], fps=5)
+
+
+def test_frames_are_shown_at_their_times(tmp_path: Path) -> None:
+    times = [3.0, 3.1, 3.9, 4.0, 5.5]
+    shown = [
+        (torch.full((3, 32, 48), 40 * k, dtype=torch.uint8), start, stop)
+        for k, (start, stop) in enumerate(zip(times, [*times[1:], 5.8], strict=True))
+    ]
+    assert write_video(tmp_path / "x.mp4", shown) == 5
+    found = list(read_video(tmp_path / "x.mp4"))
+    assert [round(float(frame.image.float().mean()) / 40) for frame in found] == [0, 1, 2, 3, 4]
+    assert [frame.pts_seconds for frame in found] == pytest.approx([0, 0.1, 0.9, 1.0, 2.5], abs=1e-4)
+    with av.open(str(tmp_path / "x.mp4")) as file:
+        stream = file.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(2.8, abs=1e-3)
+        written = next(file.decode(video=0))
+        assert (written.colorspace, written.color_range) == (1, 1)
+
+
+def test_times_that_go_back_are_refused(tmp_path: Path) -> None:
+    frame = torch.zeros(3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(InputError, match="times must ascend"):
+        write_video(tmp_path / "x.mp4", [(frame, 0.0, 1.0), (frame, 0.0, 2.0)])
+    assert list(tmp_path.iterdir()) == []

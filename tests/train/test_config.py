@@ -70,7 +70,7 @@ def test_bad_settings(setting: str, message: str) -> None:
 )
 def test_bad_combinations(settings: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        load_config(PretrainConfig, "nano", [*GIVEN, *settings])
+        load_config(PretrainConfig, "nano", [*GIVEN, *settings]).check()
 
 
 def test_no_is_no() -> None:

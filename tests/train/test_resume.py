@@ -100,6 +100,10 @@ def test_two_processes_killed_and_resumed(settings, tmp_path) -> None:
     subprocess.run(command("midway_zoo.train", *pretrain, processes=2), check=True, capture_output=True, env=ONE_THREAD)
     assert len(lines(out)) == 7
     assert lines(out)[:6] == killed
+    for line in read_log(out / "log.jsonl"):
+        assert line["grad_norm"] > 0
+        assert line["data_wait"] == max(line["data_waits"])
+        assert len(line["data_waits"]) == 2
 
 
 def test_a_signal_to_the_whole_group_saves(settings, tmp_path) -> None:

@@ -37,7 +37,7 @@ def shifted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         flows = torch.stack([flow.expand(2, *image.shape[1:]) for image in source])
         return mz.results.FlowPrediction(flow=flows, confidence=flows[:, :1], method="head", grid=(1, 1))
 
-    monkeypatch.setattr(module.midway_zoo, "predict_flow", predict_flow)
+    monkeypatch.setattr(module, "predict_flow", predict_flow)
     return calls
 
 
@@ -147,7 +147,7 @@ def test_kitti_submission_is_whole_and_within_the_format(
     def predict_flow(network: object, source: Any, target: Any, **options: Any) -> mz.results.FlowPrediction:
         return mz.results.FlowPrediction(flow=[far] * len(source), confidence=[far[:1]], method="head", grid=(1, 1))
 
-    monkeypatch.setattr(module.midway_zoo, "predict_flow", predict_flow)
+    monkeypatch.setattr(module, "predict_flow", predict_flow)
     written = write_submission(nano, files, tmp_path / "out", form="kitti")
     assert [path.relative_to(tmp_path / "out").as_posix() for path in written] == [
         "flow/000000_10.png",
