@@ -11,6 +11,7 @@ from midway_zoo.train.alignment import INITS
 from midway_zoo.train.config import RunConfig
 from midway_zoo.train.data.frame_pairs import PairsConfig
 from midway_zoo.train.data.views import ViewsConfig
+from midway_zoo.train.tasks.pretrain.evaluate import EvalConfig
 
 
 @dataclass
@@ -47,6 +48,9 @@ class HeadConfig:
     bottleneck: int = field_range(256, at_least=1)
     out: int = field_range(65536, at_least=1)
     """Number of prototypes."""
+    product: str = field_range("float32", choices=("float32", "autocast"))
+    """Precision of the product with the prototypes. autocast: that of the run (``precision``), faster on a GPU; the
+    loss itself is in float32 always."""
     norm_last_layer: bool = False
     """Freeze the last layer's gains at 1; they are trainable in all released runs."""
 
@@ -121,6 +125,7 @@ class PretrainConfig(RunConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def midway_config(self) -> MidwayConfig:
         """Architecture of the network: paired, student for source and teacher for target frames."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate.state import PartialState, is_initialized
 
 from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
@@ -37,7 +38,9 @@ class Videos:
 
     def __init__(self, config: PretrainConfig) -> None:
         assert config.data.root is not None  # checked with the configuration
-        index = load_or_build_index(config.data.root, _index_file(config))
+        # One process looks whether files changed, before the others begin: 70,000 calls to a file server each would be slow.
+        first = not is_initialized() or PartialState().is_main_process
+        index = load_or_build_index(config.data.root, _index_file(config), refresh=first)
         self.config = config
         self.fingerprint = index.fingerprint
         self.stream = pair_stream(index, config.data, config.seed)
