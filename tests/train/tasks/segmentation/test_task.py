@@ -1,4 +1,4 @@
-"""Linear segmentation runs: they learn, resume, validate and export."""
+"""Segmentation runs: they learn, resume, validate and export."""
 
 import json
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
+import midway_zoo as mz
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
+from midway_zoo.readouts.segmenter_files import HEAD
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
-from midway_zoo.train.tasks.segmentation.evaluate import sliding_logits
-from midway_zoo.train.tasks.segmentation.model import HEAD, load_segmentation
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
 from midway_zoo.train.weights import export
 from midway_zoo.weights.registry import load_checkpoint
-from tests.train.tasks.segmentation.folders import write_folder
+from tests.readouts.labelled_files import write_folder
 from tests.train.test_resume import assert_same_weights, lines
 
 TINY = [
@@ -75,16 +75,6 @@ def test_features_are_standardised(task) -> None:
     torch.testing.assert_close(features.std((0, 2, 3), correction=0), torch.ones(72), atol=1e-2, rtol=0)
 
 
-def test_windows_cover_everything(task) -> None:
-    model = task().model.eval()
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(sliding_logits(model, images, 32), model.logits(images))
-        wide = sliding_logits(model, torch.rand(1, 3, 40, 93), 32)
-    assert wide.shape == (1, 13, 40, 93)
-    assert wide.isfinite().all()
-
-
 def test_ignored_pixels_give_no_gradient(task) -> None:
     model = task().model
     losses = model({"images": torch.rand(2, 3, 32, 32), "labels": torch.full((2, 32, 32), 255)})
@@ -99,7 +89,7 @@ def test_export_and_reading_back(task, tmp_path) -> None:
     fit(trained)
     files = export(tmp_path / "run", tmp_path / "out")
     assert tmp_path / "out" / HEAD in files
-    model = load_segmentation(tmp_path / "out")
+    model = mz.load_segmenter(tmp_path / "out")
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.logits(images), trained.model.cpu().eval().logits(images))
@@ -109,10 +99,10 @@ def test_export_and_reading_back(task, tmp_path) -> None:
     torch.testing.assert_close(again.model.network.encoder.get_parameter(name), value)
     (tmp_path / "out" / HEAD).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="no head"):
-        load_segmentation(tmp_path / "out")
+        mz.load_segmenter(tmp_path / "out")
     (tmp_path / "out" / HEAD).unlink()
     with pytest.raises(MissingFileError, match=r"no .*segmentation_head"):
-        load_segmentation(tmp_path / "out")
+        mz.load_segmenter(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
