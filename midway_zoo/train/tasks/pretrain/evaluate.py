@@ -56,7 +56,10 @@ class Evaluation:
         self.config = config
         if config.every is not None and config.every % save_every:
             raise ConfigError(f"eval.every={config.every} must be a multiple of save_every={save_every}.")
-        self.train, self.val = _labelled(config) if config.knn_root else (None, None)
+        self.train: ImageFolder | None = None
+        self.val: ImageFolder | None = None
+        if config.knn_root:
+            self.train, self.val = _labelled(config)
         self.frames, self.masks = _clip(Path(config.clip_root)) if config.clip_root else ([], [])
 
     @property
@@ -97,7 +100,9 @@ def _labelled(config: EvalConfig) -> tuple[ImageFolder, ImageFolder]:
     try:
         train, val = (ImageFolder(root / name, loader=Path) for name in ("train", "val"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"eval.knn_root={root}: train/CLASS/IMAGE and val/CLASS/IMAGE are expected ({error}).") from error
+        raise ConfigError(
+            f"eval.knn_root={root}: train/CLASS/IMAGE and val/CLASS/IMAGE are expected ({error})."
+        ) from error
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))[:3]
         raise ConfigError(f"eval.knn_root={root}: train and val have other classes ({', '.join(odd)}).")
