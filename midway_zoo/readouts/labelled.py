@@ -112,7 +112,11 @@ SETS = {
         ),
         LabelledSet(
             "wtsem",
-            (_SPLIT_FOLDER, Layout("images/{split}", "annotations/{split}"), Layout("images/{split}", "labels/{split}")),
+            (
+                _SPLIT_FOLDER,
+                Layout("images/{split}", "annotations/{split}"),
+                Layout("images/{split}", "labels/{split}"),
+            ),
             {"train": "train", "val": "val"},
             folder="Walking-Tours-Semantic",
             classes="ade20k",

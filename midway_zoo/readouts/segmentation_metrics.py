@@ -95,9 +95,7 @@ class SegmentationMetrics:
         total = max(1, int(self.confusion.sum()))
         for row in rows:
             share = int(row["pixels"] or 0) / total  # type: ignore[arg-type]
-            lines.append(
-                f"{row['class']:{width}}  {_percent(row['IoU'])}  {_percent(row['acc'])}  {100 * share:8.2f}"
-            )
+            lines.append(f"{row['class']:{width}}  {_percent(row['IoU'])}  {_percent(row['acc'])}  {100 * share:8.2f}")
         means = self.compute()
         return "\n".join([*lines, "  ".join(f"{name} {100 * value:.2f}" for name, value in means.items())])
 

@@ -59,7 +59,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             described = json.loads((file.metadata() or {})[METADATA_KEY])
             return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no head or backbone of a segmenter: {error}. Export the run again.") from error
+        raise CheckpointError(
+            f"{path} is no head or backbone of a segmenter: {error}. Export the run again."
+        ) from error
 
 
 def timm_backbone(name: str, weights: Mapping[str, Tensor], origin: str) -> Backbone:

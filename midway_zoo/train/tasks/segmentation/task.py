@@ -59,7 +59,9 @@ class SegmentationTask(Task[SegmentationConfig]):
         self.steps_per_epoch = epoch or self.total_steps / config.epochs
         torch.manual_seed(config.seed)
         self.model = together(
-            SegmentationModel(_backbone(config), _segmenter_config(config, classes, known), auxiliary=config.head.auxiliary)
+            SegmentationModel(
+                _backbone(config), _segmenter_config(config, classes, known), auxiliary=config.head.auxiliary
+            )
         )
         if config.network.finetune:
             self.model.unfreeze(config.network.drop_path)
