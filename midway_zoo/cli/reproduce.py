@@ -140,7 +140,7 @@ def steps_of(row: Row, data: Path, out: Path, extra: Sequence[str] = ()) -> list
     task = "flow" if row.dataset == "flow" else "segmentation"
     random = row.model.startswith("random:")
     start = f"network.name={row.model.removeprefix('random:')}" if random else f"init_from={row.model}"
-    root = data if task == "flow" else data / FOLDERS[row.dataset]
+    root = data  # every data set is found below it by its usual name
     train = ("train", task, "--recipe", row.recipe, start, f"data.root={root}", f"out={run}", *extra)
     head = export / ("config.json" if task == "flow" else "segmentation_head.safetensors")
     # A run that is stopped has no export; the training that is asked for again resumes it, or finds it finished.
