@@ -24,7 +24,14 @@ if TYPE_CHECKING:
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.readouts.segmenter_files import load_segmenter
-    from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+    from midway_zoo.results import (
+        DynamicsOutput,
+        Features,
+        FlowPrediction,
+        MotionLatent,
+        PerturbationHeatmap,
+        Segmentation,
+    )
     from midway_zoo.weights.load import register_weights
     from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
 
@@ -41,7 +48,7 @@ _HOMES = {
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "readouts.segmenter_files": ("load_segmenter",),
-    "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
+    "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap", "Segmentation"),
     "visualize": ("visualize",),
     "weights.load": ("register_weights",),
     "weights.registry": ("create_model", "list_models", "load_checkpoint"),
@@ -58,6 +65,7 @@ __all__ = [
     "MotionLatent",
     "MotionStream",
     "PerturbationHeatmap",
+    "Segmentation",
     "__version__",
     "create_model",
     "extract_features",

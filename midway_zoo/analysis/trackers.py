@@ -132,7 +132,7 @@ def _by_flow(network: MidwayNetwork, frames: Sequence[Tensor], xy: Tensor) -> tu
         here = places[-1].clamp(min=0).minimum(last)
         assert step.consistent is not None
         x, y = here.round().long().unbind(1)
-        undone = step.consistent[0, 0].cpu()[y, x]
+        undone = step.consistent[0][0].cpu()[y, x]
         moved = here + flow_at(step.flow[0].cpu(), here)
         places.append(moved.clamp(min=0).minimum(last))
         hidden.append(hidden[-1] | ~undone)

@@ -127,7 +127,7 @@ SETS = {
 }
 """The data sets by name. The folders of "wtsem" and that its numbers are those of ADE20K's classes, from 0, are this
 project's reading: they are published nowhere that it could see. "folder" is ``images/`` and ``masks/`` of one's own,
-with or without ``train`` and ``val`` in them; there and of "wtsem", :data:`CLASSES` beside them names the classes."""
+with or without ``train`` and ``val`` in them; there and in "wtsem", :data:`CLASSES` beside them names the classes."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,13 @@ def labelled_set(name: str) -> LabelledSet:
     return SETS[name]
 
 
-def find_labelled(name: str, root: str | Path, split: str | None = "train") -> LabelledFiles:
+def find_labelled(name: str, root: str | Path, split: str = "train") -> LabelledFiles:
     """The images of a split that have a mask; what has no partner is told in the log, and left out.
 
     Args:
         name: of :data:`SETS`.
         root: the data set's folder, or the one that holds it.
-        split: "train" or "val"; None for a "folder" without splits (``images/`` and ``masks/`` as a whole).
+        split: "train" or "val"; a "folder" without such folders in its ``images/`` is taken as a whole.
 
     Raises:
         InputError: for an unknown name or split.
@@ -171,7 +171,7 @@ def find_labelled(name: str, root: str | Path, split: str | None = "train") -> L
         DataError: if nothing belongs together, or a name is there twice.
     """
     dataset = labelled_set(name)
-    if split is not None and split not in dataset.splits or split is None and name != "folder":
+    if split not in dataset.splits:
         raise InputError(f"split={split!r}: {' or '.join(dataset.splits)} is expected of {name}.")
     base, layout = _found(dataset, Path(root), split)
     folders = [_placed(base, place, dataset, split) for place in (layout.images, layout.masks)]
@@ -191,23 +191,30 @@ def find_labelled(name: str, root: str | Path, split: str | None = "train") -> L
     return LabelledFiles(dataset, pairs, (*lone[0], *lone[1]), _classes_of(dataset, base))
 
 
-def _found(dataset: LabelledSet, root: Path, split: str | None) -> tuple[Path, Layout]:
+def has_splits(root: str | Path) -> bool:
+    """Whether the ``images/`` of a "folder" is divided into splits."""
+    return any((Path(root) / "images" / split).is_dir() for split in SETS["folder"].splits)
+
+
+def _found(dataset: LabelledSet, root: Path, split: str) -> tuple[Path, Layout]:
     bases = [root, *([root / dataset.folder] if dataset.folder else [])]
-    layouts = [layout for layout in dataset.layouts if split is not None or "{split}" not in layout.images]
+    layouts = dataset.layouts
+    if dataset.name == "folder":
+        layouts = layouts[:1] if has_splits(root) else layouts[1:]
     for base in bases:
         for layout in layouts:
             if all(_placed(base, place, dataset, split).is_dir() for place in (layout.images, layout.masks)):
                 return base, layout
-    wanted = [str(_placed(Path(), place, dataset, split)) for place in (layouts[0].images, layouts[0].masks)]
-    missing = next(place for place in wanted if not (root / place).is_dir())
+    wanted = [_placed(Path(), place, dataset, split) for place in (layouts[0].images, layouts[0].masks)]
+    missing = next(root / place for place in wanted if not (root / place).is_dir())
+    others = f" (or {dataset.folder} in it)" if dataset.folder else ""
     raise MissingFileError(
-        f"there is no folder {root / missing}: {root} (or {dataset.folder or 'it'} in it) must hold "
-        f"{wanted[0]} and {wanted[1]}, as {dataset.name} has them."
+        f"there is no folder {missing}: {root}{others} must hold {wanted[0].as_posix()}/ and {wanted[1].as_posix()}/."
     )
 
 
-def _placed(base: Path, place: str, dataset: LabelledSet, split: str | None) -> Path:
-    return base / place.format(split=dataset.splits.get(split or "", ""))
+def _placed(base: Path, place: str, dataset: LabelledSet, split: str) -> Path:
+    return base / place.format(split=dataset.splits[split])
 
 
 def _by_key(folder: Path, end: str, nested: bool) -> dict[str, Path]:

@@ -261,12 +261,13 @@ class Segmenter(nn.Module):
         """
         check_batch_size(batch_size)
         total = count(images)
-        found = []
+        labels: list[Tensor] = []
+        confidence: list[Tensor] = []
         with progress(total, 1, "images") as bar:
-            for labels, confidence in self._each(iterate(images), size, stride, batch_size):
-                found.append((labels.cpu(), confidence.cpu()))
+            for some in self._each(iterate(images), size, stride, batch_size):
+                labels.append(some[0].cpu())
+                confidence.append(some[1].cpu())
                 bar.update(1)
-        labels, confidence = ([pair[index] for pair in found] for index in range(2))
         same = len({one.shape for one in labels}) == 1
         return Segmentation(
             labels=torch.stack(labels) if same else labels,

@@ -132,4 +132,4 @@ def _to(one: Tensor, other: Tensor) -> Tensor:
 def head_blocks(depth: int, blocks: Sequence[int]) -> bool:
     """Whether block indices are increasing and there."""
     numbers = list(blocks)
-    return bool(numbers) and numbers == sorted(set(numbers)) and 0 <= numbers[0] and numbers[-1] < depth
+    return bool(numbers) and numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] < depth

@@ -1,6 +1,8 @@
 """How good a segmentation is: mIoU, mAcc and aAcc over a whole data set, and a table of its classes."""
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,19 +75,23 @@ class SegmentationMetrics:
         """(K,) float64: share of each class's pixels that were found; NaN where labels do not have it."""
         return self.confusion.diagonal().double() / self.confusion.sum(1)
 
-    def rows(self, names: Sequence[str] | None = None) -> list[dict[str, str | int | float | None]]:
+    def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
         """Per class "class", "pixels" (of labels), "IoU" and "acc" in [0, 1]; None where they are not defined.
 
         Args:
             names: of the classes; None for their numbers.
         """
         shown = list(names) if names is not None else [str(number) for number in range(self.classes)]
-        figures = zip(self.class_iou().tolist(), self.class_accuracy().tolist(), strict=True)
-        return [
-            {"class": name, "pixels": int(self.confusion[number].sum())}
-            | {key: None if value != value else value for key, value in (("IoU", iou), ("acc", accuracy))}
-            for number, (name, (iou, accuracy)) in enumerate(zip(shown, figures, strict=True))
-        ]
+        rows: list[dict[str, Any]] = []
+        for name, pixels, iou, accuracy in zip(
+            shown,
+            self.confusion.sum(1).tolist(),
+            self.class_iou().tolist(),
+            self.class_accuracy().tolist(),
+            strict=True,
+        ):
+            rows.append({"class": name, "pixels": pixels, "IoU": _known(iou), "acc": _known(accuracy)})
+        return rows
 
     def table(self, names: Sequence[str] | None = None) -> str:
         """Classes and means as text, in percent; "-" for classes that are nowhere."""
@@ -94,7 +100,7 @@ class SegmentationMetrics:
         lines = [f"{'class':{width}}  {'IoU %':>6}  {'acc %':>6}  {'pixels %':>8}"]
         total = max(1, int(self.confusion.sum()))
         for row in rows:
-            share = int(row["pixels"] or 0) / total  # type: ignore[arg-type]
+            share = row["pixels"] / total
             lines.append(f"{row['class']:{width}}  {_percent(row['IoU'])}  {_percent(row['acc'])}  {100 * share:8.2f}")
         means = self.compute()
         return "\n".join([*lines, "  ".join(f"{name} {100 * value:.2f}" for name, value in means.items())])
@@ -114,5 +120,9 @@ class SegmentationMetrics:
         self.confusion += state.cpu()
 
 
-def _percent(value: str | float | None) -> str:
-    return f"{'-':>6}" if value is None else f"{100 * float(value):6.2f}"
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return f"{'-':>6}" if value is None else f"{100 * value:6.2f}"

@@ -1,19 +1,22 @@
 """Segmenters on disk: what ``midway-zoo train export`` writes of a segmentation run, and how it is read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
-from midway_zoo.files import METADATA_KEY
+from midway_zoo.files import METADATA_KEY, atomic
 from midway_zoo.readouts.backbone import TIMM, Backbone
 from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig
+from midway_zoo.visualize import label_colours
 from midway_zoo.weights.registry import load_checkpoint
 
 HEAD = "segmentation_head.safetensors"
@@ -79,6 +82,16 @@ def timm_backbone(name: str, weights: Mapping[str, Tensor], origin: str) -> Back
     except RuntimeError as error:
         raise CheckpointError(f"{origin} is no {plain}: {' '.join(str(error).split())[:300]}") from error
     return Backbone(vit, name=TIMM + plain).eval()
+
+
+def write_mask(
+    path: Path, labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None, overwrite: bool = False
+) -> None:
+    """Write classes (H, W), 0 to 255, as a PNG whose palette shows their colours and whose indices are the classes."""
+    picture = Image.fromarray(labels.to(torch.uint8).cpu().numpy())
+    picture.putpalette(label_colours(palette).flatten().tolist())
+    with atomic(path, overwrite=overwrite) as temporary:
+        picture.save(temporary, format="PNG")
 
 
 def build_segmenter(backbone: Any, described: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> Segmenter:

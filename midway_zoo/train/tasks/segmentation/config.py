@@ -65,7 +65,8 @@ class SegmentationOptimConfig:
     """Highest learning rate, whatever the batch size."""
     weight_decay: float = field_range(0.05, at_least=0)
     layer_decay: float = field_range(1.0, above=0, at_most=1)
-    """Of a fine-tuned encoder: from layer to layer downwards, the learning rate is this much less."""
+    """Of a fine-tuned encoder: from layer to layer downwards, the learning rate is this much less. As timm counts, its
+    last block learns as fast as the head (in mmsegmentation, one layer slower)."""
     warmup_steps: int = field_range(1500, at_least=0)
     power: float = field_range(1.0, above=0)
     betas: list[float] = field_range(default_factory=lambda: [0.9, 0.999], at_least=0, below=1, length=2)
@@ -100,11 +101,10 @@ class SegmentationDataConfig:
     trained on, the same for every seed)."""
     root: str | None = None
     """Of a data set, its folder. Of folder: holds ``images/`` and ``masks/``, whose files belong together by their
-    stems (anywhere below); a file without partner is left out. Masks are single-channel PNG, 255 = ignored;
-    ``classes.txt`` beside them may name the classes."""
+    stems (anywhere below; ``train`` and ``val`` in them are splits); a file without partner is left out. Masks are
+    single-channel PNG, 255 = ignored; ``classes.txt`` beside the two folders may name the classes."""
     val_root: str | None = None
-    """For validation. Of a data set null takes "val" of the same root; of folder it is the same kind of folder, null
-    for none."""
+    """For validation; null takes "val" of the same root, or none where a folder has no such split."""
     val_limit: int | None = field_range(None, above=0)
     """Validate on so many images, evenly spread; null: all."""
     classes: int | None = field_range(None, at_least=2, at_most=IGNORE)

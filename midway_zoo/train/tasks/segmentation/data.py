@@ -110,7 +110,7 @@ def distortion(config: JitterConfig, uniform: npt.NDArray[np.float64]) -> npt.ND
     kinds = [ViewKind.LOCAL] * uniform.shape[1]
     parameters = photometric_parameters(config.for_views(), kinds, uniform[:UNIFORMS])
     nothing = np.array([1, 1, 1, 0], np.float32)  # factors, and the turn of hue
-    off = uniform[UNIFORMS:].T >= config.jitter_p
+    off = config.jitter_p <= uniform[UNIFORMS:].T
     parameters[:, :_SWITCHES] = np.where(off, nothing, parameters[:, :_SWITCHES])
     return parameters
 

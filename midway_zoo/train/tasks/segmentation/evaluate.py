@@ -2,7 +2,7 @@
 
 import torch
 
-from midway_zoo.readouts.labelled import LabelledFiles, find_labelled
+from midway_zoo.readouts.labelled import LabelledFiles, find_labelled, has_splits
 from midway_zoo.readouts.segmentation_evaluation import evaluate_segmenter
 from midway_zoo.readouts.segmentation_metrics import SegmentationMetrics
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig, SegmentationDataConfig
@@ -12,8 +12,8 @@ from midway_zoo.train.tasks.segmentation.model import SegmentationModel
 
 def validation_files(data: SegmentationDataConfig) -> LabelledFiles | None:
     """The labelled images to validate on; None where the configuration names none."""
-    if data.source == "folder":
-        return None if data.val_root is None else find_labelled("folder", data.val_root, None)
+    if data.source == "folder" and data.val_root is None and not has_splits(str(data.root)):
+        return None
     return find_labelled(data.source, str(data.val_root or data.root), "val")
 
 

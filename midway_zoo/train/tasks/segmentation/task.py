@@ -155,7 +155,7 @@ class SegmentationTask(Task[SegmentationConfig]):
 def _files(data: SegmentationDataConfig) -> LabelledFiles | None:
     if data.source == "scenes":
         return None
-    return find_labelled(data.source, str(data.root), None if data.source == "folder" else "train")
+    return find_labelled(data.source, str(data.root), "train")
 
 
 def _classes(data: SegmentationDataConfig, files: LabelledFiles | None) -> tuple[int, Classes]:
