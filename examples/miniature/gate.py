@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from curves import draw_panels
+from PIL import Image
 from probing import STRENGTHS, error, ridge
 from torch import Tensor
 
@@ -51,6 +53,7 @@ from flow_generalisation import translation
 from flow_generalisation import warped as warped_pairs
 
 SEED = 0x67_6174_65  # of scenes that are held out; no run should have it as its own
+PICTURE = 256  # side in pixels of the pictures that are the textures of scenes
 _AT_ONCE = 16
 
 
@@ -71,7 +74,14 @@ def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
 def scenes(side: int, pairs: int, first: int = 0) -> Iterator[SceneBatch]:
     """Held-out pairs whose camera moves by up to three patches of 8 pixels."""
     config = ScenesConfig(
-        height=side, width=side, objects=(1, 4), motion=6.0, camera=0.3 * side, textures="natural", natural=40
+        height=side,
+        width=side,
+        objects=(1, 4),
+        motion=6.0,
+        camera=0.3 * side,
+        textures="natural",
+        natural=16,
+        texture_size=PICTURE,
     )
     generator = SceneGenerator(config, SEED)
     for start in range(first, first + pairs, _AT_ONCE):
@@ -172,7 +182,7 @@ def propagation(network: mz.MidwayNetwork, clips: int) -> dict[str, float]:
         motion=8.0,
         camera=6.0,
         textures="natural",
-        natural=40,
+        natural=16,
     )
     generator, options = SceneGenerator(config, SEED), PropagationOptions(side=2 * side, context=4, radius=6)
     scores: list[tuple[float, float]] = []
@@ -224,28 +234,23 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def draw(results: dict[str, dict[str, float]], out: Path) -> None:
-    """Hits, copies, probe and zero-shot error over pairs seen."""
-    import matplotlib
+_PANELS = (
+    ("hits (blue), copies (orange), chance (green), %", ("hits", "copies", "chance")),
+    ("motion probe (blue), mean of pairs (orange), px", ("probe", "probe_mean")),
+    ("propagation (blue), staying (orange), J %", ("propagation_J", "stay_J")),
+)
+_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c")
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
+def draw(results: dict[str, dict[str, float]]) -> Image.Image:
+    """Figures of all checkpoints over the pairs they have seen."""
     rows = sorted(results.values(), key=lambda row: row["pairs"])
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     pairs = [row["pairs"] for row in rows]
-    for axis, names in zip(
-        axes,
-        (("hits", "copies", "chance"), ("probe", "probe_mean"), ("objects", "propagation_J", "stay_J")),
-        strict=True,
-    ):
-        for label in names:
-            if all(label in row for row in rows):
-                axis.plot(pairs, [row[label] for row in rows], marker="o", label=label)
-        axis.set_xlabel("pairs")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    panels = [
+        (title, [(colour, pairs, [row[name] for row in rows]) for colour, name in zip(_COLOURS, names, strict=False)])
+        for title, names in _PANELS
+    ]
+    return draw_panels(panels, "pairs")
 
 
 def main() -> int:
@@ -269,7 +274,7 @@ def main() -> int:
         print(f"gate.py: error: {problem}", file=sys.stderr)
         return 1
     if options.json and len(results) > 1:
-        draw(results, options.json.with_suffix(".png"))
+        draw(results).save(options.json.with_suffix(".png"))
     return 0
 
 

@@ -338,6 +338,7 @@ def test_blur_by_motion_is_along_the_motion_and_changes_nothing_else() -> None:
         )
         for d in (-1, -2)
     ]
-    assert rest[0] < 0.6 < rest[1]
+    assert rest[0] < 0.6 * rest[1]
+    assert rest[0] < 0.3
     slow = flow.norm(dim=1) < 2
     assert (sharp.frames - blurred.frames)[slow].abs().mean() < (sharp.frames - blurred.frames)[fast].abs().mean() / 2

@@ -44,8 +44,9 @@ class PretrainModel(nn.Module):
         if objective.dino_weight > 0:
             head = config.head
             args = (architecture.embed_dim, head.hidden, head.bottleneck, head.out)
-            self.head = DINOHead(*args, norm_last_layer=head.norm_last_layer)
-            self.teacher_head = DINOHead(*args, norm_last_layer=True).requires_grad_(False)
+            fast = head.product == "autocast"
+            self.head = DINOHead(*args, norm_last_layer=head.norm_last_layer, autocast=fast)
+            self.teacher_head = DINOHead(*args, norm_last_layer=True, autocast=fast).requires_grad_(False)
             self.dino = DINOLoss(
                 head.out,
                 student_temperature=objective.student_temperature,
