@@ -97,7 +97,9 @@ def _labelled(config: EvalConfig) -> tuple[ImageFolder, ImageFolder]:
     try:
         train, val = (ImageFolder(root / name, loader=Path) for name in ("train", "val"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"eval.knn_root={root}: train/CLASS/IMAGE and val/CLASS/IMAGE are expected ({error}).") from error
+        raise ConfigError(
+            f"eval.knn_root={root}: train/CLASS/IMAGE and val/CLASS/IMAGE are expected ({error})."
+        ) from error
     if train.classes != val.classes:
         odd = sorted(set(train.classes) ^ set(val.classes))[:3]
         raise ConfigError(f"eval.knn_root={root}: train and val have other classes ({', '.join(odd)}).")
