@@ -112,6 +112,9 @@ class PretrainDataConfig(PairsConfig):
     of this section matters but ``scenes`` (``root`` is null)."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """What scenes look like; with more than 2 frames a pair is any two of them."""
+    mixture: float = field_range(0.0, at_least=0, below=1)
+    """With source=scenes: the share of pairs that come from videos under ``root`` instead, as the rest of this section
+    says. Both are then made by the ``num_workers``, on the CPU."""
 
 
 @dataclass
@@ -145,6 +148,10 @@ class PretrainConfig(RunConfig):
         super().check()
         if self.data.source == "videos" and not self.data.root:
             raise ConfigError("no value for data.root; pass data.root=VIDEOS, or data.source=scenes to render them.")
+        if self.data.mixture and self.data.source != "scenes":
+            raise ConfigError(f"data.mixture={self.data.mixture} mixes videos into scenes; pass data.source=scenes.")
+        if self.data.mixture and not self.data.root:
+            raise ConfigError(f"data.mixture={self.data.mixture} needs videos; pass data.root=VIDEOS.")
         if self.data.source == "scenes" and self.schedule_steps is None:
             raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
         network, weights = self.midway_config(), self.objective.dynamics_weights

@@ -9,7 +9,7 @@ from accelerate.state import PartialState, is_initialized
 
 from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
-from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.scene_pairs import MixedViews, SceneViews, scene_batches, scenes_fingerprint
 from midway_zoo.train.data.shared_memory import bytes_per_pair, check_shared_memory
 from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
 from midway_zoo.train.data.views import ViewSampler
@@ -31,7 +31,9 @@ class PairSource(Protocol):
 
 def pair_source(config: PretrainConfig) -> PairSource:
     """The source that ``data.source`` names."""
-    return Scenes(config) if config.data.source == "scenes" else Videos(config)
+    if config.data.source == "videos":
+        return Videos(config)
+    return Mixture(config) if config.data.mixture else Scenes(config)
 
 
 class Videos:
@@ -71,6 +73,27 @@ class Scenes:
         config = self.config
         dataset = SceneViews(config.data.scenes, config.views, config.seed, device)
         return scene_batches(dataset, steps, num_workers=config.num_workers)
+
+
+class Mixture:
+    """Rendered pairs, of which a share is replaced by pairs of videos."""
+
+    pairs_per_epoch: int | None = None
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.videos, scenes = Videos(config), Scenes(config)
+        self.fingerprint = f"{scenes.fingerprint} {config.data.mixture} {self.videos.fingerprint}"
+
+    def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
+        """Decoded or rendered, and cut, by the workers."""
+        config = self.config
+        views = ViewSampler(config.views)
+        videos = PairDataset(self.videos.stream, views, short_side=config.data.decode_short_side)
+        scenes = SceneViews(config.data.scenes, config.views, config.seed)
+        return scene_batches(
+            MixedViews(scenes, videos, config.data.mixture, config.seed), steps, num_workers=config.num_workers
+        )
 
 
 def _index_file(config: PretrainConfig) -> Path | None:
