@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +18,10 @@ class Runs:
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: "Sequence[Sequence[int]] | Runs") -> None:
-        wide = pairs._pairs if isinstance(pairs, Runs) else np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        listed = pairs.tolist() if isinstance(pairs, Runs) else pairs
+        wide = np.asarray(listed, dtype=np.int64).reshape(-1, 2)
         small = wide.size and np.abs(wide).max() < 2**15
-        self._pairs = wide.astype(np.int16 if small else np.int64)
+        self._pairs: npt.NDArray[np.signedinteger[Any]] = wide.astype(np.int16 if small else np.int64)
 
     def tolist(self) -> list[list[int]]:
         """As JSON has it."""
