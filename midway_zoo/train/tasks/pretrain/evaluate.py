@@ -56,7 +56,10 @@ class Evaluation:
         self.config = config
         if config.every is not None and config.every % save_every:
             raise ConfigError(f"eval.every={config.every} must be a multiple of save_every={save_every}.")
-        self.train, self.val = _labelled(config) if config.knn_root else (None, None)
+        self.train: ImageFolder | None = None
+        self.val: ImageFolder | None = None
+        if config.knn_root:
+            self.train, self.val = _labelled(config)
         self.frames, self.masks = _clip(Path(config.clip_root)) if config.clip_root else ([], [])
 
     @property
