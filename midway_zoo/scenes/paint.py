@@ -67,7 +67,8 @@ def cast_shadows(
     mine = torch.from_numpy(objects).to(frames.device)[owner.long()]
     for number in range(1, int(objects.max()) + 1):
         found = (
-            outlines.distance(layer, everything, x - right, y - down) for layer in np.flatnonzero(objects == number)
+            outlines.distance(layer, everything, x - right, y - down)
+            for layer in np.flatnonzero(objects == number).tolist()
         )
         distances = [distance for distance in found if distance is not None]
         if distances:

@@ -1,6 +1,7 @@
 """Objects of more than one layer: a rim below, and a part fixed on top."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -54,13 +55,12 @@ def with_parts(config: ScenesConfig, plain: Layers, draws: Draws) -> Layers:
         stacks.append((plain.pose[:, :, 1:] @ fixed, shapes, families))
     count = len(stacks)
 
-    def woven(background: Array, axis: int, parts: list[Array]) -> Array:
+    def woven(background: npt.NDArray[Any], axis: int, parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
         """Layers of one object after each other."""
         joined = np.stack(parts, axis=axis + 1)
         shape = list(joined.shape)
         shape[axis : axis + 2] = [objects * count]
-        result: Array = np.concatenate([background, joined.reshape(shape)], axis=axis)
-        return result
+        return np.concatenate([background, joined.reshape(shape)], axis=axis)
 
     return Layers(
         pose=woven(plain.pose[:, :, :1], 2, [pose for pose, _, _ in stacks]),

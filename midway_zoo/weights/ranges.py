@@ -109,7 +109,14 @@ def _fetch(
                 while not failed.is_set():
                     run = todo.get_nowait()
                     data = file.fetch(run.start, run.stop, bar.update)
-                    done.put({name: _cut(data, run.start, archive, refs[name]) for name in run.names})
+                    damage = None
+                    for name in run.names:
+                        try:
+                            done.put({name: _cut(data, run.start, archive, refs[name])})
+                        except CheckpointError as error:  # the others are good, and may complete a part
+                            damage = damage or error
+                    if damage is not None:
+                        raise damage
             except queue.Empty:
                 pass
             except BaseException as error:  # noqa: BLE001  (for the thread that waits for it)

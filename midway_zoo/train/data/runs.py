@@ -18,10 +18,11 @@ class Runs:
     __slots__ = ("_pairs",)
 
     def __init__(self, pairs: "Sequence[Sequence[int]] | Runs") -> None:
-        listed = pairs.tolist() if isinstance(pairs, Runs) else pairs
-        wide = np.asarray(listed, dtype=np.int64).reshape(-1, 2)
+        wide: npt.NDArray[np.integer[Any]] = (
+            pairs._pairs if isinstance(pairs, Runs) else np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
+        )
         small = wide.size and np.abs(wide).max() < 2**15
-        self._pairs: npt.NDArray[np.signedinteger[Any]] = wide.astype(np.int16 if small else np.int64)
+        self._pairs: npt.NDArray[np.integer[Any]] = wide.astype(np.int16 if small else np.int64)
 
     def tolist(self) -> list[list[int]]:
         """As JSON has it."""

@@ -19,7 +19,7 @@ _CHECKED = 32
 
 
 def probe(base: Path, source: Source) -> IndexedVideo:
-    """Read a video's header, or its packets once, and decode one frame; or list a folder and read one image.
+    """Read what the header of a video says, or its packets once, and decode one; or list a folder, reading one image.
 
     Videos in containers without presentation times (AVI) are decoded whole if their frames are not stored in the
     order in which they are shown.
