@@ -25,12 +25,12 @@ from midway_zoo.inference.perturbation import (
     tokens_under,
 )
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Tracks(_ShapeRepr):
+class Tracks(ShapeRepr):
     """Where n points went along a clip of T frames."""
 
     xy: Tensor

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import ConfigError, InputError
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.train.data.flow_files import Kind
 from midway_zoo.train.data.photometric import jitter
 
@@ -18,7 +18,7 @@ _MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FlowSample(_ShapeRepr):
+class FlowSample(ShapeRepr):
     """One pair."""
 
     source: Tensor
