@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import check_draws
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import in_order, inference, pair_batches
-from midway_zoo.inference.checks import check_draws
 from midway_zoo.inference.images import Images, Size
 from midway_zoo.inference.perturbation import match_level, sensitivity
 from midway_zoo.results import ShapeRepr

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
-from midway_zoo.inference.checks import check_draws, check_integer
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.frames import ClipLike, frame_batches, known_times, open_frames
 from midway_zoo.inference.images import Size
