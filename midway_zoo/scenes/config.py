@@ -73,6 +73,17 @@ class ScenesConfig:
     texture_scale: tuple[float, float] = field_range((0.7, 1.5), above=0, length=2, ordered=True)
     """Pixels per texel of an image texture; drawn log-uniformly."""
 
+    parts: float = field_range(0.0, at_least=0, at_most=1)
+    """Share of objects that carry a part: a smaller shape of another texture, fixed to them, with their class."""
+    border: float = field_range(0.0, at_least=0)
+    """Width in pixels of a rim around objects, of a texture of its own, so that they differ from their ground."""
+    shadow: float = field_range(0.0, at_least=0, at_most=1)
+    """How much light the soft shadow of an object takes from what is behind it, 0 to 1. Shadows move with objects and
+    change neither flow nor labels."""
+    shutter: float = field_range(0.0, at_least=0, at_most=1)
+    """Share of the time between two frames for which a picture is exposed, 0 to 1: blur by motion, a mean of five
+    exposures. Flow, occlusion and labels are those of the middle of the exposure. Costs as much as five pictures."""
+
     antialias: bool = True
     """Mix the two layers in pixels that an edge of an object crosses. Labels and flow are those of the layer
     that covers the pixel's centre."""
