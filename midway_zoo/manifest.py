@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from midway_zoo.checks import is_integer, is_number
 from midway_zoo.errors import WeightsUnavailableError, nearest
 
 
@@ -79,15 +80,11 @@ def _is_text(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return is_integer(value, 1)
 
 
 def _is_size(value: Any) -> bool:
     return value is None or _is_count(value)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _Schema = dict[str, tuple[Callable[[Any], bool], str]]
@@ -121,7 +118,7 @@ _BOXED: _Schema = _COMMON | {
 _PART = {key: _RELEASED[key] for key in ("size_bytes", "sha256")}
 _METRIC: _Schema = {
     "name": (_is_text, "a text"),
-    "value": (_is_number, "a number"),
+    "value": (is_number, "a number"),
     "unit": (_is_text, "a unit"),
     "source": (_is_text, "where the number was reported"),
 }

@@ -142,3 +142,29 @@ def test_only_the_command_line_imports_the_trainer() -> None:
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.stem)
 def test_files_are_about_one_idea(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def lengths(path: Path) -> Iterator[tuple[str, int]]:
+    """(function, its lines without the docstring)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            documented = ast.get_docstring(node, clean=False) is not None
+            text = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1 - text
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.stem)
+def test_functions_are_short(path: Path) -> None:
+    assert not [(name, lines) for name, lines in lengths(path) if lines >= 60]
+
+
+TESTS = Path(__file__).parent
+
+
+TO_SPLIT = ("test_archive_safety.py", "test_released.py")
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_files_of_tests_are_about_one_idea(path: Path) -> None:
+    assert path.name in TO_SPLIT or len(path.read_text(encoding="utf-8").splitlines()) <= 450

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from midway_zoo.checks import check_integer
 from midway_zoo.inference.batches import Fit, inference
-from midway_zoo.inference.checks import check_batch_size, check_integer
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow import Method, at_size, method_of
 from midway_zoo.inference.flow_options import FlowOptions
@@ -110,7 +110,7 @@ def infer_motion_latents(
     """
     network = resolve_network(model)
     dynamics = network.require_dynamics()
-    check_batch_size(batch_size)
+    check_integer("batch_size", batch_size, 1)
     check_integer("gap", gap, 1)
     frames = open_frames(clip, stride=stride, fps=fps)
     found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import check_integer, is_integer, is_number, is_size
 from midway_zoo.errors import InputError, MissingExtraError, MissingFileError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.images import scaled_size, to_uint8
@@ -92,11 +93,10 @@ def read_video(
 
 def check_sampling(stride: int, fps: float | None) -> None:
     """Raise :class:`InputError` unless stride is a positive integer and fps, if given, stands alone."""
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise InputError(f"stride={stride!r}: a positive integer is expected.")
+    check_integer("stride", stride, 1)
     if fps is None:
         return
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+    if not is_number(fps) or fps <= 0:
         raise InputError(f"fps={fps!r}: a positive number of frames per second is expected.")
     if stride != 1:
         raise InputError(f"pass stride={stride} or fps={fps}, not both.")
@@ -104,17 +104,14 @@ def check_sampling(stride: int, fps: float | None) -> None:
 
 def _check_window(start: float | None, end: float | None) -> None:
     for name, value in (("start", start), ("end", end)):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and (not number or not 0 <= value < float("inf")):
+        if value is not None and (not is_number(value) or value < 0):
             raise InputError(f"{name}={value!r}: seconds from the first frame, 0 or more, are expected.")
     if start is not None and end is not None and end <= start:
         raise InputError(f"start={start} and end={end}: end must be later than start.")
 
 
 def _check_size(size: Any) -> None:
-    sides = (size,) if isinstance(size, int) else size
-    usable = size is None or (isinstance(sides, tuple | list) and 1 <= len(sides) <= 2)
-    if not usable or (size is not None and not all(type(side) is int and side > 0 for side in sides)):
+    if size is not None and not is_integer(size, 1) and not is_size(size):
         raise InputError(f"size={size!r}: None, a shorter side in pixels or (height, width) is expected.")
 
 

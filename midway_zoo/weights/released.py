@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
+from midway_zoo.checks import is_number
 from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.network import MidwayNetwork
@@ -336,7 +337,7 @@ class Parts:
             used_with = _USED_WITH.get(ours)
             number: Any = settings.get(theirs)
             unused = used_with and not values[used_with] and theirs not in settings
-            usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+            usable = is_number(number)
             if unused or (ours in given and not usable):
                 continue
             if not usable:
