@@ -142,9 +142,7 @@ class MidwayNetwork(
         )[0]
         return encoder.norm(leading_tokens(encoder.blocks[-1], torch.cat([prefix, patches], dim=1), 1))[:, 0]
 
-    def encode_with_cls(
-        self, images: Tensor, further: Tensor, *, target: bool = False
-    ) -> tuple[list[Tensor], Tensor]:
+    def encode_with_cls(self, images: Tensor, further: Tensor, *, target: bool = False) -> tuple[list[Tensor], Tensor]:
         """:meth:`encode` of ``images`` (B, 3, H, W) and :meth:`encode_cls` of ``further`` (N, 3, H, W) in one pass."""
         self.grid_of(images)
         encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
