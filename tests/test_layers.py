@@ -37,6 +37,7 @@ INSIDE = (
     ("cli", "midway_zoo"),  # start-up time: a usage error must not wait for torch
     ("models.encoder", "midway_zoo.weights.load"),  # the hops
     ("models.network", "midway_zoo.weights.hub"),
+    ("weights.registry", "midway_zoo.weights"),
     ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
 HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")

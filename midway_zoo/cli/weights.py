@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import constants
 
 from midway_zoo import manifest
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.files import sha256_of, write_json
 from midway_zoo.inference.golden import TOLERANCE, check_golden
@@ -160,7 +161,7 @@ def _manifest(options: argparse.Namespace) -> None:
         content = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{options.path} is no JSON: {error}") from error
-    if problems := manifest.validate(content):
+    if problems := validate(content):
         raise ConfigError(f"{options.path}: {len(problems)} problem(s): {' '.join(problems)}")
     if options.action == "check":
         sys.stdout.write(f"{options.path}: {len(content['models'])} models, valid\n")
