@@ -55,10 +55,10 @@ def find(name: str) -> dict[str, Any]:
     return entry
 
 
-BOXED = "boxed-safetensors"
+BUNDLED = "boxed-safetensors"
 """Format of weights that ship inside the package."""
 
 
-def boxed_file(entry: Mapping[str, Any]) -> Path:
-    """Where the package keeps the weights of an entry of the format :data:`BOXED`."""
-    return Path(__file__).parent / "weights" / "boxed" / str(entry["file"])
+def bundled_file(entry: Mapping[str, Any]) -> Path:
+    """Where the package keeps the weights of an entry of the format :data:`BUNDLED`."""
+    return Path(__file__).parent / "weights" / "files" / str(entry["file"])

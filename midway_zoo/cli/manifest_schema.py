@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from midway_zoo.checks import is_integer, is_number
-from midway_zoo.manifest import BOXED
+from midway_zoo.manifest import BUNDLED
 
 SCHEMA_VERSION = 1
 _PARTS = {"teacher", "student", "dynamics"}
@@ -44,15 +44,15 @@ _COMMON: _Schema = {
 _RELEASED: _Schema = _COMMON | {
     "repo_id": (lambda value: _is_text(value) and value.count("/") == 1, "a repository org/name"),
     "revision": (_matches(_COMMIT), "a full commit id, or null until pinned"),
-    "format": (lambda value: value == "released-pth", f'"released-pth" or "{BOXED}"'),
+    "format": (lambda value: value == "released-pth", f'"released-pth" or "{BUNDLED}"'),
     "size_bytes": (_is_size, "a positive integer, or null until pinned"),
     "sha256": (_matches(_DIGEST), "64 hexadecimal digits, or null until pinned"),
     "parts": (lambda value: isinstance(value, dict) and set(value) == _PARTS, "the parts teacher, student, dynamics"),
     "epochs": (_is_count, "a positive integer"),
 }
-_BOXED: _Schema = _COMMON | {
+_BUNDLED: _Schema = _COMMON | {
     "file": (lambda value: _is_text(value) and value == Path(value).name, "a file name without a folder"),
-    "format": (lambda value: value == BOXED, f'"{BOXED}"'),
+    "format": (lambda value: value == BUNDLED, f'"{BUNDLED}"'),
     "size_bytes": (_is_count, "a positive integer"),
     "sha256": (lambda value: value is not None and _matches(_DIGEST)(value), "64 hexadecimal digits"),
     "flow_recipe": (lambda value: value is None or _is_text(value), "the recipe of its flow head, or null"),
@@ -73,7 +73,7 @@ def validate(manifest: Any) -> list[str]:
     model of the Hub has the keys of ``_RELEASED``: ``revision``, sizes and digests are null until
     `midway-zoo manifest pin` fills them in; from then on they are enforced. ``sha256`` is that of the source file,
     those below ``parts`` are of the safetensors file that each part becomes in the cache. A model that ships in the
-    package has the keys of ``_BOXED``; its size and digest are always there and always enforced.
+    package has the keys of ``_BUNDLED``; its size and digest are always there and always enforced.
     """
     if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
         return [f"schema_version must be {SCHEMA_VERSION}; a newer midway-zoo may be needed to read this manifest."]
@@ -82,8 +82,8 @@ def validate(manifest: Any) -> list[str]:
     if not isinstance(citations, dict) or not isinstance(models, dict):
         return [*problems, "citations and models must be mappings."]
     for name, entry in models.items():
-        boxed = isinstance(entry, dict) and entry.get("format") == BOXED
-        found = _check(name, entry, _BOXED if boxed else _RELEASED)
+        bundled = isinstance(entry, dict) and entry.get("format") == BUNDLED
+        found = _check(name, entry, _BUNDLED if bundled else _RELEASED)
         problems += found
         if found:
             continue
@@ -91,7 +91,7 @@ def validate(manifest: Any) -> list[str]:
             problems.append(f"{name}: a name is ARCHITECTURE.TAG, its architecture says {entry['architecture']!r}.")
         if entry["citation"] not in citations:
             problems.append(f"{name}: citation {entry['citation']!r} is not among citations.")
-        for part, facts in ({} if boxed else entry["parts"]).items():
+        for part, facts in ({} if bundled else entry["parts"]).items():
             problems += _check(f"{name}: part {part}", facts, _PART)
         for index, metric in enumerate(entry["metrics"]):
             problems += _check(f"{name}: metric {index}", metric, _METRIC)

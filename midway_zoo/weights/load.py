@@ -13,7 +13,7 @@ from midway_zoo.config import ARCHITECTURES, architecture_config, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import EncoderName, assemble, empty_network, load_file, load_folder
-from midway_zoo.weights.bundled import check_request, load_boxed
+from midway_zoo.weights.bundled import check_request, load_bundled
 
 Folder = str | os.PathLike[str] | None
 
@@ -30,7 +30,7 @@ def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any
         released = Path(entry["path"]).is_file() and Path(entry["path"]).suffix != ".safetensors"
         alone = {"dynamics": False} if released else None
         return _local(name, entry, encoder=encoder, overrides=alone).encoder.state_dict()
-    if entry["format"] == manifest.BOXED:
+    if entry["format"] == manifest.BUNDLED:
         return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
     from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
 
@@ -53,10 +53,10 @@ def load_pretrained(
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
-    if entry["format"] == manifest.BOXED:
+    if entry["format"] == manifest.BUNDLED:
         # In the package: neither cache nor token play a part.
         check_request(name, encoder=encoder, paired=paired, revision=revision)
-        return load_boxed(name, entry, overrides, verify=verify)
+        return load_bundled(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import fetch, load_part
     from midway_zoo.weights.pins import digests
 
