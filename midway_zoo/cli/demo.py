@@ -7,17 +7,15 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from midway_zoo.cli.inference import load
 from midway_zoo.errors import InputError, OutputExistsError
-from midway_zoo.files import write_png
-from midway_zoo.models.network import MidwayNetwork
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from midway_zoo.demo.findings import Findings
     from midway_zoo.demo.footage import Footage
+    from midway_zoo.models.network import MidwayNetwork
 
 DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
@@ -55,6 +53,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _demo(options: argparse.Namespace) -> None:
     from midway_zoo.demo.findings import examine
     from midway_zoo.demo.panels import draw_sheet
+    from midway_zoo.files import write_png
 
     start = time.perf_counter()
     path = _checked_output(options)
@@ -105,6 +104,8 @@ def _footage(options: argparse.Namespace) -> "Footage":
 
 def generated_clip(frames: int) -> "Footage":
     """A scene of textured objects whose motions change over the clip, and the truth about it."""
+    import torch
+
     from midway_zoo.demo.footage import Footage
     from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
@@ -141,8 +142,10 @@ def generated_clip(frames: int) -> "Footage":
     )
 
 
-def _summary(model: str, network: MidwayNetwork, footage: "Footage", findings: "Findings") -> list[str]:
+def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings: "Findings") -> list[str]:
     """Lines of text: the model, the footage, the flow, then what is not printed on the picture."""
+    import torch
+
     from midway_zoo.demo.findings import flow_errors, track_errors
 
     parts = {"encoder": network.encoder, "dynamics": network.dynamics, "flow head": network.flow_head}
@@ -178,5 +181,5 @@ def _summary(model: str, network: MidwayNetwork, footage: "Footage", findings: "
     return [*lines, f"device: {where}{threads}"]
 
 
-def _millions(part: nn.Module) -> str:
+def _millions(part: "nn.Module") -> str:
     return f"{sum(parameter.numel() for parameter in part.parameters()) / 1e6:.2f} M"

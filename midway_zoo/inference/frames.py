@@ -18,6 +18,7 @@ from midway_zoo.inference.batches import Fit, network_size, normaliser
 from midway_zoo.inference.checks import check_integer
 from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.images import ImageLike, Images, Size, count, iterate, resize, to_tensor
+from midway_zoo.inference.video_length import estimated_frames
 from midway_zoo.models.network import MidwayNetwork
 
 ClipLike: TypeAlias = "Images | str | PathLike[str] | Iterable[ImageLike]"
@@ -43,7 +44,7 @@ class FrameSource:
 
     frames: Iterator[Frame]
     total: int | None = None
-    """How many there are, where that is known."""
+    """How many there are, where that is known; of a video what its container lets expect, for progress bars."""
     sampling: str = "stride=1"
     """How they were chosen, for messages."""
 
@@ -79,7 +80,8 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
             frames = (as_frame(frame) for frame in decoded)
-            return FrameSource(frames, sampling=f"stride={stride}" if fps is None else f"fps={fps}")
+            about = estimated_frames(path, stride=stride, fps=fps)
+            return FrameSource(frames, about, f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4
     if single or isinstance(clip, Mapping | Set | bytes) or not isinstance(clip, Iterable):

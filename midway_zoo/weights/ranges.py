@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import CheckpointError
 from midway_zoo.weights.archive import TorchArchive, local_header_size, tensor_from_bytes
 from midway_zoo.weights.pickles import TensorRef
@@ -99,15 +99,15 @@ def _fetch(
     done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException] = queue.SimpleQueue()
     for run in runs:
         todo.put(run)
-    quiet = True if are_progress_bars_disabled() else None  # None: no bar unless on a terminal
+    quiet = are_progress_bars_disabled()
     total = sum(run.stop - run.start for run in runs)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=file.filename, disable=quiet) as bar:
+    with bar(total=total, unit="B", unit_scale=True, desc=file.filename, leave=True, hidden=quiet) as shown:
 
         def work() -> None:
             try:
                 while True:
                     run = todo.get_nowait()
-                    data = file.fetch(run.start, run.stop, bar.update)
+                    data = file.fetch(run.start, run.stop, shown.update)
                     done.put({name: _cut(data, run.start, archive, refs[name]) for name in run.names})
             except queue.Empty:
                 return

@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tqdm import tqdm
-
+from midway_zoo.bars import bar
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files, suffix_of
@@ -265,7 +264,7 @@ def _probe_all(base: Path, sources: Sequence[Source], workers: int | None, known
     # PyAV leaves the interpreter lock while it reads and decodes, so threads are enough.
     with ThreadPoolExecutor(_threads(workers)) as pool:
         results = pool.map(lambda source: _probed(base, source, before.get(source.path)), sources)
-        entries = list(tqdm(results, total=len(sources), unit=" videos", desc="index", leave=False, disable=None))
+        entries = list(bar(results, total=len(sources), unit=" videos", desc="index"))
     return _assembled(base, entries)
 
 

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import normaliser
 from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationConfig
@@ -105,7 +105,7 @@ def validate(model: SegmentationModel, config: SegmentationConfig) -> Segmentati
     if config.data.val_root is None:
         return None
     files = find_files(config.data.val_root)
-    for image_file, mask_file in tqdm(files, desc="validation", leave=False, disable=None):
+    for image_file, mask_file in bar(files, desc="validation"):
         picture, mask = read_pair(image_file, mask_file, config.num_classes)
         labels = torch.from_numpy(np.array(mask)).to(device)
         logits = sliding_logits(model, normalise(_scaled(picture, config.data.crop, device)), config.data.crop)
