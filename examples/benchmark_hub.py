@@ -12,22 +12,24 @@ network and, by ``hf_hub_download``, the whole file are then fetched through it,
 
 import argparse
 import functools
+import itertools
+import math
 import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-import zipfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import timm
+import torch
 
 import midway_zoo  # noqa: F401  (registers the encoders)
 from midway_zoo.config import ARCHITECTURES
-from tests.weights import released_files
+from tests.weights import as_trained, released_files
 from tests.weights.hub.hub_server import HubServer
 
 FETCH = """
@@ -49,18 +51,26 @@ print(time.perf_counter() - start, *paths, sep="\\n")
 WANTED = {"encoder": "teacher", "network": "teacher+dynamics", "whole file": "file"}
 
 
-def in_text_order(path: Path) -> None:
-    """Rewrite a torch.save file as torch 2.2 wrote it: storages by the text of their numbers, nothing aligned."""
-    ordered = path.with_suffix(".ordered")
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(ordered, "w") as target:
-        names = source.namelist()
-        storages = sorted(name for name in names if "/data/" in name)
-        rest = [name for name in names if "/data/" not in name]
-        for name in (*rest[:2], *storages, *rest[2:]):  # data.pkl and byteorder come first
-            with source.open(name) as data, target.open(zipfile.ZipInfo(name), "w") as out:
-                while block := data.read(2**24):
-                    out.write(block)
-    ordered.replace(path)
+def write(path: Path, architecture: str) -> None:
+    """Write a file as large as the released ones, without ever holding it: its numbers are zeros of sparse files."""
+    with tempfile.TemporaryDirectory() as folder:
+        count = itertools.count()
+
+        def zeros(shape) -> torch.Tensor:
+            name = str(Path(folder) / str(next(count)))
+            return torch.from_file(name, shared=True, size=math.prod(shape)).view(shape)
+
+        def adamw(parameters, **_):
+            state = as_trained.adamw(parameters, moments=False)
+            for place, parameter in enumerate(sorted(parameters, key=lambda parameter: parameter.ndim < 2)):
+                state["state"][place] |= {"exp_avg": zeros(parameter.shape), "exp_avg_sq": zeros(parameter.shape)}
+            return state
+
+        # Heads as large as the released ones, of 65,536 prototypes: they lie between the encoders.
+        heads = functools.partial(released_files.head_entries, hidden=2048, bottleneck=256, out=65536)
+        released_files.head_entries, released_files.adamw = heads, adamw
+        released_files.formula_tensor = lambda name, shape, seed: zeros(shape)
+        released_files.write_released(path, ARCHITECTURES[architecture])
 
 
 def peak() -> int:
@@ -146,11 +156,6 @@ def measure(architecture: str, path: Path, size: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--write"]:
-        # Heads as large as the released ones, of 65,536 prototypes: they lie between the encoders.
-        released_files.head_entries = functools.partial(
-            released_files.head_entries, hidden=2048, bottleneck=256, out=65536
-        )
-        released_files.write_released(Path(sys.argv[3]), ARCHITECTURES[sys.argv[2]])
-        in_text_order(Path(sys.argv[3]))
+        write(Path(sys.argv[3]), sys.argv[2])
     else:
         main()

@@ -23,7 +23,15 @@ if TYPE_CHECKING:
     from midway_zoo.inference.stream import MotionStream
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
-    from midway_zoo.results import DynamicsOutput, Features, FlowPrediction, MotionLatent, PerturbationHeatmap
+    from midway_zoo.readouts.segmenter_files import load_segmenter
+    from midway_zoo.results import (
+        DynamicsOutput,
+        Features,
+        FlowPrediction,
+        MotionLatent,
+        PerturbationHeatmap,
+        Segmentation,
+    )
     from midway_zoo.weights.load import register_weights
     from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
 
@@ -39,7 +47,8 @@ _HOMES = {
     "inference.perturbation": ("perturbation_heatmap",),
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
-    "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap"),
+    "readouts.segmenter_files": ("load_segmenter",),
+    "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap", "Segmentation"),
     "visualize": ("visualize",),
     "weights.load": ("register_weights",),
     "weights.registry": ("create_model", "list_models", "load_checkpoint"),
@@ -56,6 +65,7 @@ __all__ = [
     "MotionLatent",
     "MotionStream",
     "PerturbationHeatmap",
+    "Segmentation",
     "__version__",
     "create_model",
     "extract_features",
@@ -64,6 +74,7 @@ __all__ = [
     "infer_motion_latents",
     "list_models",
     "load_checkpoint",
+    "load_segmenter",
     "perturbation_heatmap",
     "predict_flow",
     "predict_flows",

@@ -120,3 +120,15 @@ class PerturbationHeatmap(_ShapeRepr):
     """(B, 2) float32: centre of the most sensitive target token in pixels of the given target image."""
     grid: tuple[int, int]
     """Token grid (h, w) that was used."""
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Segmentation(_ShapeRepr):
+    """Classes of the pixels of B images, at the sizes of the images."""
+
+    labels: Tensor | list[Tensor]
+    """(B, H, W) uint8: the likeliest class. A list of B tensors (H, W) if the images' sizes differ."""
+    confidence: Tensor | list[Tensor]
+    """(B, H, W) float32 in [0, 1]: its probability (softmax of the averaged logits). A list like ``labels``."""
+    names: tuple[str, ...] | None = None
+    """Of the classes, where they are known."""

@@ -1,5 +1,6 @@
 """Pictures of flow, features and heat maps, as uint8 tensors (3, H, W) or (B, 3, H, W)."""
 
+import colorsys
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -181,6 +182,68 @@ def heatmap_overlay(
     step = position.long().clamp_max(len(palette) - 2)
     colour = torch.lerp(palette[step], palette[step + 1], (position - step)[..., None]).movedim(-1, 0)
     return ((1 - alpha) * picture + alpha * colour).mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def labels_to_image(labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """A colour for each class.
+
+    Args:
+        labels: (H, W) or (B, H, W) integers from 0 to 255.
+        palette: RGB from 0 to 255 of classes 0, 1, ...; None for colours far from each other, the same every time.
+
+    Returns:
+        uint8 (3, H, W) or (B, 3, H, W); a label without colour, such as 255, is black.
+
+    Raises:
+        InputError: for other shapes or values.
+    """
+    if not isinstance(labels, Tensor):
+        raise InputTypeError(f"{type(labels).__name__} is no map of labels: a tensor (H, W) is expected.")
+    whole = not labels.is_floating_point() and labels.ndim in (2, 3) and 0 not in labels.shape
+    if not whole or int(labels.min()) < 0 or int(labels.max()) > 255:
+        raise InputError(f"labels {tuple(labels.shape)}, {labels.dtype}: (H, W) integers from 0 to 255 are expected.")
+    return label_colours(palette)[labels.long().cpu()].movedim(-1, -3)
+
+
+def label_colours(palette: Sequence[Sequence[int]] | None = None) -> Tensor:
+    """(256, 3) uint8: the colours of :func:`labels_to_image`."""
+    colours = torch.zeros(256, 3, dtype=torch.uint8)
+    if palette is None:
+        for number in range(255):  # golden steps around the wheel, in three brightnesses
+            value = (0.95, 0.7, 0.5)[number % 3]
+            colour = colorsys.hsv_to_rgb(number * 0.618034 % 1, 0.85, value)
+            colours[number] = torch.tensor([round(255 * part) for part in colour], dtype=torch.uint8)
+    else:
+        colours[: len(palette)] = torch.tensor([list(colour) for colour in palette], dtype=torch.uint8)
+    return colours
+
+
+def labels_overlay(
+    image: ImageLike, labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None, alpha: float = 0.5
+) -> Tensor:
+    """Classes in colours over their image; where a label has no colour, as 255, the image shows as it is.
+
+    Args:
+        image: any single image that :func:`midway_zoo.inference.images.to_tensor` reads, (H, W) pixels.
+        labels: (H, W) integers from 0 to 255.
+        palette: see :func:`labels_to_image`.
+        alpha: weight of the colours, 0 to 1.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        InputError: for labels of another size, or ``alpha`` outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha={alpha!r}: a number from 0 to 1 is expected.")
+    picture, colours = to_tensor(image).cpu(), labels_to_image(labels, palette=palette)
+    if colours.shape != picture.shape:
+        raise InputError(f"labels {tuple(labels.shape)} and image {tuple(picture.shape[1:])} differ in size.")
+    known = labels.cpu() < (255 if palette is None else len(palette))
+    tinted = (1 - alpha) * picture + alpha * colours.float() / 255
+    mixed = torch.where(known, tinted, picture)
+    return mixed.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 def side_by_side(images: Sequence[Tensor], *, side: int = 224, gap: int = 8, columns: int = 8) -> Tensor:

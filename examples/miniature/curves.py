@@ -44,6 +44,15 @@ def draw_curves(out: Path) -> Image.Image | None:
     return picture
 
 
+def draw_panels(panels: Sequence[tuple[str, Sequence[Series]]], unit: str) -> Image.Image:
+    """Panels of a title and series each, side by side; ``unit`` is what the horizontal axis counts."""
+    picture = Image.new("RGB", (_WIDTH * len(panels), _HEIGHT), "white")
+    draw = ImageDraw.Draw(picture)
+    for number, (title, series) in enumerate(panels):
+        _panel(draw, number * _WIDTH, title, [one for one in series if one[1]], unit)
+    return picture
+
+
 def smooth(lines: Sequence[dict[str, Any]], key: str) -> tuple[list[float], list[float]]:
     """Steps and values of a log's entry, as the means of at most 100 equal parts."""
     known = [(line["step"] + 1, line[key]) for line in lines if line.get(key) is not None]
@@ -61,13 +70,13 @@ def ticks(low: float, high: float) -> list[float]:
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, series: Sequence[Series]) -> None:
+def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, series: Sequence[Series], unit: str = "step") -> None:
     x0, x1, y0, y1 = left + _LEFT, left + _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM
     draw.text(((x0 + x1) / 2, 16), title, fill="black", font=_font(), anchor="mm")
     draw.rectangle((x0, y0, x1, y1), outline="#888888")
     if not series:
         return
-    last = max(max(steps) for _, steps, _ in series)
+    last = max(max(steps) for _, steps, _ in series) or 1
     # The first steps are far above the rest; what is cut off at the top is not what rows differ in.
     values = sorted(value for _, _, one in series for value in one)
     low, high = values[0], values[min(len(values) - 1, round(0.98 * len(values)))]
@@ -86,7 +95,7 @@ def _panel(draw: ImageDraw.ImageDraw, left: int, title: str, series: Sequence[Se
         x = place(tick, low)[0]
         draw.line((x, y1, x, y1 + 4), fill="#888888")
         draw.text((x, y1 + 13), f"{tick:.6g}", fill="black", font=_font(11), anchor="mm")
-    draw.text(((x0 + x1) / 2, y1 + 30), "step", fill="black", font=_font(11), anchor="mm")
+    draw.text(((x0 + x1) / 2, y1 + 30), unit, fill="black", font=_font(11), anchor="mm")
     for colour, steps, one in series:
         points = [place(step, value) for step, value in zip(steps, one, strict=True)]
         if len(points) > 1:

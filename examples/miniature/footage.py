@@ -40,7 +40,7 @@ def measure(network: MidwayNetwork, path: Path, budget: rows.Budget) -> dict[str
     """
     config = load_config(FlowConfig, rows.RECIPES / "flow.yaml", [*budget.flow, "out=unused", "initial=random"])
     metrics, floors, longest = FlowMetrics(), Floors(), config.data.scenes.motion
-    for source, target, true in generalisation().warped(path, config, budget.media_frames, longest):
+    for source, target, true in generalisation().warped(path, tuple(config.data.crop), budget.media_frames, longest):
         found = mz.predict_flow(network, source, target, method="head", tile=tuple(true.shape[-2:])).flow
         metrics.update(found.to(true.device), true)
         floors.update(true)

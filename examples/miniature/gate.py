@@ -1,6 +1,6 @@
 """What a checkpoint of midway_nano can do, in figures that are comparable over a run: the gate it has to pass.
 
-    python examples/miniature/gate.py CHECKPOINT [...] --json gate.json [--media FOLDER_OR_VIDEO ...] [--davis FOLDER]
+    python examples/miniature/gate.py CHECKPOINT [...] --json gate.json [--media FOLDER_OR_VIDEO ...]
 
 CHECKPOINT is a run folder, one of its checkpoints/step_*, a pretrained name, or "random" (fresh weights, aligned).
 Figures are added to --json under the checkpoint's name and drawn, over pairs seen, to the PNG beside it. Everything is
@@ -11,8 +11,9 @@ hits, copies    of tokens that are seen in both frames and truly move by a patch
 zero_shot       end-point error of the perturbation flow, beside zero flow and the best single vector of each pair
 head            the same of the flow head, where there is one, alone and with refine=2
 probe           error of the mean flow, read off the motion latent by a linear map, beside the mean over pairs
-objects         percent of tokens that a linear map of the features tells objects from ground in, chance 50 (balanced)
-davis           with --davis (frames/ and masks/): J and F of labels carried along by features
+objects         how well a linear map of the features tells tokens of objects from tokens of ground: percent of pairs of
+                one of each that it puts in order (area under the curve; chance is 50)
+propagation     J of objects carried through six frames by features, and if they stayed where they were
 warped          with --media: error of the head on real frames under smooth warps
 
 The picture NAME.pca.png shows the first three principal components of five frames of the --media.
@@ -25,8 +26,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from curves import draw_panels
 from PIL import Image
 from probing import STRENGTHS, error, ridge
 from torch import Tensor
@@ -38,7 +39,7 @@ from midway_zoo.errors import MidwayZooError
 from midway_zoo.files import write_json, write_png
 from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.images import resize
-from midway_zoo.readouts.masks import sequence_scores
+from midway_zoo.readouts.masks import region_similarity
 from midway_zoo.readouts.propagation import PropagationOptions, propagate_labels
 from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
 from midway_zoo.train.alignment import align
@@ -52,8 +53,8 @@ from flow_generalisation import translation
 from flow_generalisation import warped as warped_pairs
 
 SEED = 0x67_6174_65  # of scenes that are held out; no run should have it as its own
+PICTURE = 256  # side in pixels of the pictures that are the textures of scenes
 _AT_ONCE = 16
-_PROPAGATION = PropagationOptions(side=128, context=4, radius=8)
 
 
 def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
@@ -73,7 +74,14 @@ def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
 def scenes(side: int, pairs: int, first: int = 0) -> Iterator[SceneBatch]:
     """Held-out pairs whose camera moves by up to three patches of 8 pixels."""
     config = ScenesConfig(
-        height=side, width=side, objects=(1, 4), motion=6.0, camera=0.3 * side, textures="natural", natural=40
+        height=side,
+        width=side,
+        objects=(1, 4),
+        motion=6.0,
+        camera=0.3 * side,
+        textures="natural",
+        natural=16,
+        texture_size=PICTURE,
     )
     generator = SceneGenerator(config, SEED)
     for start in range(first, first + pairs, _AT_ONCE):
@@ -142,10 +150,12 @@ def linear_maps(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
     probe = _fitted(torch.cat(latents).double(), torch.cat(motions).double())
     share = torch.cat(objects)
     clear = (share < 0.1) | (share > 0.9)  # tokens of one kind
-    value = (share[clear, None] > 0.5).double() * 2 - 1
-    found, true = _fitted(torch.cat(tokens)[clear].double(), value, test=True)  # type: ignore[misc]
-    right = [float(((found > 0) == (true > 0))[true == kind].double().mean()) for kind in (-1, 1)]
-    return {**probe, "objects": 50 * sum(right)}  # type: ignore[dict-item]
+    found, true = _fitted(torch.cat(tokens)[clear].double(), (share[clear, None] > 0.5).double(), test=True)
+    rank = found.flatten().argsort().argsort().double() + 1
+    is_object = true.flatten() > 0.5
+    ours, others = int(is_object.sum()), int((~is_object).sum())
+    area = (float(rank[is_object].sum()) - ours * (ours + 1) / 2) / max(1, ours * others)
+    return {**probe, "objects": 100 * area}
 
 
 def _fitted(features: Tensor, values: Tensor, *, test: bool = False) -> Any:
@@ -160,24 +170,33 @@ def _fitted(features: Tensor, values: Tensor, *, test: bool = False) -> Any:
     return {"probe": error(best, values[second:]), "probe_mean": error(mean.expand_as(best), values[second:])}
 
 
-def davis(network: mz.MidwayNetwork, folder: Path) -> dict[str, float]:
-    """J and F in percent of the labels of the first mask, carried to the frames that have a mask."""
-    frames = sorted((folder / "frames").iterdir())
-    masks = {path.stem: path for path in (folder / "masks").iterdir()}
-    labels = {stem: torch.from_numpy(np.array(Image.open(path))).long() for stem, path in masks.items()}
-    found = dict(
-        zip(
-            (path.stem for path in frames),
-            propagate_labels(network, frames, labels[frames[0].stem], options=_PROPAGATION),
-            strict=True,
-        )
+def propagation(network: mz.MidwayNetwork, clips: int) -> dict[str, float]:
+    """J in percent of the objects of the first frame, carried through clips of six frames by features, and if they
+    stayed where they were; objects that are a patch large and are seen in all frames count."""
+    side, patch = network.config.img_size[0], network.config.patch_size
+    config = ScenesConfig(
+        height=2 * side,
+        width=2 * side,
+        frames=6,
+        objects=(2, 4),
+        motion=8.0,
+        camera=6.0,
+        textures="natural",
+        natural=16,
     )
-    judged = [path.stem for path in frames[1:] if path.stem in labels]
-    # The benchmark leaves out the first and the last frame; here few are annotated, and all but the first count.
-    pad = torch.zeros_like(labels[frames[0].stem])
-    objects = int(labels[frames[0].stem].max())
-    scores = sequence_scores([pad, *(found[s] for s in judged), pad], [pad, *(labels[s] for s in judged), pad], objects)
-    return {f"davis_{key}": 100 * sum(one[key] for one in scores.values()) / len(scores) for key in ("J", "F")}
+    generator, options = SceneGenerator(config, SEED), PropagationOptions(side=2 * side, context=4, radius=6)
+    scores: list[tuple[float, float]] = []
+    for number in range(clips):
+        batch = generator.render([number])
+        frames, truth = batch.frames[0], batch.instances[0]
+        found = list(propagate_labels(network, list(frames), truth[0], options=options))
+        for one in range(1, int(truth.max()) + 1):
+            if (truth == one).sum((1, 2)).min() < patch * patch:
+                continue
+            pairs = ((found[-1], truth[-1]), (truth[0], truth[-1]))
+            scores.append(tuple(region_similarity(ours == one, true == one) for ours, true in pairs))  # type: ignore
+    moved, stayed = torch.tensor(scores).mean(0).tolist()
+    return {"propagation_J": 100 * moved, "stay_J": 100 * stayed}
 
 
 def warped(network: mz.MidwayNetwork, media: list[Path], frames: int) -> dict[str, float]:
@@ -207,8 +226,7 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     figures |= heat_maps(network, options.pairs)
     figures |= flow_errors(network, options.pairs)
     figures |= linear_maps(network, 8 * options.pairs)
-    if options.davis:
-        figures |= davis(network, options.davis)
+    figures |= propagation(network, options.pairs // 4)
     if options.media and network.flow_head is not None:
         figures |= warped(network, options.media, options.frames)
     if options.media and options.json:
@@ -216,26 +234,23 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def draw(results: dict[str, dict[str, float]], out: Path) -> None:
-    """Hits, copies, probe and zero-shot error over pairs seen."""
-    import matplotlib
+_PANELS = (
+    ("hits (blue), copies (orange), chance (green), %", ("hits", "copies", "chance")),
+    ("motion probe (blue), mean of pairs (orange), px", ("probe", "probe_mean")),
+    ("propagation (blue), staying (orange), J %", ("propagation_J", "stay_J")),
+)
+_COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c")
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
 
+def draw(results: dict[str, dict[str, float]]) -> Image.Image:
+    """Figures of all checkpoints over the pairs they have seen."""
     rows = sorted(results.values(), key=lambda row: row["pairs"])
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.2))
     pairs = [row["pairs"] for row in rows]
-    for axis, names in zip(
-        axes, (("hits", "copies", "chance"), ("probe", "probe_mean"), ("objects", "davis_J")), strict=True
-    ):
-        for label in names:
-            if all(label in row for row in rows):
-                axis.plot(pairs, [row[label] for row in rows], marker="o", label=label)
-        axis.set_xlabel("pairs")
-        axis.legend()
-    figure.tight_layout()
-    figure.savefig(out, dpi=110)
+    panels = [
+        (title, [(colour, pairs, [row[name] for row in rows]) for colour, name in zip(_COLOURS, names, strict=False)])
+        for title, names in _PANELS
+    ]
+    return draw_panels(panels, "pairs")
 
 
 def main() -> int:
@@ -243,7 +258,6 @@ def main() -> int:
     parser.add_argument("checkpoints", nargs="+", metavar="CHECKPOINT")
     parser.add_argument("--json", type=Path, help="where figures are added")
     parser.add_argument("--media", type=Path, nargs="*", default=[], help="videos or folders of frames")
-    parser.add_argument("--davis", type=Path, help="folder with frames/ and masks/ of one sequence")
     parser.add_argument("--pairs", type=int, default=128, help="held-out pairs, default: %(default)s")
     parser.add_argument("--frames", type=int, default=32, help="of each medium, default: %(default)s")
     options = parser.parse_args()
@@ -260,7 +274,7 @@ def main() -> int:
         print(f"gate.py: error: {problem}", file=sys.stderr)
         return 1
     if options.json and len(results) > 1:
-        draw(results, options.json.with_suffix(".png"))
+        draw(results).save(options.json.with_suffix(".png"))
     return 0
 
 

@@ -16,6 +16,7 @@ import tracking
 
 from midway_zoo.errors import CheckpointError, MidwayZooError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.readouts.segmentation_metrics import SegmentationMetrics
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import Checkpoint, find_checkpoints, latest_checkpoint
 from midway_zoo.train.config import RunConfig, load_config
@@ -28,7 +29,6 @@ from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
 from midway_zoo.train.tasks.segmentation.data import held_out_scenes
-from midway_zoo.train.tasks.segmentation.evaluate import SegmentationMetrics
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
 from midway_zoo.train.weights import network_of_checkpoint
 
@@ -134,7 +134,7 @@ def _segment(job: Job, weights: Checkpoint | None, folder: Path) -> Result:
         config, result = _train("segmentation", [*job.budget.segmentation, f"init_from={start}", *asked])
         results.append(result)
         figures |= {f"{name}_{source}": 100 * value for name, value in _validation(folder / source).items()}
-    nothing = SegmentationMetrics(config.num_classes)
+    nothing = SegmentationMetrics(config.data.scenes.num_classes + 1)
     for _, labels in held_out_scenes(config.data, torch.device("cpu"), batch_size=config.batch_size):
         nothing.update(torch.zeros_like(labels), labels)
     figures["background_mIoU"] = 100 * nothing.compute()["mIoU"]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, flow, inference, train, weights, zoo
+from midway_zoo.cli import demo, flow, inference, readouts, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError
@@ -31,6 +31,8 @@ def build_parser() -> Parser:
     demo.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)
+    readouts.add_commands(commands)
+    segmentation.add_commands(commands)
     train.add_commands(commands)
     evaluation.add_commands(commands)
     return parser

@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
     from midway_zoo.demo.findings import Findings
     from midway_zoo.demo.footage import Footage
+    from midway_zoo.demo.sheet import Block
     from midway_zoo.models.network import MidwayNetwork
 
 DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
-    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known. Larger frames are reduced "
-    "to a shorter side of 128 pixels."
+    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known, and a real one is shown "
+    "below it. Larger frames are reduced to a shorter side of 128 pixels."
 )
 MODEL = "midway_nano.scenes"
+_CAUTION = (
+    "what this model does not show: heat maps stay where the point was; features follow objects worse than random ones"
+)
 _FRAMES, _FPS = 12, 5.0
 _SEED, _SCENE = 2026, 441  # no training or validation draws from this seed
 
@@ -62,8 +66,14 @@ def _demo(options: argparse.Namespace) -> None:
     loaded = time.perf_counter() - start
     findings = examine(network, footage)
     lines = _summary(options.model, network, footage, findings)
+    shown, further = lines[:3], list["Block"]()
+    if options.model == MODEL:
+        shown.append(_CAUTION)
+    if options.video is None and options.images is None:
+        further, said = _real_clip(network)
+        lines.insert(-1, said)
     drawing = time.perf_counter()
-    picture = draw_sheet("midway-zoo demo", lines[:3], footage, findings)
+    picture = draw_sheet("midway-zoo demo", shown, footage, findings, further)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, picture, overwrite=options.force)
     seconds = {"loading": loaded, **findings.seconds, "drawing": time.perf_counter() - drawing}
@@ -140,6 +150,19 @@ def generated_clip(frames: int) -> "Footage":
         occlusion=scene.occlusion[0],
         points=torch.stack(centres),
     )
+
+
+def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:
+    """Blocks of the packaged clip, whose flow nobody knows, and a line about it."""
+    from midway_zoo.demo.findings import examine, random_features, warp_differences
+    from midway_zoo.demo.footage import packaged_clip
+    from midway_zoo.demo.panels import Panels
+
+    footage = packaged_clip()
+    findings = examine(network, footage)
+    before, after = warp_differences(footage.frames, findings.flow)
+    blocks = Panels(footage, findings).real(random_features(network, footage.frames), (before, after))
+    return blocks, f"real clip: neighbours are {before:.1f} grey levels apart, {after:.1f} once warped by the flow"
 
 
 def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings: "Findings") -> list[str]:

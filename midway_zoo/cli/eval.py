@@ -7,6 +7,8 @@ from typing import Any
 
 from midway_zoo.cli.flow import tile
 from midway_zoo.cli.inference import load
+from midway_zoo.cli.readouts import add_eval_commands
+from midway_zoo.cli.segmentation import add_eval_command as add_segmentation
 from midway_zoo.cli.train import needs_extra, positive
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
@@ -38,6 +40,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.add_argument("--force", action="store_true", help="replace existing output files")
     add_encoder_options(command)
     command.set_defaults(run=_flow)
+    add_eval_commands(tasks)
+    add_segmentation(tasks)
 
 
 def _add_data_options(command: argparse.ArgumentParser) -> None:

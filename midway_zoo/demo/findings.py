@@ -16,6 +16,7 @@ from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.inference.perturbation import perturbation_heatmap
+from midway_zoo.inference.refinement import warp
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import MotionLatent, _ShapeRepr
 
@@ -99,9 +100,33 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
 
 
 def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
-    """The head sees frames as they are, in tiles; without one every token is perturbed, so that a grid finer than
-    the network's own would take minutes."""
-    return {"size": None} if network.flow_head is None else {"overlap": 0.5}
+    """The head sees frames as they are, in tiles, and looks twice more at what it left over; without one every token is
+    perturbed, so that a grid finer than the network's own would take minutes."""
+    return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
+
+
+def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
+    """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        fresh = MidwayNetwork(network.config).to(network.device).eval()
+    size = max(min(network.config.img_size), min(frames.shape[2:]))
+    last = network.config.depth - 1
+    maps = extract_features(fresh, frames, blocks=(last,), size=size).maps[last]
+    assert isinstance(maps, Tensor)
+    return maps.float().cpu()
+
+
+def warp_differences(frames: Tensor, flow: Tensor) -> tuple[float, float]:
+    """How far neighbouring frames (T, 3, H, W) are apart, in grey levels of 256, and how far once the later one is
+    warped by the flow (T - 1, 2, H, W): what can be said of flow where the truth is not known."""
+    source, target = frames[:-1].float().cpu(), frames[1:].float().cpu()
+    flow = flow.float().cpu()
+    x = torch.arange(flow.shape[3]) + flow[:, 0]
+    y = torch.arange(flow.shape[2])[:, None] + flow[:, 1]
+    inside = (x >= 0) & (x <= flow.shape[3] - 1) & (y >= 0) & (y <= flow.shape[2] - 1)
+    apart = [(source - other).abs().mean(dim=1)[inside].mean() * 255 for other in (target, warp(target, flow))]
+    return float(apart[0]), float(apart[1])
 
 
 def notable_points(frame: Tensor, flow: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """What the demo looks at: a few frames at a size that bounds its time."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from itertools import islice
 from pathlib import Path
 
@@ -58,6 +60,16 @@ def read_pair(first: Path, second: Path) -> Footage:
     labels = [f"{name}: {path.name}" for name, path in (("A", first), ("B", second))]
     frames = torch.stack([_reduced(image, first.name) for image in images])
     return Footage(f"{first.name} and {second.name}", frames, (images[0].shape[1], images[0].shape[2]), labels)
+
+
+def packaged_clip() -> Footage:
+    """The real clip of the package: six frames of a toy on a table, by a hand-held camera (see clip/README.md)."""
+    folder = files("midway_zoo.demo") / "clip"
+    entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jpg")), key=lambda one: one.name)
+    with ExitStack() as stack:
+        frames = torch.stack([to_tensor(stack.enter_context(as_file(entry))) for entry in entries])
+    labels = [f"{0.2 * index:.1f} s" for index in range(len(frames))]
+    return Footage("a real clip", frames, (frames.shape[2], frames.shape[3]), labels)
 
 
 def read_clip(path: Path, frames: int, fps: float | None) -> Footage:

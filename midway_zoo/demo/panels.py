@@ -44,6 +44,28 @@ class Panels:
         taken = sum(block.picture.width + sheet.BETWEEN for block in similarity)
         return [*blocks, *similarity, self.heat(_ROW - taken)]
 
+    def real(self, random: Tensor, differences: tuple[float, float]) -> list[Block]:
+        """The blocks of the real clip below those of the generated one.
+
+        Args:
+            random: features of random weights.
+            differences: of :func:`~midway_zoo.demo.findings.warp_differences`.
+        """
+        frames, features, *flows = self.frames(), self.features(), *self.flows()
+        before, after = differences
+        seen = f"{flows[0].legend}; frames are {before:.1f} grey levels apart, {after:.1f} once warped by it"
+        return [
+            Block("A real clip", frames.legend, frames.picture),
+            features,
+            self.untrained(random),
+            Block(flows[0].title, seen, flows[0].picture, flows[0].key),
+            self.tracks(),
+        ]
+
+    def untrained(self, random: Tensor) -> Block:
+        """Features of random weights, to compare with."""
+        return Block("Features of random weights", "the same network, never trained", self._features(random))
+
     def frames(self) -> Block:
         labels = [self.footage.labels[index] for index in self.columns]
         number = "both" if self.pair else f"{len(self.columns)} of {len(self.footage)}"
@@ -55,14 +77,16 @@ class Panels:
 
     def features(self) -> Block:
         maps = self.findings.features
-        images = features_to_image(maps[self.columns])
-        size = self.pictures[0].size
-        cells = [sheet.to_picture(image).resize(size, Image.Resampling.NEAREST) for image in images]
         legend = (
             f"what is there: patch features of the last block ({maps.shape[2]} x {maps.shape[3]} tokens), their first "
             "three principal components as red, green, blue"
         )
-        return Block("Features", legend, sheet.row(cells))
+        return Block("Features", legend, self._features(maps))
+
+    def _features(self, maps: Tensor) -> Image.Image:
+        size = self.pictures[0].size
+        images = features_to_image(maps[self.columns])
+        return sheet.row([sheet.to_picture(image).resize(size, Image.Resampling.NEAREST) for image in images])
 
     def flows(self) -> list[Block]:
         """Predicted flow and, where it is known, the true one, in the same colours."""
@@ -169,9 +193,11 @@ class Panels:
         return sheet.draw_over(picture, paint)
 
 
-def draw_sheet(heading: str, lines: Sequence[str], footage: Footage, findings: Findings) -> Tensor:
-    """The whole picture, uint8 (3, H, W)."""
-    return sheet.compose(heading, lines, Panels(footage, findings).blocks())
+def draw_sheet(
+    heading: str, lines: Sequence[str], footage: Footage, findings: Findings, further: Sequence[Block] = ()
+) -> Tensor:
+    """The whole picture, uint8 (3, H, W); ``further`` blocks come below those of the footage."""
+    return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(), *further])
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -18,7 +18,6 @@ from midway_zoo.inference.batches import Fit, network_size, normaliser
 from midway_zoo.inference.checks import check_integer
 from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.images import ImageLike, Images, Size, count, iterate, resize, to_tensor
-from midway_zoo.inference.video_length import estimated_frames
 from midway_zoo.models.network import MidwayNetwork
 
 ClipLike: TypeAlias = "Images | str | PathLike[str] | Iterable[ImageLike]"
@@ -80,7 +79,7 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
             frames = (as_frame(frame) for frame in decoded)
-            about = estimated_frames(path, stride=stride, fps=fps)
+            about = inference.video_length.estimated_frames(path, stride=stride, fps=fps)
             return FrameSource(frames, about, f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4

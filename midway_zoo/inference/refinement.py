@@ -15,6 +15,8 @@ from midway_zoo.inference.encoded import EncodedFrames
 Look = Callable[[EncodedFrames, EncodedFrames], Tensor]
 """Raw flow (b, 3, H, W) of frames: x, y, and the logit of the expected error."""
 
+_AROUND = 9  # pixels
+_SHARE, _FLOOR = 0.1, 4e-4  # of the mean error; in units of the normalised images, a tenth of a grey level
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -31,6 +33,9 @@ def mean_over_mirrors(look: Look) -> Look:
 def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tensor, times: int) -> Tensor:
     """Raw flow after ``times`` further looks, each at the source and the target as warped by the flow so far.
 
+    Where nothing can be followed, a further look may be worse than the one before. So every pixel takes what warps the
+    target to the source best in its neighbourhood, of all looks and of no motion: a mean with weights.
+
     Args:
         look: see above.
         source: the pair's first frames.
@@ -38,12 +43,30 @@ def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tenso
         raw: what the first look gave.
         times: 0 gives it back.
     """
+    if not times:
+        return raw
+    still = torch.cat([torch.zeros_like(raw[:, :2]), raw[:, 2:]], dim=1)
+    looks = [still, raw]
     for _ in range(times):
-        flow = raw[:, :2]
+        flow = looks[-1][:, :2]
         rest = look(source, target.showing(warp(target.images, flow)))
         # The warped target at x + rest is the target at x + rest + flow(x + rest).
-        raw = torch.cat([rest[:, :2] + warp(flow, rest[:, :2]), rest[:, 2:]], dim=1)
-    return raw
+        looks.append(torch.cat([rest[:, :2] + warp(flow, rest[:, :2]), rest[:, 2:]], dim=1))
+    # Looking on from this mean, and not from the last look, ends with larger errors: it holds early looks, too.
+    return _weighed(looks, [_warp_error(source.images, target.images, one[:, :2]) for one in looks])
+
+
+def _warp_error(source: Tensor, target: Tensor, flow: Tensor) -> Tensor:
+    """(b, 1, H, W): how far the warped target is from the source, mean over colours and a square of pixels."""
+    apart = (source.float() - warp(target, flow).float()).abs().mean(dim=1, keepdim=True)
+    return F.avg_pool2d(apart, _AROUND, stride=1, padding=_AROUND // 2, count_include_pad=False)
+
+
+def _weighed(looks: Sequence[Tensor], errors: Sequence[Tensor]) -> Tensor:
+    """The mean of looks with weights that fall by e with each tenth of their mean error."""
+    stacked = torch.stack(list(errors))
+    weights = (-stacked / (_SHARE * stacked.mean(dim=0) + _FLOOR)).softmax(dim=0)
+    return (weights * torch.stack(list(looks))).sum(dim=0)
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:

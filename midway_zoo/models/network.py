@@ -142,6 +142,31 @@ class MidwayNetwork(
         )[0]
         return encoder.norm(leading_tokens(encoder.blocks[-1], torch.cat([prefix, patches], dim=1), 1))[:, 0]
 
+    def encode_with_cls(self, images: Tensor, further: Tensor, *, target: bool = False) -> tuple[list[Tensor], Tensor]:
+        """:meth:`encode` of ``images`` (B, 3, H, W) and :meth:`encode_cls` of ``further`` (N, 3, H, W) in one pass."""
+        self.grid_of(images)
+        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
+        last, wanted, count = self.config.depth - 1, self.config.feature_blocks, len(images)
+        indices = sorted({*(index for index in wanted if index < last), last - 1})
+        found = encoder.forward_intermediates(
+            torch.cat([images, further]),
+            indices=indices,
+            return_prefix_tokens=True,
+            stop_early=True,
+            output_fmt="NLC",
+            intermediates_only=True,
+        )
+        patches, prefix = found[-1]
+        whole = {
+            index: torch.cat([prefix[:count], patches[:count]], dim=1)
+            for index, (patches, prefix) in zip(indices, found, strict=True)
+        }
+        if last in wanted:
+            whole[last] = encoder.blocks[-1](whole[last - 1])
+        rest = torch.cat([prefix[count:], patches[count:]], dim=1)
+        cls = encoder.norm(leading_tokens(encoder.blocks[-1], rest, 1))[:, 0]
+        return [encoder.norm(whole[index]) for index in wanted], cls
+
     def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """:meth:`encode` for source and target; in one pass when one encoder serves both."""
         if self.target_encoder is not None:

@@ -2,7 +2,9 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import timm
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from midway_zoo.errors import ConfigError, UnknownModelError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.registry import resolve_network
+from midway_zoo.weights.registry import load_checkpoint, resolve_network
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 TIMM = "timm:"
 """What a name of timm begins with, where a name of this zoo is expected too."""
 
-BackboneLike: TypeAlias = "Backbone | MidwayNetwork | nn.Module | str"
+BackboneLike: TypeAlias = "Backbone | MidwayNetwork | nn.Module | str | PathLike[str]"
 
 
 class Backbone(nn.Module):
@@ -69,16 +71,7 @@ class Backbone(nn.Module):
         Returns:
             Per block the class token (B, D) (the mean of the patches where there is none) and the patches (B, N, D).
         """
-        found = self.vit.forward_intermediates(
-            self.normalise(images),
-            indices=[self.depth - 1] if blocks is None else list(blocks),
-            return_prefix_tokens=True,
-            norm=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        return [(prefix[:, 0] if prefix.shape[1] else patches.mean(1), patches) for patches, prefix in found]
+        return block_tokens(self.vit, self.normalise(images), [self.depth - 1] if blocks is None else blocks)
 
     def maps(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[Tensor]:
         """:meth:`tokens` as feature maps, one (B, D, h, w) per block."""
@@ -94,12 +87,27 @@ class Backbone(nn.Module):
         return found.hexdigest()
 
 
+def block_tokens(vit: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+    """:meth:`Backbone.tokens` of normalised images (B, 3, H, W), with gradients where they are on."""
+    reader: Any = vit
+    found = reader.forward_intermediates(
+        images,
+        indices=list(blocks),
+        return_prefix_tokens=True,
+        norm=True,
+        stop_early=True,
+        output_fmt="NLC",
+        intermediates_only=True,
+    )
+    return [(prefix[:, 0] if prefix.shape[1] else patches.mean(1), patches) for patches, prefix in found]
+
+
 def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
     """The backbone that is meant, in evaluation mode.
 
     Args:
-        model: a :class:`Backbone`; a Midway network, or what stands for one everywhere (a name, a path, a Hub
-            repository); a ViT of timm; or "timm:NAME" for timm's own, such as "timm:vit_small_patch16_224.dino".
+        model: a :class:`Backbone`; a Midway network, its name, Hub repository or path (a released .pth, or what this
+            package wrote); a ViT of timm; or "timm:NAME" for timm's own, such as "timm:vit_small_patch16_224.dino".
         pretrained: for "timm:NAME": False gives random weights.
 
     Raises:
@@ -121,5 +129,8 @@ def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
         and hasattr(model, "forward_intermediates")
     ):
         return Backbone(model, name=type(model).__name__).eval()
+    named = str(model) if isinstance(model, str | PathLike) else ""
+    if named and Path(named).exists():
+        model = load_checkpoint(named)
     network = resolve_network(model)
-    return Backbone(network.encoder, network, name=model if isinstance(model, str) else network.config.encoder).eval()
+    return Backbone(network.encoder, network, name=named or network.config.encoder).eval()

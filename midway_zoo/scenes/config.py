@@ -74,6 +74,17 @@ class ScenesConfig:
     texture_scale: tuple[float, float] = (0.7, 1.5)
     """Pixels per texel of an image texture; drawn log-uniformly."""
 
+    parts: float = 0.0
+    """Share of objects that carry a part: a smaller shape of another texture, fixed to them, with their class."""
+    border: float = 0.0
+    """Width in pixels of a rim around objects, of a texture of its own, so that they differ from their ground."""
+    shadow: float = 0.0
+    """How much light the soft shadow of an object takes from what is behind it, 0 to 1. Shadows move with objects and
+    change neither flow nor labels."""
+    shutter: float = 0.0
+    """Share of the time between two frames for which a picture is exposed, 0 to 1: blur by motion, a mean of five
+    exposures. Flow, occlusion and labels are those of the middle of the exposure. Costs as much as five pictures."""
+
     antialias: bool = True
     """Mix the two layers in pixels that an edge of an object crosses. Labels and flow are those of the layer
     that covers the pixel's centre."""
@@ -88,9 +99,9 @@ class ScenesConfig:
             setattr(self, name, self._range(name))
         for name, least in (("height", 8), ("width", 8), ("frames", 1), ("texture_size", 8)):
             self._whole(name, getattr(self, name), least)
-        for name in ("motion", "rotation", "camera", "camera_rotation", "noise"):
+        for name in ("motion", "rotation", "camera", "camera_rotation", "noise", "border"):
             self._within(name, 0, math.inf)
-        for name in ("acceleration", "lighting"):
+        for name in ("acceleration", "lighting", "parts", "shadow", "shutter"):
             self._within(name, 0, 1)
         for name in ("zoom", "camera_zoom"):
             self._within(name, 0, 0.5)

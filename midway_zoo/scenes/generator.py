@@ -13,8 +13,8 @@ from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.scenes.batch import SceneBatch
 from midway_zoo.scenes.config import ScenesConfig
 from midway_zoo.scenes.layout import Layout, draw_layout
-from midway_zoo.scenes.paint import Lookup, add_noise, light_up, paint
-from midway_zoo.scenes.raster import Outlines
+from midway_zoo.scenes.paint import Lookup, add_noise, cast_shadows, light_up, paint
+from midway_zoo.scenes.raster import Coverage, Outlines
 from midway_zoo.scenes.textures import Images, Procedural, Texture
 
 # Pixels rendered at once: on a CPU what stays in its cache, elsewhere enough to keep the device busy.
@@ -105,7 +105,9 @@ class SceneGenerator:
         y = y.to(self.device, torch.float32)[:, None] - (self.config.height - 1) / 2
         frames = slice(frame, frame + 1)
         coverage = Outlines(layout, self.device).cover(frames, x, y, antialias=self.config.antialias)
-        return paint(layout, self._texture, coverage, frames, x, y)[:, 0], coverage.owner[:, 0].long()
+        (instances,) = Lookup(coverage.owner, layout.shapes.shape[1])(layout.instances[:, None, :, None], torch.int64)
+        colours = paint(layout, self._texture, coverage, frames, x, y)[:, 0]
+        return colours, instances.reshape(coverage.owner.shape)[:, 0]
 
     def _scenes_at_once(self) -> int:
         pixels = self.config.frames * self.config.height * self.config.width
@@ -130,20 +132,39 @@ class SceneGenerator:
         x, y = self._centred()
         everything = slice(0, config.frames)
         coverage = outlines.cover(everything, x, y, antialias=config.antialias)
-        frames = paint(layout, self._texture, coverage, everything, x, y)
+        frames = self._exposed(layout, outlines, coverage)
         if config.lighting:
             light_up(frames, layout.light)
         if config.noise:
             add_noise(frames, layout.noise_keys, config.noise)
         return frames, layout, outlines, coverage.owner
 
+    def _exposed(self, layout: Layout, outlines: Outlines, coverage: Coverage) -> Tensor:
+        """Colours of all frames: of one moment, or the mean over those of the exposure; with shadows."""
+        everything = slice(0, self.config.frames)
+        x, y = self._centred()
+        if not layout.exposures:
+            frames = paint(layout, self._texture, coverage, everything, x, y)
+            return cast_shadows(frames, layout, outlines, coverage.owner, x, y, self.config.shadow)
+        total: Tensor | None = None
+        for moment in layout.exposures:
+            edges = Outlines(moment, self.device)
+            covered = edges.cover(everything, x, y, antialias=self.config.antialias)
+            seen = paint(moment, self._texture, covered, everything, x, y)
+            seen = cast_shadows(seen, moment, edges, covered.owner, x, y, self.config.shadow)
+            total = seen if total is None else total.add_(seen)
+        assert total is not None
+        return total.div_(len(layout.exposures))
+
     def _render(self, indices: npt.NDArray[np.int64]) -> SceneBatch:
         frames, layout, outlines, owner = self._draw(indices)
         flow, occlusion = self._motion(layout, outlines, owner[:, :-1], *self._centred())
         table = np.repeat(layout.labels[:, None, :, None], self.config.frames, axis=1)
-        (labels,) = Lookup(owner, outlines.layers)(table, torch.int64)
-        instances = owner.long()
-        return SceneBatch(frames.clamp_(0, 1), flow, occlusion, labels.reshape(instances.shape), instances)
+        numbers = np.repeat(layout.instances[:, None, :, None], self.config.frames, axis=1)
+        table = np.concatenate([table, numbers], axis=-1)
+        labels, instances = Lookup(owner, outlines.layers)(table, torch.int64)
+        shape = owner.shape
+        return SceneBatch(frames.clamp_(0, 1), flow, occlusion, labels.reshape(shape), instances.reshape(shape))
 
     def _centred(self) -> tuple[Tensor, Tensor]:
         """x (1, 1, 1, W) and y (1, 1, H, 1) of the pixels, from the picture's centre."""

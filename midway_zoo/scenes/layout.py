@@ -1,15 +1,20 @@
 """Everything random about a batch of scenes, drawn on the CPU: the same whatever batch or device renders it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from midway_zoo.scenes.config import ScenesConfig
 from midway_zoo.scenes.draws import Array, Draws
-from midway_zoo.scenes.motion import inverse, poses, sizes
+from midway_zoo.scenes.motion import at_time, inverse, poses, sizes
+from midway_zoo.scenes.parts import Layers, with_parts
 from midway_zoo.scenes.shapes import SHAPES, TEXTURES
 from midway_zoo.scenes.textures import Texture
+
+# What is drawn for options apart from everything else, so that they change nothing but what they say.
+_PARTS, _SHADOWS = 0x7061727473 << 20, 0x736861646F77 << 10
+_EXPOSURES = 5
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,12 @@ class Layout:
     """(B, T, 5): log brightness of red, green, blue, and its slope to the right and down over half a side."""
     noise_keys: npt.NDArray[np.int32]
     """(B, T): what tells the noise of one frame from that of another."""
+    instances: npt.NDArray[np.int64]
+    """(B, L): number of the object that the layer belongs to."""
+    shadows: Array
+    """(B, 3): where shadows fall, right and down, and over how many pixels their edges fade."""
+    exposures: tuple["Layout", ...] = ()
+    """The same layers at times within the exposure of each frame; none without blur by motion."""
 
 
 def draw_layout(config: ScenesConfig, texture: Texture, seed: int, indices: npt.NDArray[np.int64]) -> Layout:
@@ -43,28 +54,53 @@ def draw_layout(config: ScenesConfig, texture: Texture, seed: int, indices: npt.
     present = np.arange(count) < draws.whole(1, low=config.objects[0], high=count)
     classes = draws.whole(count, low=0, high=config.num_classes - 1)
     background = draws.whole(1, low=0, high=len(TEXTURES) - 1)
-    shapes = np.where(present, classes % len(SHAPES), -1)
-    labels = np.where(present, classes + 1, 0)
-
-    pose = poses(config, draws)
+    zero = np.zeros((len(indices), 1), dtype=np.int64)
+    layers = with_parts(
+        config,
+        Layers(
+            pose=poses(config, draws),
+            shapes=np.concatenate([zero, np.where(present, classes % len(SHAPES), -1)], axis=1),
+            labels=np.concatenate([zero, np.where(present, classes + 1, 0)], axis=1),
+            families=np.concatenate([background, classes % len(TEXTURES)], axis=1),
+            instances=np.broadcast_to(np.arange(count + 1), (len(indices), count + 1)),
+        ),
+        Draws(seed ^ _PARTS, indices),
+    )
+    pose = layers.pose
     own = inverse(pose)
-    coordinates, numbers = texture.draw(draws, np.concatenate([background, classes % len(TEXTURES)], axis=1))
+    coordinates, numbers = texture.draw(draws, layers.families)
     size = sizes(pose)
     pixels = np.zeros_like(own)  # from own coordinates to the layer's pixels as they are in the middle of the clip
     pixels[..., 0, 0] = pixels[..., 1, 1] = size[:, config.frames // 2, None]
     pixels[..., 2, 2] = 1
-    zero = np.zeros((len(indices), 1), dtype=np.int64)
-    return Layout(
+    layout = Layout(
         own=own[..., :2, :],
         size=size,
         texture=(coordinates[:, None] @ pixels @ own)[..., :2, :],
         motion=(pose[:, 1:] @ own[:, :-1])[..., :2, :],
         numbers=numbers,
-        shapes=np.concatenate([zero, shapes], axis=1),
-        labels=np.concatenate([zero, labels], axis=1),
+        shapes=layers.shapes,
+        labels=layers.labels,
         light=_light(config, draws),
         noise_keys=draws.keys(config.frames),
+        instances=layers.instances,
+        shadows=_shadows(config, Draws(seed ^ _SHADOWS, indices)),
     )
+    times = (np.arange(_EXPOSURES) / (_EXPOSURES - 1) - 0.5) * config.shutter if config.shutter else ()
+    moments = (inverse(at_time(pose, float(time))) for time in times)
+    maps = coordinates[:, None] @ pixels
+    return replace(
+        layout,
+        exposures=tuple(replace(layout, own=one[..., :2, :], texture=(maps @ one)[..., :2, :]) for one in moments),
+    )
+
+
+def _shadows(config: ScenesConfig, draws: Draws) -> Array:
+    side = min(config.height, config.width)
+    angle, length, fade = draws.uniform(3).T
+    reach = side * (0.03 + 0.09 * length)
+    edge = side * (0.01 + 0.04 * fade)
+    return np.stack([reach * np.cos(2 * np.pi * angle), reach * np.sin(2 * np.pi * angle), edge], axis=1)
 
 
 def _light(config: ScenesConfig, draws: Draws) -> Array:

@@ -32,7 +32,7 @@ def _objects(config: ScenesConfig, draws: Draws) -> Array:
         config, draws, count, math.radians(config.rotation)
     )
     scale = np.exp(_steady(config, draws, count, math.log1p(config.zoom)))
-    motion = _similarity(angle, scale * radius[:, None], centre[:, None] + shift)
+    motion = similarity(angle, scale * radius[:, None], centre[:, None] + shift)
     shape = np.zeros((*radius.shape, 3, 3))
     shape[..., 0, 0], shape[..., 1, 1], shape[..., 2, 2] = stretch, 1 / stretch, 1
     return motion @ shape[:, None]
@@ -42,7 +42,7 @@ def _camera(config: ScenesConfig, draws: Draws) -> Array:
     shift = _path(config, draws, 1, longest=config.camera)
     angle = _steady(config, draws, 1, math.radians(config.camera_rotation))
     scale = np.exp(_steady(config, draws, 1, math.log1p(config.camera_zoom)))
-    return _similarity(angle, scale, shift)[:, :, 0]
+    return similarity(angle, scale, shift)[:, :, 0]
 
 
 def _path(config: ScenesConfig, draws: Draws, count: int, *, longest: float) -> Array:
@@ -62,7 +62,18 @@ def _steady(config: ScenesConfig, draws: Draws, count: int, largest: float) -> A
     return rate[:, None] * (np.arange(config.frames) - (config.frames - 1) / 2)[:, None]
 
 
-def _similarity(angle: Array, scale: Array, shift: Array) -> Array:
+def at_time(maps: Array, time: float) -> Array:
+    """Poses (B, T, L, 3, 3) a share ``time`` of the way to the next frame (< 0: to the one before), in a straight line;
+    those of the last frame go on as they came."""
+    if maps.shape[1] == 1:
+        return maps
+    steps = np.diff(maps, axis=1)
+    result: Array = maps + time * np.concatenate([steps, steps[:, -1:]], axis=1)
+    return result
+
+
+def similarity(angle: Array, scale: Array, shift: Array) -> Array:
+    """Affine maps (..., 3, 3) that turn by ``angle``, enlarge by ``scale`` and move by ``shift`` (..., 2)."""
     result = np.zeros((*angle.shape, 3, 3))
     cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
     result[..., 0, 0], result[..., 0, 1], result[..., 0, 2] = cosine, -sine, shift[..., 0]

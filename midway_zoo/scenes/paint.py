@@ -1,12 +1,14 @@
 """Colours of pixels from the layers they show, and the light and noise of each frame."""
 
+from functools import reduce
+
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from midway_zoo.scenes.layout import Layout
-from midway_zoo.scenes.raster import Coverage
+from midway_zoo.scenes.raster import Coverage, Outlines
 from midway_zoo.scenes.textures import Texture
 
 
@@ -51,6 +53,29 @@ def paint(layout: Layout, texture: Texture, coverage: Coverage, frames: slice, x
     for above, below in zip(result, colours(coverage.under, edge), strict=True):
         above.index_copy_(0, edge, torch.lerp(below, above[edge], share))
     return torch.stack([channel.reshape(shape) for channel in result], dim=2)
+
+
+def cast_shadows(
+    frames: Tensor, layout: Layout, outlines: Outlines, owner: Tensor, x: Tensor, y: Tensor, darkness: float
+) -> Tensor:
+    """Frames (B, T, 3, H, W) with the soft shadow of every object on what is behind it; ``owner`` as in a coverage."""
+    if not darkness:
+        return frames
+    everything = slice(0, frames.shape[1])
+    right, down, fade = torch.from_numpy(layout.shadows).float().to(frames.device).T.reshape(3, -1, 1, 1, 1)
+    objects = layout.instances[0]  # of each layer, the same in all scenes
+    mine = torch.from_numpy(objects).to(frames.device)[owner.long()]
+    for number in range(1, int(objects.max()) + 1):
+        found = (
+            outlines.distance(layer, everything, x - right, y - down)
+            for layer in np.flatnonzero(objects == number).tolist()
+        )
+        distances = [distance for distance in found if distance is not None]
+        if distances:
+            nearest = reduce(torch.minimum, distances)
+            shade = torch.sigmoid(-nearest / fade).mul_(darkness).mul_(mine < number)
+            frames = frames * (1 - shade[:, :, None])
+    return frames
 
 
 def light_up(frames: Tensor, light: npt.NDArray[np.float64]) -> None:

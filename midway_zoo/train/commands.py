@@ -99,7 +99,8 @@ def run_index(root: Path, output: Path | None, *, workers: int | None, force: bo
     location = index_path(root, output)
     known = Index.load(location, base_folder(root)) if location.is_file() and not force else None
     check_index_path(location)
-    index = build_index(root, workers=workers, known=known)
+    partial = location.with_name(f".{location.name}.part")
+    index = build_index(root, workers=workers, known=known, partial=partial)
     index.save(location)
     sys.stdout.write(f"{index.report()}\n{location}\n")
 

@@ -1,10 +1,12 @@
 """The training loop, for any task: Accelerate does devices, processes, precision and trackers."""
 
+import copy
 import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
+from midway_zoo.train.background import BackgroundWriter, snapshot
 from midway_zoo.train.checkpoints import (
     CONFIG,
     Checkpoint,
@@ -116,6 +119,7 @@ class Run:
         self.started = time.monotonic()
         self.last_step = min(task.total_steps, self.config.max_steps or task.total_steps)
         self.stop = StopRequest()
+        self.writer = BackgroundWriter()
         self.pending: list[Delayed] = []
         self.last_values: dict[str, float] = {}
         checkpoint = None if trial else self._to_resume()
@@ -230,6 +234,7 @@ class Run:
             with bar as self.progress:
                 return self._steps()
         finally:
+            self.writer.close()
             if self.log:
                 self.log.close()
             if self.config.trackers:
@@ -238,6 +243,7 @@ class Run:
     def _steps(self) -> RunResult:
         batches = self._batches()
         for step in range(self.first_step, self.last_step):
+            self.writer.check()
             waited = time.perf_counter()
             batch = self._next(batches)
             waited = time.perf_counter() - waited
@@ -340,6 +346,7 @@ class Run:
     def _check_finite(self, step: int, values: dict[str, float]) -> None:
         if values["loss"] == values["loss"] and abs(values["loss"]) != float("inf"):
             return
+        self.writer.wait()
         parts = ", ".join(f"{name} {value:.4g}" for name, value in self._told(values).items())
         last = latest_checkpoint(self.out)
         good = f"the last good checkpoint is {last.path}" if last else "there is no checkpoint yet"
@@ -354,6 +361,7 @@ class Run:
         tensors = [tensor for tensor in local_shards(tensors) if tensor.is_floating_point() and tensor.numel()]
         bad = torch.stack([~tensor.isfinite().all() for tensor in tensors]).any().float()
         if cast(Tensor, reduce(bad, "sum")).item():
+            self.writer.wait()
             last = latest_checkpoint(self.out)
             raise TrainingDivergedError(
                 f"the weights after step {step - 1} are not finite, though its loss was; the last good checkpoint is "
@@ -376,26 +384,19 @@ class Run:
                     figures = self.task.validate(step, self.out)
                     self.task.model.train()
             scaler = self.accelerator.scaler
-            save_checkpoint(
-                self.out,
-                step,
-                model=model,
-                optimizer={
-                    "optimizer": optimizer,
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                },
-                state={
-                    **self.task.describe(),
-                    "task": self.task.state_dict(),
-                    "identity": self._identity(),
-                    "validation": figures,
-                    "provenance": provenance(),
-                },
-                config=to_yaml(self.config),
-            )
-            best = mark_best(self.out, self.task.best_by) if self.task.best_by else None
-            keep = frozenset({best.step} if best else ())
-            prune_checkpoints(self.out, keep_last=self.config.keep_last, keep_every=self.config.keep_every, keep=keep)
+            content: dict[str, Any] = {
+                "model": model,
+                "optimizer": {"optimizer": optimizer, "scaler": scaler.state_dict() if scaler is not None else None},
+            }
+            state = {
+                **self.task.describe(),
+                "task": copy.deepcopy(self.task.state_dict()),
+                "identity": self._identity(),
+                "validation": figures,
+                "provenance": provenance(),
+            }
+            self.writer.wait()  # before the copy: never are there two of them in memory
+            self.writer.start(step, partial(self._write, step, snapshot(content), state))
             if figures:
                 logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
             if figures and self.config.trackers:
@@ -403,6 +404,14 @@ class Run:
         self.saved_step = step
         self.accelerator.wait_for_everyone()
         self.last_reported = time.perf_counter()
+
+    def _write(self, step: int, content: dict[str, Any], state: dict[str, Any]) -> None:
+        """In the writer's thread: touches nothing that training changes."""
+        config, task = self.config, self.task
+        save_checkpoint(self.out, step, **content, state=state, config=to_yaml(config))
+        best = mark_best(self.out, task.best_by) if task.best_by else None
+        keep = frozenset({best.step} if best else ())
+        prune_checkpoints(self.out, keep_last=config.keep_last, keep_every=config.keep_every, keep=keep)
 
     def _pictures(self, batch: Any, step: int) -> None:
         main = self.accelerator.is_main_process
@@ -427,6 +436,8 @@ class Run:
         return every is not None and (step + 1) % every == 0
 
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
+        self.writer.wait()
+        self.accelerator.wait_for_everyone()  # the first process has written it: all name the same checkpoint
         checkpoint = latest_checkpoint(self.out)
         best = best_checkpoint(self.out) if self.task.best_by else None
         paths = [found.path if found else None for found in (checkpoint, best)]

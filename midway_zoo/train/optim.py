@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
 from midway_zoo.train.distributed import local_shards, whole_norms
@@ -25,6 +25,28 @@ def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float | None
         group["scheduled"] = group["weight_decay"] == _DECAYED and weight_decay is None
         group["weight_decay"] = (weight_decay or 0.0) if group["weight_decay"] == _DECAYED else 0.0
     return groups
+
+
+def layer_groups(vit: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
+    """AdamW groups of an encoder that is fine-tuned, by timm's rules for it: layer by layer downwards, the learning
+    rate is ``layer_decay`` times less; biases, tensors of one dimension and what the ViT names have no weight decay;
+    frozen ones are left out."""
+    spared: Any = getattr(vit, "no_weight_decay", None)
+    groups = param_groups_layer_decay(
+        vit,
+        weight_decay=_DECAYED,
+        no_weight_decay_list=spared() if spared is not None else (),
+        layer_decay=layer_decay,
+    )
+    return [
+        {
+            "params": group["params"],
+            "lr_scale": group["lr_scale"],
+            "scheduled": group["weight_decay"] == _DECAYED,
+            "weight_decay": 0.0,
+        }
+        for group in groups
+    ]
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:

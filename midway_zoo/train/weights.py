@@ -137,7 +137,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
         out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
             timm's ``local-dir:``; and what the task adds, such as ``segmentation_head.safetensors`` (for
-            :func:`midway_zoo.train.tasks.segmentation.model.load_segmentation`). For another layout what the task says:
+            :func:`midway_zoo.load_segmenter`). For another layout what the task says:
             "released" is a ``.pth`` file in the authors'.
         layout: "zoo", or one that the run's task has ("released" of pretraining).
         best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
@@ -157,18 +157,21 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     if layout != _ZOO:
         return [task.export_as(layout, checkpoint, out, overwrite=overwrite)]
     further = task.export_files(checkpoint)
-    network = network_of_checkpoint(checkpoint, paired=None)
+    # A task that can train a ViT of timm too says so by a null there, and exports that itself.
+    midway = checkpoint.state().get("network", {}) is not None
+    network = network_of_checkpoint(checkpoint, paired=None) if midway else None
     folders = (out, out / ENCODER_FOLDER)
-    files = [folder / name for folder in folders for name in (WEIGHTS, "config.json")]
+    files = [folder / name for folder in folders[: 2 * midway] for name in (WEIGHTS, "config.json")]
     files += [out / name for name in further]
     for file in files:
         if file.exists() and not overwrite:
             raise OutputExistsError(f"{file} exists; choose another folder, or --force to replace it.")
-    folders[1].mkdir(parents=True, exist_ok=True)
-    save_network(network, out)
-    teacher = network.target_encoder or network.encoder
-    part = "teacher" if network.target_encoder is not None else network.provenance.get("encoder", "teacher")
-    save_encoder(teacher, network.config, folders[1], {**network.provenance, "part": "encoder", "encoder": part})
+    folders[midway].mkdir(parents=True, exist_ok=True)
+    if network is not None:
+        save_network(network, out)
+        teacher = network.target_encoder or network.encoder
+        part = "teacher" if network.target_encoder is not None else network.provenance.get("encoder", "teacher")
+        save_encoder(teacher, network.config, folders[1], {**network.provenance, "part": "encoder", "encoder": part})
     for name, (tensors, facts) in further.items():
         write_safetensors(out / name, tensors, facts, overwrite=True)
     return files

@@ -96,7 +96,8 @@ def _fetch(
     waits for a slow server would hold up whoever pressed Ctrl-C.
     """
     todo: queue.SimpleQueue[Run] = queue.SimpleQueue()
-    done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException] = queue.SimpleQueue()
+    done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException | None] = queue.SimpleQueue()  # None: one ended
+    failed = threading.Event()
     for run in runs:
         todo.put(run)
     quiet = are_progress_bars_disabled()
@@ -105,23 +106,41 @@ def _fetch(
 
         def work() -> None:
             try:
-                while True:
+                while not failed.is_set():
                     run = todo.get_nowait()
                     data = file.fetch(run.start, run.stop, shown.update)
-                    done.put({name: _cut(data, run.start, archive, refs[name]) for name in run.names})
+                    damage = None
+                    for name in run.names:
+                        try:
+                            done.put({name: _cut(data, run.start, archive, refs[name])})
+                        except CheckpointError as error:  # the others are good, and may complete a part
+                            damage = damage or error
+                    if damage is not None:
+                        raise damage
             except queue.Empty:
-                return
+                pass
             except BaseException as error:  # noqa: BLE001  (for the thread that waits for it)
+                failed.set()
                 done.put(error)
+            finally:
+                done.put(None)
 
-        for _ in range(min(CONNECTIONS, len(runs))):
+        workers = min(CONNECTIONS, len(runs))
+        for _ in range(workers):
             threading.Thread(target=work, daemon=True).start()
+        failure: BaseException | None = None
         try:
-            for _ in runs:
+            # After a failure nothing new is begun, but what is under way is waited for: it may complete a part.
+            while workers:
                 found = done.get()
-                if isinstance(found, BaseException):
-                    raise found
-                yield found
+                if found is None:
+                    workers -= 1
+                elif isinstance(found, BaseException):
+                    failure = failure or found
+                else:
+                    yield found
+            if failure is not None:
+                raise failure
         except BaseException:  # Ctrl-C too
             file.stop.set()
             raise

@@ -157,6 +157,8 @@ def request(method: str, url: str, headers: Mapping[str, str], timeout: float, *
         PassingError: around what the network raised, the body's reading included.
         NetworkError: if huggingface_hub is offline.
     """
+    if constants.HF_HUB_OFFLINE:  # before 1.0 the client looks at it only when it makes a session
+        raise NetworkError("huggingface_hub is offline (HF_HUB_OFFLINE=1)")
     session: Any = get_session()
     try:
         if callable(getattr(session, "stream", None)):  # of requests it is a flag

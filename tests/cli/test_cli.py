@@ -223,7 +223,9 @@ def test_failures_are_one_line(checkpoint, images, tmp_path, capsys) -> None:
     assert "there is no file" in failure(capsys, "flow", "no.pth", *images, *out)
     assert "midway-bdd-vit-s-ep300.pth" in failure(capsys, "flow", "midway_vits", *images, *out)
     assert "no torch.save file" in failure(capsys, "convert", images[0], str(tmp_path / "x"))
-    assert "cannot be decoded as video" in failure(capsys, "motion", str(checkpoint), str(checkpoint), *out)
+    assert "cannot be decoded as video" in failure(
+        capsys, "motion", str(checkpoint), str(checkpoint), "-o", str(tmp_path / "o.npz")
+    )
     assert "num_hads" in failure(capsys, "flow", str(checkpoint), *images, *out, "--config", "num_hads=3")
     assert "--device" in failure(capsys, "flow", str(checkpoint), *images, *out, "--device", "warp")
     assert "no flow head" in failure(capsys, "flow", str(checkpoint), *images, *out, "--method", "head")

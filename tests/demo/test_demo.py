@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,8 @@ import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.cli.demo import generated_clip
 from midway_zoo.demo import sheet
-from midway_zoo.demo.findings import notable_points, true_tracks
-from midway_zoo.demo.footage import SIDE, Footage, read_clip, read_pair
+from midway_zoo.demo.findings import notable_points, random_features, true_tracks, warp_differences
+from midway_zoo.demo.footage import SIDE, Footage, packaged_clip, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.inference.video_writer import write_video
 from tests.cli.test_cli import failure
@@ -60,12 +61,47 @@ def test_generated_clip(models, tmp_path, capsys) -> None:
     assert "of zero flow " in lines[2]
     assert lines[3].startswith("motion latents: 3 x 10 x 12, norm ")
     assert lines[4].startswith("tracks: 4 points, off by ")
-    assert all(f" {name} " in lines[6] for name in ("features", "flow", "heat map", "track"))
-    assert lines[7].startswith(f"wrote {out / 'demo.png'} (")
+    assert lines[5].startswith("real clip: neighbours are ")
+    assert all(f" {name} " in lines[7] for name in ("features", "flow", "heat map", "track"))
+    assert lines[8].startswith(f"wrote {out / 'demo.png'} (")
     page = Image.open(out / "demo.png")
-    assert f"({page.width} x {page.height} pixels)" in lines[7]
+    assert f"({page.width} x {page.height} pixels)" in lines[8]
     assert 600 < page.width < 1300
-    assert bands(out / "demo.png") >= 6 + 2 * 6  # the heading's lines; frames, features, flow, truth, tracks, heat
+    # The heading's lines; frames, features, flow, truth, tracks, heat; frames, features twice, flow, tracks.
+    assert bands(out / "demo.png") >= 6 + 2 * 6 + 2 * 5
+
+
+def test_the_packaged_clip_is_small_and_moves() -> None:
+    footage = packaged_clip()
+    assert footage.frames.shape == (6, 3, 96, 144)
+    assert footage.labels[:2] == ["0.0 s", "0.2 s"]
+    assert footage.frames.diff(dim=0).abs().mean() > 0.03
+    folder = files("midway_zoo.demo") / "clip"
+    assert sum(len(entry.read_bytes()) for entry in folder.iterdir()) < 300_000
+    assert "CC0" in (folder / "README.md").read_text()
+
+
+def test_warp_differences_count_what_stays_inside() -> None:
+    frame = torch.rand(3, 16, 24, generator=torch.Generator().manual_seed(0))
+    frames = torch.stack([frame, frame.roll(2, dims=2)])
+    flow = torch.zeros(1, 2, 16, 24)
+    flow[:, 0] = 2
+    before, after = warp_differences(frames, flow)
+    assert before > 50
+    assert after < 0.01
+    assert warp_differences(frames, torch.zeros_like(flow))[1] == pytest.approx(warp_differences(frames, 0 * flow)[0])
+
+
+def test_random_features_are_those_of_no_training() -> None:
+    network = mz.create_model("midway_nano")
+    before = torch.random.get_rng_state()
+    frames = torch.rand(2, 3, 64, 64)
+    state = torch.random.get_rng_state()
+    one, other = random_features(network, frames), random_features(network, frames)
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert not torch.equal(before, state)
+    assert one.shape == (2, 96, 8, 8)
+    assert torch.equal(one, other)
 
 
 def test_two_images_without_a_head(models, images, tmp_path, capsys) -> None:

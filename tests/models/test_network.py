@@ -7,12 +7,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from midway_zoo.perturbation import sensitivity
 from torch.autograd import forward_ad
 
 import midway_zoo as mz
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import ConfigError, InputError
+from midway_zoo.inference.perturbation import sensitivity
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.layers import Mlp
 

@@ -283,3 +283,62 @@ def test_a_gpu_renders_the_same_scenes() -> None:
         rtol=0,
         atol=1e-4,
     )
+
+
+RICH = {"parts": 0.8, "border": 1.5, "textures": "natural", "natural": 4, "texture_size": 64, "objects": (2, 4)}
+
+
+def test_flow_and_occlusion_are_exact_with_rims_and_parts() -> None:
+    config = plain(antialias=False, **RICH)
+    scenes, indices = SceneGenerator(config, 3), range(12)
+    batch = scenes.render(indices)
+    x, y = pixels(config, len(indices))
+    colour, instance = scenes.sample(indices, 1, x + batch.flow[:, 0, 0], y + batch.flow[:, 0, 1])
+    visible = ~batch.occlusion[:, 0]
+    same = instance == batch.instances[:, 0]
+    assert (visible & ~same).sum() <= 1
+    error = (colour - batch.frames[:, 0]).abs().amax(dim=1)
+    assert error[visible & same].quantile(0.999) < 0.5 / 255  # a point on the outline of a part, to rounding
+    assert batch.instances.max() <= 4
+    bare = SceneGenerator(plain(antialias=False, **{**RICH, "parts": 0.0, "border": 0.0}), 3).render(indices)
+    assert torch.equal(bare.labels.amax((1, 2, 3)), batch.labels.amax((1, 2, 3)))
+    assert (batch.instances > 0).float().mean() > (bare.instances > 0).float().mean()  # rims add to objects
+    assert (batch.frames - bare.frames).abs().mean() > 0.01
+
+
+def test_shadows_darken_what_is_behind_and_nothing_else() -> None:
+    indices = range(8)
+    bare = SceneGenerator(plain(**RICH), 3).render(indices)
+    shaded = SceneGenerator(plain(**RICH, shadow=0.5), 3).render(indices)
+    for name in ("flow", "occlusion", "labels", "instances"):
+        assert torch.equal(getattr(bare, name), getattr(shaded, name))
+    ratio = (shaded.frames / bare.frames).where(bare.frames > 0.05, torch.ones(())).amin(2)
+    assert ratio.max() < 1.001
+    assert ratio.min() > 0.5**4 - 1e-3  # of at most four objects
+    nearest = bare.instances == bare.instances.amax((1, 2, 3), keepdim=True)
+    assert ratio[nearest & (bare.instances > 0)].min() > 0.99
+    assert 0.4 < ratio[bare.instances == 0].quantile(0.05) < 0.9
+    soft = ratio[bare.instances == 0]
+    assert ((soft > 0.6) & (soft < 0.95)).float().mean() > 0.05
+
+
+def test_blur_by_motion_is_along_the_motion_and_changes_nothing_else() -> None:
+    settings = {**RICH, "objects": (0, 0), "camera_rotation": 0.0, "camera_zoom": 0.0, "camera": 12.0}
+    indices = range(12)
+    sharp, blurred = (SceneGenerator(plain(**settings, shutter=s), 3).render(indices) for s in (0.0, 1.0))
+    for name in ("flow", "occlusion", "labels", "instances"):
+        assert torch.equal(getattr(sharp, name), getattr(blurred, name))
+    flow = sharp.flow[:, 0].mean((-2, -1))
+    along = flow[:, 0].abs() > 3 * flow[:, 1].abs()
+    fast = flow.norm(dim=1) > 4
+    rest = [
+        float(
+            blurred.frames[along & fast].diff(dim=d).square().mean()
+            / sharp.frames[along & fast].diff(dim=d).square().mean()
+        )
+        for d in (-1, -2)
+    ]
+    assert rest[0] < 0.6 * rest[1]
+    assert rest[0] < 0.3
+    slow = flow.norm(dim=1) < 2
+    assert (sharp.frames - blurred.frames)[slow].abs().mean() < (sharp.frames - blurred.frames)[fast].abs().mean() / 2

@@ -16,6 +16,8 @@ class Killed(PretrainTask):
 
     def before_update(self, step: int) -> None:
         super().before_update(step)
+        if step == self.fatal:
+            run.writer.wait()  # else it is chance whether the checkpoint before is whole
         if step == self.fatal and int(os.environ.get("RANK", "0")) == 0:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -23,4 +25,5 @@ class Killed(PretrainTask):
 if __name__ == "__main__":
     Killed.fatal = int(sys.argv[1])
     config = load_config(PretrainConfig, "nano", sys.argv[2:])
-    Run(Killed(config), make_accelerator(config)).fit()
+    run = Run(Killed(config), make_accelerator(config))
+    run.fit()

@@ -131,7 +131,7 @@ def test_recipes_switch_it(build: Callable[..., MidwayNetwork]) -> None:
         network = build(f"network.dynamics_init={value}", "initial=random" if build is flow else "seed=0")
         tables[value] = network.require_dynamics().pos_embed.abs().max()
     assert tables["released"] < 0.2 < 1 < tables["aligned"]
-    with pytest.raises(ConfigError, match=r"network.dynamics_init='alined' must be one of released, aligned"):
+    with pytest.raises(ConfigError, match=r"network.dynamics_init='alined' must be one of released, normal, aligned"):
         build("network.dynamics_init=alined")
 
 

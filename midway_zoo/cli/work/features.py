@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from midway_zoo.bars import bar
-from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
+from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.files import write_png
 from midway_zoo.inference.checks import check_batch_size

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.cli.work.flow_outputs import FlowFolder, FlowTable, FlowVideo, Output
 from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
+from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, OutputExistsError
 from midway_zoo.files import write_png
 from midway_zoo.flow.formats import check_ending, write_flow

@@ -2,8 +2,8 @@
 
 import argparse
 
-from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
+from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.inference.clips import motion_of_clip
 from midway_zoo.inference.spool import TensorSpool
 

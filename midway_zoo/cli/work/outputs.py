@@ -21,7 +21,7 @@ def check_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
 
 def check_outputs(options: argparse.Namespace) -> None:
     """Raise before the work if an output cannot be written, or would replace an input (with ``--force`` too)."""
-    outputs = [path for path in (options.output, getattr(options, "picture", None)) if path is not None]
+    outputs = [path for path in (getattr(options, "output", None), getattr(options, "picture", None)) if path]
     inputs = [getattr(options, name, None) for name in ("images", "video", "source", "target", "model")]
     given = [Path(one) for entry in inputs for one in (entry if isinstance(entry, list) else [entry]) if one]
     for output in outputs:

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,10 +16,9 @@ from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.images import to_uint8
 from midway_zoo.inference.video import VideoFile, upright
 from midway_zoo.inference.video_order import DecodedFrame
+from midway_zoo.train.data.runs import Runs, packed, unpacked
 from midway_zoo.train.data.video_files import Kind, read_images, stamp
 
-Runs: TypeAlias = list[list[int]]
-"""Run-length code of integers: ``[[value, times], ...]``."""
 Read: TypeAlias = tuple[dict[int, Tensor], dict[int, str]]
 """Frames by their positions, uint8 (3, H, W), and reasons for those that cannot be read."""
 
@@ -55,6 +54,11 @@ class IndexedVideo:
     stored: Runs | None = None
     """Where the container has no presentation times and frames are not stored as they are shown: by how many ticks
     each frame's packet lies behind the frame's own time."""
+
+    def __post_init__(self) -> None:
+        for name in ("keyframes", "steps", "stored"):  # lists, where they were read from JSON
+            if isinstance(getattr(self, name), list):
+                object.__setattr__(self, name, Runs(getattr(self, name)))
 
     @property
     def pts(self) -> npt.NDArray[np.float64]:
@@ -195,22 +199,3 @@ def timing_fields(pts: Sequence[int]) -> dict[str, Any]:
     even = bool(np.abs(times - grid).max() <= REGULAR * interval)
     steps = None if even else packed(np.diff(times).tolist())
     return {"frames": len(times), "first": int(times[0]), "last": int(times[-1]), "steps": steps}
-
-
-def packed(values: Iterable[int]) -> Runs:
-    """Run-length code of integers."""
-    runs: Runs = []
-    for value in values:
-        if runs and runs[-1][0] == value:
-            runs[-1][1] += 1
-        else:
-            runs.append([int(value), 1])
-    return runs
-
-
-def unpacked(runs: Runs) -> npt.NDArray[np.int64]:
-    """The integers of a run-length code."""
-    if not runs:
-        return np.zeros(0, np.int64)
-    values, times = np.asarray(runs, dtype=np.int64).T
-    return np.repeat(values, times)

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -14,9 +15,10 @@ from torch.utils.data import Dataset
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.scenes.draws import Draws
-from midway_zoo.train.data.loading import Sample, StepBatches, make_loader
+from midway_zoo.train.data.loading import Sample, StepBatches, collate, make_loader
 from midway_zoo.train.data.views import ViewSampler, ViewsConfig
 
+_KINDS = 0x6B696E64
 _VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
 
 
@@ -75,6 +77,36 @@ class SceneViews(RenderedBatches):
         frames = torch.from_numpy(source[:, None]), torch.from_numpy((source + distance)[:, None])
         chosen = torch.cat(frames, dim=1).to(clips.device)
         return clips[torch.arange(len(clips), device=clips.device)[:, None], chosen]
+
+
+class MixedViews(RenderedBatches):
+    """Views of pair ``k`` of a run, of a scene or of a video: which of the two depends on the seed and k alone.
+
+    Args:
+        scenes: of the CPU.
+        videos: gives a list of samples for pair numbers, as :class:`~midway_zoo.train.data.frame_pairs.PairDataset`.
+        share: of the videos, 0 to 1.
+        seed: of the run.
+    """
+
+    def __init__(self, scenes: SceneViews, videos: Dataset[Sample], share: float, seed: int) -> None:
+        self.device = scenes.device
+        self._scenes, self._videos, self._share, self._seed = scenes, videos, share, seed
+
+    def __getitems__(self, numbers: Sequence[int]) -> Sample:
+        """The batch of these pairs in their order, as :func:`midway_zoo.train.data.loading.collate` makes one."""
+        chosen = Draws(self._seed ^ (_KINDS << 32), np.array(numbers)).uniform(1)[:, 0] < self._share
+        filmed = [number for number, video in zip(numbers, chosen, strict=True) if video]
+        drawn = [number for number, video in zip(numbers, chosen, strict=True) if not video]
+        parts = []
+        if filmed:
+            parts.append(collate(self._videos.__getitems__(filmed)))  # type: ignore[attr-defined]
+        if drawn:
+            parts.append(self._scenes.__getitems__(drawn))
+        order = np.argsort(np.argsort(~chosen, kind="stable"), kind="stable")
+        place = torch.from_numpy(order)
+        batch = {key: torch.cat([part[key] for part in parts])[place] for key in parts[0] if key != "failures"}
+        return {**batch, "failures": [failure for part in parts for failure in part["failures"]]}
 
 
 def scene_batches(dataset: RenderedBatches, steps: StepBatches, *, num_workers: int) -> Iterable[Any]:

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -18,6 +19,7 @@ from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files, suffix_of
 from midway_zoo.inference.video import import_av
 from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.runs import as_json
 from midway_zoo.train.data.video_files import Kind, Source, base_folder, find_sources, stamp
 from midway_zoo.train.data.video_probe import probe
 
@@ -25,6 +27,8 @@ INDEX_NAME = "midway_index.json"
 FORMAT = 2
 _OLDER = 1
 """Its AVI files and frame folders are probed again, as they were read in another order; the others are as now."""
+
+_SAVE_SECONDS = 60
 
 _log = logging.getLogger(__name__)
 
@@ -65,7 +69,7 @@ class Index:
             [value for key, value in asdict(video).items() if key != "changed_ns" and (key, value) != ("stored", None)]
             for video in self.videos
         ]
-        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(content, default=as_json).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
         """Write one JSON object, a line per video; an index that is there is replaced."""
@@ -124,15 +128,24 @@ def _outdated(index: Index) -> Index:
     return Index(index.base, tuple(map(aged, index.videos)), tuple(map(aged, index.rejects)))
 
 
-def build_index(root: str | os.PathLike[str], *, workers: int | None = None, known: Index | None = None) -> Index:
+def build_index(
+    root: str | os.PathLike[str],
+    *,
+    workers: int | None = None,
+    known: Index | None = None,
+    partial: Path | None = None,
+) -> Index:
     """Probe every video of a root once, in parallel.
 
-    A video is demultiplexed for the times of its frames and keyframes, and one frame is decoded.
+    Of a video the times of its frames and keyframes are read (from the container's header, or else by demultiplexing
+    it), and one frame is decoded.
 
     Args:
         root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
         workers: threads; by default twice the cores.
         known: an earlier index of the root; files that did not change since are taken from it.
+        partial: file that keeps what was probed so far, every minute and when the work is interrupted; a call that
+            finds it goes on from there. Removed at the end.
 
     Raises:
         MissingFileError: if there is no such root.
@@ -143,7 +156,16 @@ def build_index(root: str | os.PathLike[str], *, workers: int | None = None, kno
     sources = find_sources(root)
     if not sources:
         raise InputError(f"{root} holds no videos and no folders of frames.")
-    return _probe_all(base_folder(root), sources, workers, known)
+    base = base_folder(root)
+    if partial is None:
+        return _probe_all(base, sources, workers, known)
+    if partial.is_file():
+        begun = Index.load(partial, base)
+        entries = {entry.path: entry for entry in [*(known.entries if known else ()), *begun.entries]}
+        known = _assembled(base, list(entries.values()))
+    index = _probe_all(base, sources, workers, known, partial)
+    partial.unlink(missing_ok=True)
+    return index
 
 
 def index_path(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
@@ -201,7 +223,11 @@ def check_index_path(location: Path) -> None:
 
 
 def load_or_build_index(
-    root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None, *, workers: int | None = None
+    root: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
+    *,
+    workers: int | None = None,
+    refresh: bool = True,
 ) -> Index:
     """The index of a root, built and saved if there is none.
 
@@ -213,6 +239,8 @@ def load_or_build_index(
         root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
         path: where the index is or shall be; by default see :func:`index_path`.
         workers: threads; by default twice the cores.
+        refresh: look at every file for changes. False where another process has just done so: an index that is there
+            is taken as it is, unless what the other found could not be kept.
 
     Raises:
         MissingFileError: if there is no such root.
@@ -223,6 +251,8 @@ def load_or_build_index(
     location = index_path(root, path)
     if location.is_file():
         index = Index.load(location, base_folder(Path(root)))
+        if not refresh and _writable(location.parent):
+            return index
         refreshed = _refreshed(index, workers)
         if refreshed is not index and _writable(location.parent):
             refreshed.save(location)
@@ -257,14 +287,27 @@ def _refreshed(index: Index, workers: int | None) -> Index:
     return _assembled(index.base, [changed.get(entry.path, entry) for entry in entries])
 
 
-def _probe_all(base: Path, sources: Sequence[Source], workers: int | None, known: Index | None) -> Index:
+def _probe_all(
+    base: Path, sources: Sequence[Source], workers: int | None, known: Index | None, partial: Path | None = None
+) -> Index:
     if any(source.kind == "video" for source in sources):
         import_av()
     before = {} if known is None else {entry.path: entry for entry in known.entries}
+    entries: list[Entry] = []
+    saved = time.monotonic()
     # PyAV leaves the interpreter lock while it reads and decodes, so threads are enough.
-    with ThreadPoolExecutor(_threads(workers)) as pool:
+    pool = ThreadPoolExecutor(_threads(workers))
+    try:
         results = pool.map(lambda source: _probed(base, source, before.get(source.path)), sources)
-        entries = list(bar(results, total=len(sources), unit=" videos", desc="index"))
+        for entry in bar(results, total=len(sources), unit=" videos", desc="index"):
+            entries.append(entry)
+            if partial is not None and time.monotonic() - saved > _SAVE_SECONDS:
+                _assembled(base, entries).save(partial)
+                saved = time.monotonic()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        if partial is not None and len(entries) < len(sources):
+            _assembled(base, entries).save(partial)
     return _assembled(base, entries)
 
 
@@ -295,4 +338,4 @@ def _threads(workers: int | None) -> int:
 
 
 def _lines(entries: Sequence[Entry]) -> str:
-    return ",\n".join(json.dumps(asdict(entry), ensure_ascii=False) for entry in entries)
+    return ",\n".join(json.dumps(asdict(entry), ensure_ascii=False, default=as_json) for entry in entries)

@@ -10,12 +10,16 @@ from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.images import image_size
 from midway_zoo.inference.video import UnreadableVideoError, VideoFile, import_av, orientation
-from midway_zoo.train.data.indexed_video import IndexedVideo, Runs, packed, timing_fields
+from midway_zoo.train.data.indexed_video import IndexedVideo, timing_fields
+from midway_zoo.train.data.runs import Runs, packed
 from midway_zoo.train.data.video_files import Source, read_timing, stamp
+
+_CHECKED = 32
+"""Packets that are compared with the container's index: more than any encoder reorders."""
 
 
 def probe(base: Path, source: Source) -> IndexedVideo:
-    """Read the packets of a video once and decode one frame; or list a folder and read one image.
+    """Read what the header of a video says, or its packets once, and decode one; or list a folder, reading one image.
 
     Videos in containers without presentation times (AVI) are decoded whole if their frames are not stored in the
     order in which they are shown.
@@ -81,10 +85,15 @@ def _video(path: Path) -> dict[str, Any]:
 
 
 def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
-    """(first decoded frame, {time in ticks: is a keyframe}) of the packets that become frames."""
+    """(first decoded frame, {time in ticks: is a keyframe}) of the packets that become frames.
+
+    Where the container's header says the times, it is believed once the first packets have borne it out; the rest of
+    the file is not read then.
+    """
     picture = None
     times: dict[int, bool] = {}
     first: int | None = None  # keyframe: what a recording holds before it cannot be decoded
+    header = _header(video)
     for packet in video.packets():
         picture = _first_picture(packet) if picture is None else picture
         if not packet.size or packet.is_discard:
@@ -100,10 +109,29 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
             )
         if packet.is_keyframe and first is None:
             first = time
+        if header and header[len(times) : len(times) + 1] != [(time, packet.is_keyframe)]:
+            header = []
         times[time] = packet.is_keyframe
+        if header and picture is not None and first is not None and len(times) >= min(_CHECKED, len(header)):
+            times = dict(header)
+            break
     if video.damage.broken_off:
         raise InputError(f"corrupt: cannot be read on after {len(times)} frames")
     return picture, times if first is None else {time: key for time, key in times.items() if time >= first}
+
+
+def _header(video: VideoFile) -> list[tuple[int, bool]]:
+    """(time in ticks, is a keyframe) of every frame as the container's index has it; empty where that does not do.
+
+    It has decoding times only, so that frames must be stored as they are shown; and what it names must be in the file.
+    """
+    entries = list(getattr(video.stream, "index_entries", None) or ())
+    if video.timeless or video.reorders or len(entries) != video.stream.frames:
+        return []
+    times = [(entry.timestamp, entry.is_keyframe) for entry in entries]
+    ascending = all(before[0] < after[0] for before, after in pairwise(times))
+    whole = max((entry.pos + entry.size for entry in entries), default=0) <= video.path.stat().st_size
+    return times if ascending and whole and not any(entry.is_discard for entry in entries) else []
 
 
 def _first_picture(packet: Any) -> Any:

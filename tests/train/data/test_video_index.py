@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from midway_zoo.errors import InputError, MissingFileError
+from midway_zoo.inference.video import VideoFile
 from midway_zoo.train.data import video_index as module
-from midway_zoo.train.data.indexed_video import packed, unpacked
+from midway_zoo.train.data import video_probe
+from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.runs import Runs, packed, unpacked
 from midway_zoo.train.data.video_index import INDEX_NAME, Index, build_index, index_path, load_or_build_index
 from tests.train.data.videos import write_audio, write_folder, write_video
 
@@ -158,3 +161,88 @@ def test_runs_pack_and_unpack() -> None:
     assert packed(values) == [[3, 3], [1, 1], [2, 2]]
     assert unpacked(packed(values)).tolist() == values
     assert unpacked(packed([])).tolist() == []
+
+
+@pytest.fixture
+def packets_read(monkeypatch) -> list[str]:
+    """Names of files, once per packet that is read of them."""
+    read: list[str] = []
+    packets = VideoFile.packets
+
+    def counted(self):
+        for packet in packets(self):
+            read.append(self.path.name)
+            yield packet
+
+    monkeypatch.setattr(VideoFile, "packets", counted)
+    return read
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_headers_say_it_without_the_rest_of_the_file(tmp_path, monkeypatch, packets_read, suffix) -> None:
+    write_video(tmp_path / f"even{suffix}", 200)
+    uneven = [50 * index + (7 * index * index) % 23 for index in range(200)]
+    write_video(tmp_path / f"uneven{suffix}", 200, milliseconds=uneven)
+    quick = build_index(tmp_path, workers=1)
+    assert max(map(packets_read.count, set(packets_read))) < 60
+    packets_read.clear()
+    monkeypatch.setattr(video_probe, "_header", lambda video: [])
+    assert build_index(tmp_path, workers=1) == quick
+    assert min(map(packets_read.count, set(packets_read))) >= 200
+    assert [video.frames for video in quick.videos] == [200, 200]
+
+
+def test_headers_do_not_do_where_frames_are_stored_in_another_order(tmp_path, packets_read) -> None:
+    write_video(tmp_path / "b.mp4", 200, bframes=2)
+    assert build_index(tmp_path).videos[0].frames == 200
+    assert len(packets_read) >= 200
+
+
+def test_interrupted_and_begun_again(root, tmp_path, monkeypatch) -> None:
+    part = tmp_path / "index.part"
+    write_video(root / "c.mp4")
+    real, probed = module.probe, []
+
+    def interrupted(base, source):
+        if source.path == "c.mp4" and not part.exists():
+            raise KeyboardInterrupt
+        probed.append(source.path)
+        return real(base, source)
+
+    monkeypatch.setattr(module, "probe", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        build_index(root, workers=1, partial=part)
+    assert probed == ["a.mp4", "b.mp4"]
+    probed.clear()
+    index = build_index(root, workers=1, partial=part)
+    assert probed == ["c.mp4"]
+    assert [video.path for video in index.videos] == ["a.mp4", "b.mp4", "c.mp4"]
+    assert not part.exists()
+
+
+def test_seventy_thousand_names_are_looked_at_by_one_process(tmp_path, monkeypatch) -> None:
+    clip = dict(kind="video", size=1, changed_ns=1, frames=1200, height=720, width=1280, rotation=0, tick=1 / 600)
+    clip |= dict(first=0, last=23980, keyframes=[[0, 1], [30, 39]])
+    index = Index(tmp_path, tuple(IndexedVideo(path=f"train/{i:05d}.mov", **clip) for i in range(70_000)))
+    index.save(tmp_path / INDEX_NAME)
+    looked: list[str] = []
+
+    def stamp(path, kind):
+        looked.append(path.name)
+        return 1, 1
+
+    monkeypatch.setattr(module, "stamp", stamp)
+    other = load_or_build_index(tmp_path, refresh=False)
+    assert looked == []
+    assert other.fingerprint == index.fingerprint
+    assert load_or_build_index(tmp_path).fingerprint == index.fingerprint
+    assert len(looked) == 70_000
+
+
+def test_uneven_times_take_little_memory() -> None:
+    """A phone's: 40 s at 30 fps in ticks of 1 / 600 s, hardly two distances alike."""
+    steps = [19 + (index * index) % 4 for index in range(1199)]
+    runs = packed(steps)
+    assert unpacked(runs).tolist() == steps
+    assert runs.nbytes <= 4 * len(steps)
+    assert Runs([[10**12, 3]]).tolist() == [[10**12, 3]]

@@ -11,6 +11,7 @@ from midway_zoo.train.alignment import INITS
 from midway_zoo.train.config import RunConfig
 from midway_zoo.train.data.frame_pairs import PairsConfig
 from midway_zoo.train.data.views import ViewsConfig
+from midway_zoo.train.tasks.pretrain.evaluate import EvalConfig
 
 
 @dataclass
@@ -47,6 +48,9 @@ class HeadConfig:
     bottleneck: int = field_range(256, at_least=1)
     out: int = field_range(65536, at_least=1)
     """Number of prototypes."""
+    product: str = field_range("float32", choices=("float32", "autocast"))
+    """Precision of the product with the prototypes. autocast: that of the run (``precision``), faster on a GPU; the
+    loss itself is in float32 always."""
     norm_last_layer: bool = False
     """Freeze the last layer's gains at 1; they are trainable in all released runs."""
 
@@ -108,6 +112,9 @@ class PretrainDataConfig(PairsConfig):
     of this section matters but ``scenes`` (``root`` is null)."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
     """What scenes look like; with more than 2 frames a pair is any two of them."""
+    mixture: float = field_range(0.0, at_least=0, below=1)
+    """With source=scenes: the share of pairs that come from videos under ``root`` instead, as the rest of this section
+    says. Both are then made by the ``num_workers``, on the CPU."""
 
 
 @dataclass
@@ -121,6 +128,7 @@ class PretrainConfig(RunConfig):
     optim: OptimConfig = field(default_factory=OptimConfig)
     data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
+    eval: EvalConfig = field(default_factory=EvalConfig)
 
     def midway_config(self) -> MidwayConfig:
         """Architecture of the network: paired, student for source and teacher for target frames."""
@@ -140,6 +148,10 @@ class PretrainConfig(RunConfig):
         super().check()
         if self.data.source == "videos" and not self.data.root:
             raise ConfigError("no value for data.root; pass data.root=VIDEOS, or data.source=scenes to render them.")
+        if self.data.mixture and self.data.source != "scenes":
+            raise ConfigError(f"data.mixture={self.data.mixture} mixes videos into scenes; pass data.source=scenes.")
+        if self.data.mixture and not self.data.root:
+            raise ConfigError(f"data.mixture={self.data.mixture} needs videos; pass data.root=VIDEOS.")
         if self.data.source == "scenes" and self.schedule_steps is None:
             raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
         network, weights = self.midway_config(), self.objective.dynamics_weights

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from accelerate.state import PartialState, is_initialized
 
 from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
-from midway_zoo.train.data.scene_pairs import SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.scene_pairs import MixedViews, SceneViews, scene_batches, scenes_fingerprint
 from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
 from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
@@ -29,7 +30,9 @@ class PairSource(Protocol):
 
 def pair_source(config: PretrainConfig) -> PairSource:
     """The source that ``data.source`` names."""
-    return Scenes(config) if config.data.source == "scenes" else Videos(config)
+    if config.data.source == "videos":
+        return Videos(config)
+    return Mixture(config) if config.data.mixture else Scenes(config)
 
 
 class Videos:
@@ -37,7 +40,9 @@ class Videos:
 
     def __init__(self, config: PretrainConfig) -> None:
         assert config.data.root is not None  # checked with the configuration
-        index = load_or_build_index(config.data.root, _index_file(config))
+        # One process looks whether files changed, before the others begin: 70,000 calls to a file server each would be slow.
+        first = not is_initialized() or PartialState().is_main_process
+        index = load_or_build_index(config.data.root, _index_file(config), refresh=first)
         self.config = config
         self.fingerprint = index.fingerprint
         self.stream = pair_stream(index, config.data, config.seed)
@@ -65,6 +70,27 @@ class Scenes:
         config = self.config
         dataset = SceneViews(config.data.scenes, config.views, config.seed, device)
         return scene_batches(dataset, steps, num_workers=config.num_workers)
+
+
+class Mixture:
+    """Rendered pairs, of which a share is replaced by pairs of videos."""
+
+    pairs_per_epoch: int | None = None
+
+    def __init__(self, config: PretrainConfig) -> None:
+        self.config = config
+        self.videos, scenes = Videos(config), Scenes(config)
+        self.fingerprint = f"{scenes.fingerprint} {config.data.mixture} {self.videos.fingerprint}"
+
+    def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
+        """Decoded or rendered, and cut, by the workers."""
+        config = self.config
+        views = ViewSampler(config.views)
+        videos = PairDataset(self.videos.stream, views, short_side=config.data.decode_short_side)
+        scenes = SceneViews(config.data.scenes, config.views, config.seed)
+        return scene_batches(
+            MixedViews(scenes, videos, config.data.mixture, config.seed), steps, num_workers=config.num_workers
+        )
 
 
 def _index_file(config: PretrainConfig) -> Path | None:

@@ -26,10 +26,21 @@ class DINOHead(nn.Module):
         bottleneck: width that is normalised.
         out: number K of prototypes.
         norm_last_layer: freeze the last layer's gains at 1.
+        autocast: take the product with the prototypes in autocast's precision.
     """
 
-    def __init__(self, dim: int, hidden: int, bottleneck: int, out: int, *, norm_last_layer: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        hidden: int,
+        bottleneck: int,
+        out: int,
+        *,
+        norm_last_layer: bool = False,
+        autocast: bool = False,
+    ) -> None:
         super().__init__()
+        self.autocast = autocast
         self.mlp = nn.Sequential(
             nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
         )
@@ -43,8 +54,10 @@ class DINOHead(nn.Module):
         gain.requires_grad_(not norm_last_layer)
 
     def forward(self, cls: Tensor) -> Tensor:
-        """Logits in float32 whatever the autocast: sharpened by 1 / 0.04, bfloat16 would lose them."""
+        """Logits in float32 whatever the autocast, unless asked for: sharpened by 1 / 0.04, bfloat16 costs digits."""
         x = self.mlp(cls)
+        if self.autocast:
+            return cast(Tensor, self.last_layer(F.normalize(x.float(), dim=-1, eps=1e-12)))
         with torch.autocast(x.device.type, enabled=False):
             return self.last_layer(F.normalize(x.float(), dim=-1, eps=1e-12))
 

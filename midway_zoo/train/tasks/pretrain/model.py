@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -43,8 +44,9 @@ class PretrainModel(nn.Module):
         if objective.dino_weight > 0:
             head = config.head
             args = (architecture.embed_dim, head.hidden, head.bottleneck, head.out)
-            self.head = DINOHead(*args, norm_last_layer=head.norm_last_layer)
-            self.teacher_head = DINOHead(*args, norm_last_layer=True).requires_grad_(False)
+            fast = head.product == "autocast"
+            self.head = DINOHead(*args, norm_last_layer=head.norm_last_layer, autocast=fast)
+            self.teacher_head = DINOHead(*args, norm_last_layer=True, autocast=fast).requires_grad_(False)
             self.dino = DINOLoss(
                 head.out,
                 student_temperature=objective.student_temperature,
@@ -90,29 +92,50 @@ class PretrainModel(nn.Module):
             "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the teacher's
             normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
         """
+        seen = self._see(views)
         results: dict[str, Tensor] = {}
         terms: list[Tensor] = []
         if self.dino is not None:
-            results |= self._dino(self.dino, views)
+            results |= self._dino(self.dino, seen, views)
             terms.append(self.dino_weight * results["dino"])
         if self.network.dynamics is not None:
-            results |= self._dynamics(views["dynamics"])
+            results |= self._dynamics(seen)
             terms.append(results["dynamics"])
         return {"loss": torch.stack(terms).sum()} | results
 
-    @torch.no_grad()
-    def teacher_logits(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """(4, B, 3, G, G) -> logits (4, B, K) and class tokens (4 * B, D)."""
-        cls = self.network.encode_cls(views.flatten(0, 1), target=True)
-        head = cast(DINOHead, self.teacher_head)
-        return head(cls).unflatten(0, views.shape[:2]), cls
+    def _see(self, views: Mapping[str, Tensor]) -> "_Seen":
+        """What both encoders see of all views, in as few passes as their sizes allow."""
+        network, seen = self.network, _Seen()
+        wanted: dict[str, Tensor] = {}
+        if network.dynamics is not None:  # both directions of each pair in one batch, [a -> b; b -> a]
+            frames = views["dynamics"]
+            wanted = {"source": frames.flatten(0, 1), "target": frames.flip(0).flatten(0, 1)}
+            seen.grid = network.grid_of(wanted["source"])
+        boxes = views["globals"].flatten(0, 1) if self.dino is not None else None
+        if boxes is not None and wanted and network.grid_of(boxes) == seen.grid == network.config.grid:
+            seen.source, cls = network.encode_with_cls(wanted["source"], boxes)
+            with torch.no_grad():
+                seen.target, seen.teacher_cls = network.encode_with_cls(wanted["target"], boxes, target=True)
+            seen.student_cls.append(cls)
+        else:
+            if wanted:
+                seen.source = network.encode(wanted["source"])
+                with torch.no_grad():
+                    seen.target = network.encode(wanted["target"], target=True)
+            if boxes is not None:
+                seen.student_cls.append(self._student_cls(boxes))
+                with torch.no_grad():
+                    seen.teacher_cls = network.encode_cls(boxes, target=True)
+        if self.dino is not None and len(views.get("locals", ())):
+            seen.student_cls.append(self._student_cls(views["locals"].flatten(0, 1)))
+        return seen
 
-    def student_logits(self, views: Mapping[str, Tensor]) -> Tensor:
-        """Global and local views -> (V, B, K)."""
-        groups = [views[key] for key in ("globals", "locals") if key in views and len(views[key])]
-        cls = [self._student_cls(group.flatten(0, 1)) for group in groups]
-        head = cast(DINOHead, self.head)
-        return head(torch.cat(cls)).unflatten(0, (-1, groups[0].shape[1]))
+    def _logits(self, seen: "_Seen", pairs: int) -> tuple[Tensor, Tensor]:
+        """(V, B, K) of the student, global views first, and (4, B, K) of the teacher."""
+        with torch.no_grad():
+            teacher = cast(DINOHead, self.teacher_head)(seen.teacher_cls)
+        student = cast(DINOHead, self.head)(torch.cat(seen.student_cls))
+        return student.unflatten(0, (-1, pairs)), teacher.unflatten(0, (-1, pairs))
 
     def _student_cls(self, images: Tensor) -> Tensor:
         """Class tokens (N, D), with the position table at the views' size as ``network.resample`` says."""
@@ -124,20 +147,19 @@ class PretrainModel(nn.Module):
         with _table_of(self.network.encoder, grid):
             return cast(Tensor, functional_call(_StudentCls(self.network), replaced, (images,)))
 
-    def _dino(self, loss: DINOLoss, views: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        teacher, cls = self.teacher_logits(views["globals"])
-        value, entropy = loss(self.student_logits(views), teacher, views.get("teacher_temperature"))
+    def _dino(self, loss: DINOLoss, seen: "_Seen", views: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        student, teacher = self._logits(seen, views["globals"].shape[1])
+        value, entropy = loss(student, teacher, views.get("teacher_temperature"))
         return {
             "dino": value,
             "teacher_entropy": entropy,
             "center_norm": loss.center.norm(),
-            "cls_std": cls.float().std(0).mean(),
+            "cls_std": seen.teacher_cls.float().std(0).mean(),
         }
 
-    def _dynamics(self, frames: Tensor) -> dict[str, Tensor]:
-        """Both directions of each pair in one batch, [a -> b; b -> a]."""
-        source, target = frames.flatten(0, 1), frames.flip(0).flatten(0, 1)
-        output = self.network(source, target, return_gates=True, predictions_only=True)
+    def _dynamics(self, seen: "_Seen") -> dict[str, Tensor]:
+        dynamics = self.network.require_dynamics()
+        output = dynamics(seen.source, seen.target, seen.grid, return_gates=True, predictions_only=True)
         total, levels = self.dynamics_loss(output.predictions, output.targets)
         values = {f"dynamics_{level}": loss for level, loss in levels.items()}
         values["token_std"] = output.targets[max(output.targets)].detach().float().flatten(0, 1).std(0).mean()
@@ -151,6 +173,22 @@ class PretrainModel(nn.Module):
         """Move every EMA copy towards its original."""
         averages, values = zip(*paired_parameters(self.averages), strict=True)
         ema_update(averages, values, momentum)
+
+
+@dataclass
+class _Seen:
+    """Tokens of one batch, by student and teacher."""
+
+    source: list[Tensor] = field(default_factory=list)
+    """Four levels of the student's tokens of the dynamics crops, both directions; none without dynamics."""
+    target: list[Tensor] = field(default_factory=list)
+    """The teacher's, of the other frame's crops."""
+    grid: tuple[int, int] = (0, 0)
+    """Of the dynamics crops."""
+    student_cls: list[Tensor] = field(default_factory=list)
+    """Class tokens of the global views and, if there are any, the local ones, (views * B, D) each."""
+    teacher_cls: Tensor = field(default_factory=lambda: torch.empty(0))
+    """(4 * B, D)"""
 
 
 class _StudentCls(nn.Module):

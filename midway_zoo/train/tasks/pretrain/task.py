@@ -18,6 +18,7 @@ from midway_zoo.train.optim import clip_each, cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.data import pair_source
+from midway_zoo.train.tasks.pretrain.evaluate import Evaluation
 from midway_zoo.train.tasks.pretrain.losses import DINOHead
 from midway_zoo.train.tasks.pretrain.model import PretrainModel, normalised_views
 from midway_zoo.train.tasks.pretrain.monitor import Health, draw_pictures
@@ -59,6 +60,8 @@ class PretrainTask(Task[PretrainConfig]):
                 "schedule_steps, or data.starts=all where there are few, long videos.",
                 *(self.total_steps, self.source.pairs_per_epoch or "no", config.batch_size),
             )
+        self.evaluation = Evaluation(config.eval, config.save_every)
+        self.best_by = self.evaluation.best_by
         self.health_check = Health(config.head.out, self.warmup_steps)
 
     @property
@@ -70,7 +73,7 @@ class PretrainTask(Task[PretrainConfig]):
         config, facts = self.config, {"network.name": self.config.network.name, "data": self.source.fingerprint}
         shapes: dict[str, Any] = {
             "network": self.model.network.config.to_dict(),
-            "head": asdict(config.head),
+            "head": {key: value for key, value in asdict(config.head).items() if key != "product"},
             "objective.dino_weight": config.objective.dino_weight,
             "optim.betas": config.optim.betas,
             "optim.dynamics_weight_decay": config.optim.dynamics_weight_decay,
@@ -149,6 +152,9 @@ class PretrainTask(Task[PretrainConfig]):
 
     def health(self, values: Mapping[str, float], step: int) -> str | None:
         return self.health_check(values, step)
+
+    def validate(self, step: int, folder: Path) -> dict[str, float]:
+        return self.evaluation(self.model.network, step)
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:
         return draw_pictures(self.model.network, normalised_views(batch))

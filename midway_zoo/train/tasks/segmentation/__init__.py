@@ -1,10 +1,10 @@
-"""Semantic segmentation by a linear head on a frozen network."""
+"""Semantic segmentation: a linear or UperNet head on a frozen or fine-tuned backbone."""
 
 from midway_zoo.train.tasks import TaskEntry
 
 ENTRY = TaskEntry(
-    summary="train a linear segmentation head on a frozen network",
-    example="midway-zoo train segmentation --recipe segmentation_scenes_nano init_from=runs/a out=runs/seg",
+    summary="train a segmentation head, linear or UperNet, and if wanted its backbone",
+    example="midway-zoo train segmentation --recipe upernet_bdd100k init_from=runs/a data.root=/data/bdd100k out=seg",
     config="config.SegmentationConfig",
     task="task.SegmentationTask",
 )

@@ -1,8 +1,7 @@
-"""Images and labels for segmentation: rendered scenes, or folders of images and masks."""
+"""Images and labels for segmentation: rendered scenes, or crops of labelled files."""
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,20 +10,20 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
-from midway_zoo.inference.folders import is_image
-from midway_zoo.inference.images import read_image, read_labels
+from midway_zoo.readouts.labelled import IGNORE, LabelledFiles
+from midway_zoo.readouts.segmentation import seen_size
 from midway_zoo.scenes import SceneGenerator
 from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.loading import Sample
-from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, draw_parameters, photometric_parameters
+from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, photometric_parameters
 from midway_zoo.train.data.scene_pairs import RenderedBatches
-from midway_zoo.train.tasks.segmentation.config import IGNORE, SegmentationDataConfig
+from midway_zoo.train.tasks.segmentation.config import JitterConfig, SegmentationDataConfig
 
 # What is trained on, what is validated on, and what pretraining sees have nothing in common.
 _TRAIN, _HELD_OUT, _AUGMENT = 0x7365676D << 32, 0x68656C64 << 32, 0x61756720 << 32
 _ORDER, _CROP = 1, 2
 _TRIES = 10
+_SWITCHES = 4  # whether each of the four distortions happens
 
 
 class LabelledScenes(RenderedBatches):
@@ -42,10 +41,7 @@ class LabelledScenes(RenderedBatches):
         images, labels = _first_frames(self._generator, numbers)
         draws = Draws(self._seed ^ _AUGMENT, index.numpy())
         flipped = torch.from_numpy(draws.uniform(1) < self.config.flip_p).to(self.device)
-        uniform = draws.uniform(UNIFORMS).T
-        photometric = photometric_parameters(
-            self.config.photometric.for_views(), [ViewKind.LOCAL] * len(index), uniform
-        )
+        photometric = distortion(self.config.photometric, draws.uniform(UNIFORMS + _SWITCHES).T)
         return {
             "image": torch.where(flipped[..., None, None], images.flip(-1), images),
             "labels": torch.where(flipped[..., None], labels.flip(-1), labels),
@@ -68,74 +64,55 @@ def _first_frames(generator: SceneGenerator, numbers: Sequence[int]) -> tuple[Te
     return (batch.frames[:, 0] * 255).round().to(torch.uint8), batch.labels[:, 0].to(torch.uint8)
 
 
-def find_files(root: str | Path) -> list[tuple[Path, Path]]:
-    """(image, mask) below ``root/images`` and ``root/masks``, of the stems that both have, in their order.
+class LabelledCrops(Dataset[Sample]):
+    """Augmented crops of labelled images; sample ``k`` is a pure function of the seed and k.
 
-    Raises:
-        MissingFileError: if a folder is missing.
-        DataError: if nothing belongs together, or a stem is there twice.
-    """
-    found: list[dict[str, Path]] = []
-    for name in ("images", "masks"):
-        folder = Path(root) / name
-        if not folder.is_dir():
-            raise MissingFileError(f"there is no folder {folder}: {root} must hold images/ and masks/.")
-        files: dict[str, Path] = {}
-        for path in sorted(path for path in folder.rglob("*") if is_image(path.name)):
-            if path.stem in files:
-                raise DataError(f"{path} and {files[path.stem]} have the same stem: masks are found by stem.")
-            files[path.stem] = path
-        found.append(files)
-    images, masks = found
-    stems = sorted(images.keys() & masks.keys())
-    if not stems:
-        raise DataError(f"no image of {len(images)} below {root}/images has a mask of its stem below {root}/masks.")
-    return [(images[stem], masks[stem]) for stem in stems]
+    Each pass over the images has an order of its own.
 
-
-def read_pair(image: Path, mask: Path, classes: int) -> tuple[Image.Image, Image.Image]:
-    """An RGB image and its mask of class ids (mode L), both upright by their EXIF orientation.
-
-    Raises:
-        InputError: if one is not readable, their sizes differ, or the mask has other values than classes and 255.
-    """
-    picture = Image.fromarray(read_image(image).permute(1, 2, 0).numpy())
-    labels = read_labels(mask)
-    if (labels.shape[1], labels.shape[0]) != picture.size:
-        raise InputError(f"{mask} has shape {labels.shape}: one channel of {image}'s size {picture.size} is expected.")
-    wrong = (labels >= classes) & (labels != IGNORE)
-    if wrong.any():
-        raise InputError(f"{mask} has the value {labels[wrong][0]}: 0 to {classes - 1}, or {IGNORE}, is expected.")
-    return picture, Image.fromarray(labels.astype(np.uint8))
-
-
-class LabelledFiles(Dataset[Sample]):
-    """Augmented crops of images of a folder; sample ``k`` is a pure function of the seed and k.
-
-    Each pass over the folder has an order of its own.
+    Args:
+        config: crops and augmentation.
+        files: the images.
+        classes: K.
+        seed: of the run.
     """
 
-    def __init__(self, config: SegmentationDataConfig, seed: int) -> None:
-        if config.root is None or config.classes is None:
-            raise ConfigError("data.root and data.classes have to be given.")
-        self.config, self.classes = config, config.classes
-        self.files = find_files(config.root)
+    def __init__(self, config: SegmentationDataConfig, files: LabelledFiles, classes: int, seed: int) -> None:
+        self.config, self.files, self.classes = config, files, classes
         self._seed = seed
 
     def __getitem__(self, number: int) -> Sample:
         """ "image" uint8 (3, S, S), "labels" uint8 (S, S), "photometric" float32 (11,) and "index"."""
-        order = _order(self._seed, number // len(self.files), len(self.files))
-        image_file, mask_file = self.files[int(order[number % len(order)])]
-        picture, mask = read_pair(image_file, mask_file, self.classes)
+        pairs = self.files.pairs
+        order = _order(self._seed, number // len(pairs), len(pairs))
+        picture, mask = self.files.read(int(order[number % len(order)]), self.classes)
         rng = np.random.default_rng([self._seed, _CROP, number])
-        image, labels = random_crop(picture, mask, self.config, rng)
-        photometric = draw_parameters(self.config.photometric.for_views(), [ViewKind.LOCAL], rng)[0]
+        whole = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        image, labels = random_crop(whole, Image.fromarray(mask.numpy()), self.config, rng)
+        photometric = distortion(self.config.photometric, rng.random((UNIFORMS + _SWITCHES, 1)))[0]
         return {
             "image": torch.from_numpy(image).permute(2, 0, 1).contiguous(),
             "labels": torch.from_numpy(labels),
             "photometric": torch.from_numpy(photometric),
             "index": torch.tensor(number),
         }
+
+
+def distortion(config: JitterConfig, uniform: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    """Parameters of photometric distortion for :func:`~midway_zoo.train.data.photometric.augment`.
+
+    Args:
+        config: strengths, and the probability of each of brightness, contrast, saturation and hue.
+        uniform: (UNIFORMS + 4, N) numbers in [0, 1).
+
+    Returns:
+        (N, 11).
+    """
+    kinds = [ViewKind.LOCAL] * uniform.shape[1]
+    parameters = photometric_parameters(config.for_views(), kinds, uniform[:UNIFORMS])
+    nothing = np.array([1, 1, 1, 0], np.float32)  # factors, and the turn of hue
+    off = config.jitter_p <= uniform[UNIFORMS:].T
+    parameters[:, :_SWITCHES] = np.where(off, nothing, parameters[:, :_SWITCHES])
+    return parameters
 
 
 @lru_cache(maxsize=2)
@@ -148,8 +125,9 @@ def random_crop(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Scaled, cropped and flipped: (S, S, 3) and (S, S); what lies outside of the image is black and ignored."""
     side = config.crop
-    ratio = side * rng.uniform(*config.scale) / min(picture.size)
-    size = (max(1, round(picture.width * ratio)), max(1, round(picture.height * ratio)))
+    height, width = seen_size(picture.height, picture.width, None, side)
+    ratio = rng.uniform(*config.scale)
+    size = (max(1, round(width * ratio)), max(1, round(height * ratio)))
     image = np.asarray(picture.resize(size, Image.Resampling.BILINEAR))
     labels = np.asarray(mask.resize(size, Image.Resampling.NEAREST))
     lacking = max(0, side - size[1]), max(0, side - size[0])

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 
 from midway_zoo.train.config import load_config
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
@@ -84,3 +85,62 @@ def test_the_students_local_views_take_the_resampling_that_is_asked_for() -> Non
     released._student_cls(images).square().sum().backward()
     assert released.network.encoder.pos_embed.grad.abs().sum() > 0
     assert released.network.encoder.patch_embed.grid_size == (4, 4)
+
+
+def views_of(pairs: int = 2, **sizes: int) -> dict[str, torch.Tensor]:
+    """Noise in the shapes of normalised views of the tiny network."""
+    shapes = {"dynamics": (2, 32), "globals": (4, sizes.get("globals", 32)), "locals": (2, 16)}
+    generator = torch.Generator().manual_seed(0)
+    return {k: torch.randn(n, pairs, 3, side, side, generator=generator) for k, (n, side) in shapes.items()}
+
+
+@pytest.mark.parametrize("depth", [4, 5])
+def test_crops_of_one_size_share_a_pass(depth) -> None:
+    """Levels of some images and class tokens of others: as in passes of their own, values and gradients."""
+    network = build(f"network.overrides.depth={depth}").network  # of five blocks the last is none of the levels
+    images, further = views_of()["dynamics"].flatten(0, 1), views_of()["globals"].flatten(0, 1)
+    levels, cls = network.encode_with_cls(images, further)
+    joint = [*levels, cls]
+    apart = [*network.encode(images), network.encode_cls(further)]
+    for ours, expected in zip(joint, apart, strict=True):
+        torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+    weight = network.encoder.blocks[1].attn.qkv.weight
+    ours, expected = (torch.autograd.grad(sum(t.square().sum() for t in part), weight)[0] for part in (joint, apart))
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("size", "passes"), [(32, 3), (48, 5)])
+def test_passes_of_a_step(monkeypatch, size, passes) -> None:
+    """Three where global and dynamics crops have one size, five where they differ."""
+    calls: list[int] = []
+    forward = VisionTransformer.forward_intermediates
+
+    def counted(self, x, **kwargs):
+        calls.append(len(x))
+        return forward(self, x, **kwargs)
+
+    monkeypatch.setattr(VisionTransformer, "forward_intermediates", counted)
+    losses = build(f"views.global_size={size}")(views_of(globals=size))
+    assert len(calls) == passes
+    assert losses["loss"].isfinite()
+
+
+@pytest.mark.slow
+def test_a_compiled_step_is_the_same() -> None:
+    """Traced forward and backward; "aot_eager" leaves out the code generator, which takes minutes on a CPU."""
+    model, views = build("network.resample=released"), views_of()
+    plain = model(views)
+    plain["loss"].backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    model.dino.update_center()  # of both calls the sums stay out of what is compared
+    model.dino.center.zero_()
+    model.compile(backend="aot_eager")
+    compiled = model(views)
+    compiled["loss"].backward()
+    for name in ("loss", "dino", "dynamics"):
+        torch.testing.assert_close(compiled[name], plain[name], atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == {name for name, p in model.named_parameters() if p.grad is not None}
+    for name, p in model.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(p.grad, gradients[name], atol=1e-5, rtol=1e-3, msg=name)

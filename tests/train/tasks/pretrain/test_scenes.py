@@ -93,3 +93,28 @@ def test_mlps_need_not_be_run_again(scenes_task) -> None:
         gradients.append([p.grad for p in task.model.parameters() if p.grad is not None])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_videos_are_mixed_into_scenes(scenes_task, videos, tmp_path) -> None:
+    mixed = [f"data.root={videos}", "data.min_seconds=0.05", "data.max_seconds=0.2"]
+    task = scenes_task(*mixed, "data.mixture=0.5")
+    steps = [next(iter(task.batches(step, step + 1, rank=0, world=1))) for step in range(8)]
+    assert [batch["index"].tolist() for batch in steps] == [list(range(4 * step, 4 * step + 4)) for step in range(8)]
+    scenes = scenes_task(name="scenes")
+    filmed = 0
+    for step, batch in enumerate(steps):
+        alone = next(iter(scenes.batches(step, step + 1, rank=0, world=1)))
+        same = (batch["dynamics"] == alone["dynamics"]).flatten(1).all(1)
+        filmed += int((~same).sum())
+        assert torch.equal(batch["globals"][same], alone["globals"][same])
+    assert 8 <= filmed <= 24
+    fit(task)
+    fit(scenes_task(*mixed, "data.mixture=0.5", "max_steps=2", "num_workers=1", name="again"))
+    assert fit(scenes_task(*mixed, "data.mixture=0.5", "resume=must", name="again")).finished
+    assert lines(tmp_path / "again") == lines(tmp_path / "run")
+    with pytest.raises(ConfigError, match="the data changed"):
+        fit(scenes_task(*mixed, "data.mixture=0.4"))
+    with pytest.raises(ConfigError, match="needs videos"):
+        scenes_task("data.mixture=0.5")
+    with pytest.raises(ConfigError, match="mixes videos into scenes"):
+        scenes_task(*mixed, "data.source=videos", "data.mixture=0.5")

@@ -1,49 +1,29 @@
-"""Folders of images and masks, and rendered labels."""
+"""Crops of labelled files, and rendered labels."""
 
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from midway_zoo.errors import DataError, InputError, MissingFileError
+from midway_zoo.readouts.labelled import find_labelled
 from midway_zoo.scenes import ScenesConfig
-from midway_zoo.train.tasks.segmentation.config import SegmentationDataConfig
+from midway_zoo.train.data.photometric import UNIFORMS, augment, denormalise
+from midway_zoo.train.tasks.segmentation.config import JitterConfig, SegmentationDataConfig
 from midway_zoo.train.tasks.segmentation.data import (
-    LabelledFiles,
+    LabelledCrops,
     LabelledScenes,
-    find_files,
+    distortion,
     held_out_scenes,
     random_crop,
-    read_pair,
 )
-from tests.train.tasks.segmentation.folders import write_folder
-
-
-def test_files_belong_together_by_stem(tmp_path: Path) -> None:
-    write_folder(tmp_path, 3)
-    (tmp_path / "masks" / "0.png").unlink()
-    (tmp_path / "images" / "2.jpg").unlink()
-    assert [(image.name, mask.name) for image, mask in find_files(tmp_path)] == [("1.jpg", "1.png")]
-    (tmp_path / "masks" / "deep").mkdir()
-    (tmp_path / "masks" / "1.png").rename(tmp_path / "masks" / "deep" / "1.png")
-    assert find_files(tmp_path)[0][1].parent.name == "deep"
-    (tmp_path / "images" / "1.png").write_bytes((tmp_path / "images" / "1.jpg").read_bytes())
-    with pytest.raises(DataError, match="same stem"):
-        find_files(tmp_path)
-    with pytest.raises(MissingFileError, match="images"):
-        find_files(tmp_path / "nowhere")
-    (tmp_path / "empty" / "images").mkdir(parents=True)
-    (tmp_path / "empty" / "masks").mkdir()
-    with pytest.raises(DataError, match="no image of 0"):
-        find_files(tmp_path / "empty")
+from tests.readouts.labelled_files import write_folder
 
 
 def test_samples_of_files(tmp_path: Path) -> None:
     write_folder(tmp_path, 3)
-    config = SegmentationDataConfig(root=str(tmp_path), classes=3, crop=32, max_class_share=1.0)
-    first, second = LabelledFiles(config, 0), LabelledFiles(config, 0)
+    config, files = SegmentationDataConfig(crop=32, max_class_share=1.0), find_labelled("folder", tmp_path)
+    first, second = LabelledCrops(config, files, 3, 0), LabelledCrops(config, files, 3, 0)
     samples = [first[number] for number in range(6)]
     again = second[4]
     assert all(torch.equal(samples[4][key], again[key]) for key in again)
@@ -71,22 +51,6 @@ def test_crops_avoid_a_single_class_and_pad() -> None:
     assert seen(0.75) > 2 * seen(1.0) > 0
 
 
-@pytest.mark.parametrize(
-    ("mask", "message"),
-    [
-        (np.full((48, 64), 9, np.uint8), r"value 9: 0 to 2, or 255"),
-        (np.zeros((48, 60), np.uint8), "size"),
-        (np.zeros((48, 64, 3), np.uint8), "one channel"),
-    ],
-)
-def test_bad_masks_are_named(tmp_path: Path, mask: np.ndarray, message: str) -> None:
-    write_folder(tmp_path, 1)
-    Image.fromarray(mask).save(tmp_path / "masks" / "0.png")
-    data = LabelledFiles(SegmentationDataConfig(root=str(tmp_path), classes=3, crop=32), 0)
-    with pytest.raises(InputError, match=rf"0\.png.*{message}"):
-        data[0]
-
-
 def test_scenes_for_training_and_validation_differ() -> None:
     config = SegmentationDataConfig(source="scenes", scenes=ScenesConfig(height=32, width=32, frames=1), val_scenes=6)
     data = LabelledScenes(config, 0)
@@ -101,31 +65,25 @@ def test_scenes_for_training_and_validation_differ() -> None:
     assert not torch.equal(LabelledScenes(config, 1).__getitems__([0])["image"], batch["image"][:1])
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
-def test_picture_and_mask_stay_together_when_a_picture_is_turned_by_its_exif(tmp_path: Path, orientation: int) -> None:
-    upright = np.zeros((24, 40), np.uint8)
-    upright[:8, :20] = 1
-    turned = Image.fromarray(upright * 200)
-    back = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
-    stored = turned.transpose(back[orientation]) if orientation in back else turned
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stored.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    Image.fromarray(upright).save(tmp_path / "a.png")
-    picture, mask = read_pair(tmp_path / "a.jpg", tmp_path / "a.png", 2)
-    assert ((np.asarray(picture)[..., 0] > 100) == (np.asarray(mask) == 1)).mean() > 0.98
+def test_images_are_scaled_as_published() -> None:
+    """To (2048, 512) times a factor: an ordinary image by its shorter side, a very wide one by its longer."""
+    rng = np.random.default_rng(0)
+    for size, scale, shown in (((128, 72), 1.0, (57, 32)), ((320, 40), 1.0, (128, 16)), ((320, 40), 2.0, (256, 32))):
+        config = SegmentationDataConfig(crop=32, scale=(scale, scale), max_class_share=1.0, flip_p=0)
+        labels = np.zeros(size[::-1], np.uint8)
+        labels[:, -1:] = 1
+        rows = {int((random_crop(Image.new("RGB", size), Image.fromarray(labels), config, rng)[1] != 255).all(1).sum())
+                for _ in range(4)}  # fmt: skip
+        assert rows == {min(32, shown[1])}
 
 
-def test_pictures_of_16_bits_are_not_clipped(tmp_path: Path) -> None:
-    ramp = np.linspace(0, 65535, 32 * 32).astype(np.uint16).reshape(32, 32)
-    Image.fromarray(ramp).save(tmp_path / "a.png")
-    Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "b.png")
-    picture, _ = read_pair(tmp_path / "a.png", tmp_path / "b.png", 2)
-    np.testing.assert_allclose(np.asarray(picture)[..., 0], ramp / 257, atol=1)
-
-
-def test_stray_files_are_left_out(tmp_path: Path) -> None:
-    write_folder(tmp_path, 2)
-    for name in ("._0.jpg", "Thumbs.db", "0.pdf", ".DS_Store"):
-        (tmp_path / "images" / name).write_bytes(b"stray")
-    assert [image.name for image, _ in find_files(tmp_path)] == ["0.jpg", "1.jpg"]
+def test_each_distortion_happens_by_itself() -> None:
+    uniform = np.random.default_rng(0).random((UNIFORMS + 4, 4000))
+    parameters = distortion(JitterConfig(), uniform)
+    off = parameters[:, :4] == [1, 1, 1, 0]
+    assert (abs(off.mean(0) - 0.5) < 0.03).all()
+    assert abs((off[:, 0] & off[:, 1]).mean() - 0.25) < 0.03
+    assert abs(parameters[:, 1] - 1).max() <= 0.5
+    image = torch.randint(0, 256, (1, 3, 8, 8), dtype=torch.uint8)
+    still = torch.from_numpy(distortion(JitterConfig(jitter_p=0), uniform[:, :1]))
+    torch.testing.assert_close(denormalise(augment(image, still)), image.float() / 255, atol=1e-5, rtol=0)

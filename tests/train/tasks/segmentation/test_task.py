@@ -1,4 +1,4 @@
-"""Linear segmentation runs: they learn, resume, validate and export."""
+"""Segmentation runs: they learn, resume, validate and export."""
 
 import json
 from collections.abc import Callable
@@ -7,17 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
+import midway_zoo as mz
+from midway_zoo.cli import main
+from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
+from midway_zoo.readouts.segmenter_files import HEAD
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
+from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
-from midway_zoo.train.tasks.segmentation.evaluate import sliding_logits
-from midway_zoo.train.tasks.segmentation.model import HEAD, load_segmentation
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
 from midway_zoo.train.weights import export
 from midway_zoo.weights.registry import load_checkpoint
-from tests.train.tasks.segmentation.folders import write_folder
+from tests.readouts.labelled_files import write_bdd100k, write_folder
 from tests.train.test_resume import assert_same_weights, lines
 
 TINY = [
@@ -75,16 +77,6 @@ def test_features_are_standardised(task) -> None:
     torch.testing.assert_close(features.std((0, 2, 3), correction=0), torch.ones(72), atol=1e-2, rtol=0)
 
 
-def test_windows_cover_everything(task) -> None:
-    model = task().model.eval()
-    images = torch.rand(1, 3, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(sliding_logits(model, images, 32), model.logits(images))
-        wide = sliding_logits(model, torch.rand(1, 3, 40, 93), 32)
-    assert wide.shape == (1, 13, 40, 93)
-    assert wide.isfinite().all()
-
-
 def test_ignored_pixels_give_no_gradient(task) -> None:
     model = task().model
     losses = model({"images": torch.rand(2, 3, 32, 32), "labels": torch.full((2, 32, 32), 255)})
@@ -99,7 +91,7 @@ def test_export_and_reading_back(task, tmp_path) -> None:
     fit(trained)
     files = export(tmp_path / "run", tmp_path / "out")
     assert tmp_path / "out" / HEAD in files
-    model = load_segmentation(tmp_path / "out")
+    model = mz.load_segmenter(tmp_path / "out")
     images = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(model.logits(images), trained.model.cpu().eval().logits(images))
@@ -109,10 +101,94 @@ def test_export_and_reading_back(task, tmp_path) -> None:
     torch.testing.assert_close(again.model.network.encoder.get_parameter(name), value)
     (tmp_path / "out" / HEAD).write_bytes(b"torn")
     with pytest.raises(CheckpointError, match="no head"):
-        load_segmentation(tmp_path / "out")
+        mz.load_segmenter(tmp_path / "out")
     (tmp_path / "out" / HEAD).unlink()
     with pytest.raises(MissingFileError, match=r"no .*segmentation_head"):
-        load_segmentation(tmp_path / "out")
+        mz.load_segmenter(tmp_path / "out")
+
+
+UPERNET = ["head.kind=upernet", "features.source=encoder", "features.standardise=false", "head.width=8"]
+FINETUNE = [*UPERNET, "network.finetune=true", "network.drop_path=0.1", "optim.layer_decay=0.9"]
+
+
+@pytest.mark.parametrize("settings", [UPERNET, FINETUNE], ids=["frozen", "finetune"])
+def test_upernet_resumes_and_is_exported(task, tmp_path, settings) -> None:
+    """Dropout, stochastic depth and running averages are those of a run that never stopped."""
+    before = {name: value.clone() for name, value in task(*settings).model.state_dict().items()}
+    fit(task(*settings))
+    fit(task(*settings, "max_steps=3", name="again"))
+    again = task(*settings, name="again")
+    fit(again)
+    assert lines(tmp_path / "run") == lines(tmp_path / "again")
+    assert_same_weights(tmp_path / "run", tmp_path / "again")
+    assert all("auxiliary" in line for line in read_log(tmp_path / "run" / "log.jsonl"))
+    moved = {name for name, value in again.model.state_dict().items() if not torch.equal(value, before[name])}
+    rooms = {name.rpartition("network.")[2].partition(".")[0] for name in moved}
+    assert rooms == {"head", "auxiliary"} | ({"encoder"} if settings is FINETUNE else set())
+    export(tmp_path / "run", tmp_path / "out")
+    model = mz.load_segmenter(tmp_path / "out")
+    image = torch.rand(3, 50, 70)
+    expected = again.model.cpu().predict(image)
+    assert torch.equal(model.predict(image).labels, expected.labels)
+    assert model.config.names == expected.names
+    assert not any(name.startswith("auxiliary") for name in model.state_dict())
+
+
+def test_layers_learn_the_less_the_lower_they_are(task) -> None:
+    built = task(*FINETUNE, "optim.layer_decay=0.5")
+    optimizer = built.optimizer()
+    scales = {id(p): group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
+    encoder = built.model.encoder
+    assert scales[id(encoder.norm.weight)] == 1
+    assert [scales[id(block.mlp.fc1.weight)] for block in encoder.blocks] == [0.125, 0.25, 0.5, 1]
+    assert scales[id(encoder.patch_embed.proj.weight)] == scales[id(encoder.pos_embed)] == 0.0625
+    assert scales[id(built.model.head.classify.weight)] == 1
+    trained = {id(p) for p in built.model.parameters() if p.requires_grad}
+    assert trained == scales.keys()
+    undecayed = {id(p) for group in optimizer.param_groups if not group["scheduled"] for p in group["params"]}
+    assert {id(encoder.pos_embed), id(encoder.cls_token), id(encoder.norm.weight)} <= undecayed
+    assert id(encoder.blocks[0].mlp.fc1.weight) not in undecayed
+
+
+def test_a_vit_of_timm_is_trained_and_exported(task, tmp_path) -> None:
+    settings = ["network.name=timm:test_vit", *UPERNET]
+    tiny = [setting for setting in TINY if not setting.startswith("network.overrides")]
+    config = load_config(SegmentationConfig, "segmentation_scenes_nano", [*tiny, f"out={tmp_path / 'run'}", *settings])
+    trained = SegmentationTask(config)
+    fit(trained)
+    files = export(tmp_path / "run", tmp_path / "out")
+    assert sorted(file.name for file in files) == ["segmentation_backbone.safetensors", HEAD]
+    assert not (tmp_path / "out" / "encoder").exists()
+    image = torch.rand(3, 50, 70)
+    expected = trained.model.cpu().predict(image).labels
+    assert torch.equal(mz.load_segmenter(tmp_path / "out").predict(image).labels, expected)
+    with pytest.raises(OutputExistsError):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_published_data_bring_their_classes_and_validation(task, tmp_path, capsys) -> None:
+    write_bdd100k(tmp_path / "bdd100k")
+    settings = ["data.source=bdd100k", f"data.root={tmp_path / 'bdd100k'}", "schedule_steps=2", *UPERNET]
+    built = task(*settings)
+    assert built.model.config.classes == 19
+    fit(built)
+    assert set(figures(tmp_path / "run")) == {"mIoU", "mAcc", "aAcc"}
+    results = tmp_path / "seg.json"
+    asked = ["--dataset", "bdd100k", "--root", str(tmp_path), "-o", str(results), "--overlays", str(tmp_path / "seen")]
+    assert main(["eval", "segmentation", str(tmp_path / "run"), *asked, "--device", "cpu"]) == 0
+    assert "traffic light" in capsys.readouterr().out
+    told = json.loads(results.read_text())
+    assert told["results"] == pytest.approx(figures(tmp_path / "run"))
+    assert (told["images"], told["left_out"], len(told["classes"])) == (2, 2, 19)
+    assert len(list((tmp_path / "seen").glob("*.png"))) == 2
+    with pytest.raises(ConfigError, match=r"data\.classes=3, but bdd100k at .* has 19"):
+        task(*settings, "data.classes=3", name="other")
+
+
+def test_pictures(task) -> None:
+    built = task()
+    batch = next(iter(built.batches(0, 1, rank=0, world=1)))
+    assert built.pictures(batch)["segmentation"].shape == (3, 64, 128)
 
 
 @pytest.mark.parametrize(
@@ -140,6 +216,11 @@ def test_features(task, features, parts) -> None:
         (["data.source=folder"], "data.root"),
         (["schedule_steps=null"], "schedule_steps="),
         (["optim.betas=[0.9]"], "betas"),
+        (["network.finetune=true"], "features.source=encoder"),
+        (["optim.layer_decay=0.9"], "network.finetune=true"),
+        (["head.kind=upernet"], "features.source=encoder"),
+        (["head.kind=upernet", "features.source=encoder", "batch_size=2", "accumulate=2"], "fewer than 2"),
+        (["network.name=timm:test_vit"], "network.overrides"),
         (["data.val_scenes=0"], "val_scenes"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from midway_zoo.errors import InputError
-from midway_zoo.train.tasks.segmentation.evaluate import SegmentationMetrics
+from midway_zoo.readouts.segmentation_metrics import SegmentationMetrics
 
 LABELS = torch.tensor([[0, 0, 0, 1], [1, 2, 255, 255]])
 FOUND = torch.tensor([[0, 0, 1, 1], [1, 0, 0, 3]])
@@ -34,6 +34,26 @@ def test_parts_add_up() -> None:
     assert torch.equal(first.state(), measured().state())
     with pytest.raises(InputError, match="shape"):
         first.merge(torch.zeros(2, 2))
+
+
+def test_rows_and_table() -> None:
+    names = ["road", "sky", "car", "sea", "air"]
+    rows = measured().rows(names)
+    assert rows[0] == {"class": "road", "pixels": 3, "IoU": 0.5, "acc": pytest.approx(2 / 3)}
+    assert rows[2] == {"class": "car", "pixels": 1, "IoU": 0, "acc": 0}
+    assert rows[4] == {"class": "air", "pixels": 0, "IoU": None, "acc": None}
+    lines = measured().table(names).splitlines()
+    assert lines[1].split() == ["road", "50.00", "66.67", "50.00"]
+    assert lines[4].split() == ["sea", "-", "-", "0.00"]
+    assert lines[-1] == "mIoU 38.89  mAcc 55.56  aAcc 66.67"
+    assert measured().rows()[3]["class"] == "3"
+
+
+def test_a_class_found_where_there_is_none_counts_in_the_mean() -> None:
+    metrics = SegmentationMetrics(4)
+    metrics.update(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 0, 1, 1]))
+    assert metrics.compute()["mIoU"] == pytest.approx((1 + 1 / 2 + 0) / 3)  # class 3 is wrong, class 2 is nowhere
+    assert metrics.compute()["mAcc"] == pytest.approx((1 + 1 / 2) / 2)  # no pixel of class 3 could be found
 
 
 def test_refused() -> None:

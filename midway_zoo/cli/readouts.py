@@ -1,0 +1,312 @@
+"""Commands that read frozen features out: ``eval knn``, ``eval davis``, ``eval tracking`` and ``propagate``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import tee
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midway_zoo.cli.inference import device, load
+from midway_zoo.cli.train import needs_extra, positive
+from midway_zoo.cli.zoo import add_encoder_options
+from midway_zoo.errors import InputError, OutputExistsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from midway_zoo.models.network import MidwayNetwork
+    from midway_zoo.readouts.backbone import Backbone
+    from midway_zoo.readouts.propagation import PropagationOptions
+
+_FOLDER_FPS = 10.0  # of a folder of frames, which have no times
+
+
+def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register the subcommands of ``eval``."""
+    command = tasks.add_parser(
+        "knn",
+        help="k-nearest-neighbour classification of an image folder",
+        description="Classify images by their nearest labelled neighbours among frozen class tokens. Features are kept "
+        "on disk and computed once.",
+        epilog="Example: midway-zoo eval knn timm:vit_small_patch16_224.dino --root /data/imagenet -o knn.json",
+    )
+    add_backbone(command)
+    command.add_argument(
+        "--root", required=True, type=Path, help="folder with train/CLASS and val/CLASS, or of CLASS folders to split"
+    )
+    command.add_argument("--k", type=_numbers, metavar="K[,K...]", default=None, help="default: 10,20,100,200")
+    command.add_argument("--temperature", type=float, default=0.07, help="of the votes, default: %(default)s")
+    command.add_argument("--size", type=positive, help="side of the images in pixels; default: the backbone's own")
+    command.add_argument("--val-share", type=float, default=0.2, help="of a folder that is split, default: %(default)s")
+    command.add_argument("--seed", type=int, default=0, help="of the split, default: %(default)s")
+    command.add_argument("--cache", type=Path, metavar="DIR", help="of features; default: in the user's cache")
+    command.add_argument("--batch-size", type=positive, default=64, help="default: %(default)s")
+    command.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
+    command.set_defaults(run=_knn)
+
+    command = tasks.add_parser(
+        "davis",
+        help="DAVIS-2017: labels carried along by similarity of features",
+        description="Carry the first mask of each sequence through it and print J, F and J&F in percent.",
+        epilog="Example: midway-zoo eval davis midway_nano.scenes --root /data/DAVIS -o davis.json",
+    )
+    add_backbone(command)
+    command.add_argument("--root", required=True, type=Path, help="with JPEGImages, Annotations and ImageSets")
+    command.add_argument("--split", default="val", help="default: %(default)s")
+    command.add_argument("--limit", type=positive, metavar="N", help="the first N sequences only")
+    command.add_argument("--masks", type=Path, metavar="DIR", help="write the label maps too, as SEQ/00000.png")
+    _add_propagation(command)
+    command.set_defaults(run=_davis)
+
+
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Register ``propagate``."""
+    command = commands.add_parser(
+        "propagate",
+        help="carry a mask along a clip",
+        description="Carry the mask of the first frame along a video or a folder of frames, without any training. "
+        "Writes a PNG with the mask's palette per frame into a folder, or an .mp4 with the labels over the frames.",
+        epilog="Example: midway-zoo propagate midway_nano.scenes clip.mp4 first.png -o masks",
+    )
+    add_backbone(command, output=False)
+    command.add_argument("video", metavar="VIDEO|FOLDER", type=Path)
+    command.add_argument("mask", metavar="MASK", type=Path, help="of the first frame: a PNG of object numbers")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR|OUT.mp4")
+    command.add_argument("--stride", type=int, default=1, help="take every n-th frame, default: %(default)s")
+    command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
+    _add_propagation(command)
+    command.set_defaults(run=_propagate)
+
+
+def add_backbone(command: argparse.ArgumentParser, *, output: bool = True) -> None:
+    """Arguments that say which network is read out, and where figures go."""
+    command.add_argument(
+        "model",
+        metavar="MODEL",
+        help="pretrained name, released .pth, folder, run or export of training, or timm:NAME for a ViT of timm",
+    )
+    command.add_argument("--random", action="store_true", help="of a name: random weights, the floor of a comparison")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    if output:
+        command.add_argument("-o", "--output", type=Path, metavar="RESULTS.json", help="write the figures too")
+    command.add_argument("--force", action="store_true", help="replace existing output files")
+    add_encoder_options(command)
+
+
+def network_of(options: argparse.Namespace) -> MidwayNetwork:
+    """The Midway network that ``model`` means; a run of training is one too."""
+    import torch
+
+    from midway_zoo.weights.registry import create_model
+
+    if options.random:
+        torch.manual_seed(0)
+        network = create_model(options.model, paired=options.paired, **dict(options.config))
+        return network.to(device(options.device)).eval()
+    if (Path(options.model) / "checkpoints").is_dir() or Path(options.model).parent.name == "checkpoints":
+        needs_extra()
+        from midway_zoo.train.checkpoints import run_checkpoint
+        from midway_zoo.train.weights import network_of_checkpoint
+
+        run = run_checkpoint(Path(options.model))
+        if run is not None:
+            return network_of_checkpoint(run, paired=options.paired).to(device(options.device))
+    return load(options)
+
+
+def backbone_of(options: argparse.Namespace) -> Backbone:
+    """What ``model`` means, of this zoo or of timm, in evaluation mode."""
+    import torch
+
+    from midway_zoo.readouts.backbone import TIMM, load_backbone
+
+    if not options.model.startswith(TIMM):
+        found = load_backbone(network_of(options))
+        found.name = options.model
+        return found
+    torch.manual_seed(0)
+    return load_backbone(options.model, pretrained=not options.random).to(device(options.device))
+
+
+def check_figures(options: argparse.Namespace) -> None:
+    """Fail early if the figures cannot be written."""
+    from midway_zoo.files import check_output
+
+    if options.output:
+        check_output(options.output, overwrite=options.force)
+
+
+def write_figures(options: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+    """Write the figures of ``-o``, with the model's name."""
+    from midway_zoo.files import write_json
+
+    if options.output:
+        facts = {"model": options.model, **({"random": True} if options.random else {})}
+        write_json(options.output, {**facts, **figures}, overwrite=options.force)
+
+
+def print_table(rows: Sequence[Sequence[str]]) -> None:
+    """An aligned Markdown table on stdout; the first row is the head."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "| " + " | ".join(cell.rjust(w) if n else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths))) + " |"  # noqa: B905
+        for row in rows
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(positive(part) for part in text.split(","))
+
+
+def _add_propagation(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--side", type=positive, default=480, help="shorter side in pixels, default: %(default)s")
+    command.add_argument("--context", type=int, default=7, help="previous frames that are asked, default: %(default)s")
+    command.add_argument("--radius", type=int, default=12, help="in tokens, default: %(default)s")
+    command.add_argument("--top", type=positive, default=5, help="tokens listened to, default: %(default)s")
+    command.add_argument("--block", type=int, help="encoder block whose tokens are compared; default: the last")
+
+
+def _propagation(options: argparse.Namespace) -> PropagationOptions:
+    from midway_zoo.readouts.propagation import PropagationOptions
+
+    names = ("side", "context", "radius", "top", "block")
+    return PropagationOptions(**{name: getattr(options, name) for name in names})
+
+
+def _knn(options: argparse.Namespace) -> None:
+    from midway_zoo.readouts.classification import evaluate_neighbours
+    from midway_zoo.readouts.neighbours import NEIGHBOURS
+
+    check_figures(options)
+    found = evaluate_neighbours(
+        backbone_of(options),
+        options.root,
+        k=options.k or NEIGHBOURS,
+        temperature=options.temperature,
+        size=options.size,
+        val_share=options.val_share,
+        seed=options.seed,
+        cache=options.cache,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+    )
+    counts = {"classes": len(found.classes), "train_images": found.train_images, "val_images": found.val_images}
+    write_figures(options, {**counts, "k": {str(k): values for k, values in found.accuracies.items()}})
+    names = list(next(iter(found.accuracies.values())))
+    rows = [["k", *(f"{name} %" for name in names)]]
+    rows += [[str(k), *(f"{100 * values[name]:.2f}" for name in names)] for k, values in found.accuracies.items()]
+    print_table(rows)
+    sys.stdout.write(", ".join(f"{value} {name.replace('_', ' ')}" for name, value in counts.items()) + "\n")
+
+
+def _davis(options: argparse.Namespace) -> None:
+    from midway_zoo.readouts.davis import evaluate_davis
+
+    check_figures(options)
+    if options.masks and options.masks.exists() and any(options.masks.iterdir()) and not options.force:
+        raise OutputExistsError(f"{options.masks} is not empty; pass --force to replace what is there.")
+    found = evaluate_davis(
+        backbone_of(options),
+        options.root,
+        split=options.split,
+        options=_propagation(options),
+        limit=options.limit,
+        masks=options.masks,
+    )
+    sequences, mean = found.sequences(), found.mean()
+    objects = {name: {str(number): scores for number, scores in each.items()} for name, each in found.objects.items()}
+    write_figures(options, {"split": options.split, "mean": mean, "sequences": sequences, "objects": objects})
+    rows = [["sequence", "objects", "J&F", "J", "F"]]
+    for name, scores in sequences.items():
+        rows.append([name, str(len(objects[name])), *(f"{100 * scores[key]:.1f}" for key in ("J&F", "J", "F"))])
+    total = str(sum(len(each) for each in objects.values()))
+    rows.append(["mean over objects", total, *(f"{100 * mean[key]:.1f}" for key in ("J&F", "J", "F"))])
+    print_table(rows)
+
+
+def _propagate(options: argparse.Namespace) -> None:
+    from midway_zoo.inference.frames import open_frames
+    from midway_zoo.readouts.davis import read_mask, write_mask
+    from midway_zoo.readouts.propagation import propagate_labels
+
+    film = options.output.suffix.lower() == ".mp4"
+    _check_clip_output(options, film)
+    chosen = _propagation(options)
+    labels, palette = read_mask(options.mask)
+    frames = open_frames(options.video, stride=options.stride, fps=options.fps)
+    output, options.output = options.output, None  # checked above; `load` would take a folder for a mistake
+    backbone = backbone_of(options)
+    if film:
+        count = _write_film(output, backbone, frames, labels, palette, chosen, options.force)
+    else:
+        output.mkdir(parents=True, exist_ok=True)
+        images = (frame.image for frame in frames)
+        count = 0
+        for count, found in enumerate(propagate_labels(backbone, images, labels, options=chosen), 1):
+            write_mask(output / f"{count - 1:05d}.png", found, palette, overwrite=options.force)
+    sys.stdout.write(f"{count} frames, labels {labels.unique().tolist()}\nwrote {output}\n")
+
+
+def _check_clip_output(options: argparse.Namespace, film: bool) -> None:
+    from midway_zoo.files import check_output
+
+    output: Path = options.output
+    if film:
+        check_output(output, overwrite=options.force)
+    elif output.exists() and not output.is_dir():
+        raise InputError(f"{output} is a file; pass the name of a folder, or of an .mp4.")
+    elif output.is_dir() and any(output.glob("*.png")) and not options.force:
+        raise OutputExistsError(f"{output} holds pictures; pass --force to replace them, or another folder.")
+
+
+def _write_film(
+    output: Path,
+    backbone: Backbone,
+    frames: Iterable[Any],
+    labels: Tensor,
+    palette: bytes,
+    chosen: PropagationOptions,
+    force: bool,
+) -> int:
+    import torch
+
+    from midway_zoo.inference.video_writer import write_video
+    from midway_zoo.readouts.propagation import propagate_labels
+
+    shown, seen = tee(frames)  # results come frame by frame: one frame is kept at a time
+    maps = propagate_labels(backbone, (frame.image for frame in seen), labels, options=chosen)
+    colours = torch.frombuffer(bytearray(palette), dtype=torch.uint8).view(-1, 3)
+    pictures = (
+        (frame.pts_seconds, label_overlay(frame.image, found, colours))
+        for found, frame in zip(maps, shown, strict=False)
+    )
+    return write_video(output, _timed(pictures), overwrite=force)
+
+
+def label_overlay(image: Tensor, labels: Tensor, colours: Tensor, *, alpha: float = 0.55) -> Tensor:
+    """Labels (H, W) in their colours (256, 3) uint8 over an image (3, H, W) in [0, 1]: uint8 (3, H, W); 0 is clear."""
+    import torch
+
+    over = colours[labels.long()].movedim(-1, 0).float() / 255
+    mixed = torch.where((labels > 0)[None], (1 - alpha) * image + alpha * over, image)
+    return mixed.mul(255).round().to(torch.uint8)
+
+
+def _timed(pictures: Iterable[tuple[float | None, Tensor]]) -> Iterator[tuple[Tensor, float, float]]:
+    """Pictures with the seconds from and to which they are shown: until the next one, the last as long as the one
+    before it; those without times at ten a second."""
+    waiting: tuple[float, Tensor] | None = None
+    lasts = 1 / _FOLDER_FPS
+    for number, (seconds, picture) in enumerate(pictures):
+        start = number / _FOLDER_FPS if seconds is None else seconds
+        if waiting is not None:
+            lasts = start - waiting[0]
+            yield waiting[1], waiting[0], start
+        waiting = start, picture
+    if waiting is not None:
+        yield waiting[1], waiting[0], waiting[0] + lasts
