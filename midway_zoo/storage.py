@@ -1,5 +1,6 @@
 """A network as a folder or a file: safetensors with the configuration inside, every tensor accounted for."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -33,6 +34,15 @@ def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str
     metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
     write_safetensors(folder / WEIGHTS, network.state_dict(), metadata, overwrite=True)
     write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
+
+
+def state_digest(network: "MidwayNetwork") -> str:
+    """SHA-256 of the weights in use, wherever they came from: names, types, shapes and values, in the names' order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_folder(build: "type[MidwayNetwork]", folder: Path, **options: Any) -> "MidwayNetwork":
