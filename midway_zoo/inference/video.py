@@ -1,7 +1,6 @@
-"""Reading videos: which frames, in what order, when, which way up, and which are damaged (PyAV, the ``video`` extra).
+"""Reading videos: which frames, in what order and when, which way up, which are damaged (PyAV, extra ``video``).
 
-Inference, training and preparation all read through this module, so they agree on every one of these.
-"""
+Inference, training and preparation all read through this module, and so agree on every one of these."""
 
 import logging
 import struct
