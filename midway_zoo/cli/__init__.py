@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from midway_zoo.cli import demo, flow, inference, readouts, segmentation, train, weights, zoo
+from midway_zoo.cli import demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.errors import MidwayZooError
 from midway_zoo.version import __version__
@@ -31,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     segmentation.add_commands(commands)
     train.add_commands(commands)
     evaluation.add_commands(commands)
+    reproduce.add_commands(commands)
     return parser
 
 

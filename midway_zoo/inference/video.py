@@ -24,6 +24,7 @@ from midway_zoo.inference.video_order import Damage, DecodedFrame, Follower
 
 _logger = logging.getLogger(__name__)
 
+_BT709, _UNSAID, _BT601 = 1, 2, 5  # codes of colour matrices
 _TIMELESS = {"avi"}
 """Containers that only say when a frame is decoded, though FFmpeg makes up presentation times for them."""
 
@@ -205,7 +206,7 @@ class UnreadableVideoError(InputError):
 
 
 class VideoFile:
-    """A video that is open: its first video stream. A context manager.
+    """A video that is open: the stream that players show, never a cover picture. A context manager.
 
     Args:
         path: of the file.
@@ -249,9 +250,13 @@ class VideoFile:
         return self._av.open(str(self.path))
 
     def _choose_stream(self) -> None:
-        if not self._container.streams.video:
-            raise UnreadableVideoError(self.path, "has no video stream")
-        self.stream = stream = self._container.streams.video[0]
+        streams = self._container.streams
+        cover = self._av.stream.Disposition.attached_pic
+        moving = [one for one in streams.video if not one.disposition & cover]
+        if not moving:
+            raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams.video else ""))
+        best = streams.best("video")  # what players show: the default one, rather than a preview
+        self.stream = stream = next((one for one in moving if best is not None and one.index == best.index), moving[0])
         # Not by frames: threads of frames report damage late, and then not of every frame.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = self._threads
@@ -401,12 +406,22 @@ def upright(picture: Any, size: int | tuple[int, int] | None = None, *, enlarge:
     stored = (picture.height, picture.width)
     wanted = _fitting(stored[::-1] if transposed else stored, size, enlarge)
     height, width = wanted[::-1] if transposed else wanted
-    scaling = {} if (height, width) == stored else {"height": height, "width": width, "interpolation": "BICUBIC"}
+    scaling: dict[str, Any] = {"height": height, "width": width, "interpolation": "BICUBIC"}
+    scaling = {} if (height, width) == stored else scaling
     # One thread: a converter's own threads die in a forked worker, which then crashes when it is freed.
+    if picture.colorspace == _UNSAID:
+        scaling["src_colorspace"] = colour_matrix(picture)
     image = torch.from_numpy(picture.reformat(format="rgb24", threads=1, **scaling).to_ndarray()).permute(2, 0, 1)
     if transposed:
         image = image.transpose(1, 2)
     return image.flip([axis for axis, flipped in ((1, down), (2, right)) if flipped]).contiguous()
+
+
+def colour_matrix(picture: Any) -> int:
+    """H.273 code of a frame's YUV; where the file says none, what players take (FFmpeg takes BT.601 for HD too)."""
+    if picture.colorspace != _UNSAID:
+        return int(picture.colorspace)
+    return _BT709 if picture.width >= 1280 or picture.height > 576 else _BT601
 
 
 def orientation(picture: Any) -> tuple[bool, bool, bool]:
