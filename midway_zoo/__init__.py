@@ -1,15 +1,15 @@
 """midway-zoo: Midway Network backbones as timm models, with motion latents and flow.
 
-``import midway_zoo`` registers ``midway_vits``, ``midway_vitb`` and ``midway_nano`` with timm. Everything else
-is imported when it is first asked for, so that a program pays for what it uses.
+``import midway_zoo`` registers ``midway_vits``, ``midway_vitb`` and ``midway_nano`` with timm, before or after timm is
+imported. Everything else is imported when it is first asked for, so that a program pays for what it uses.
 Paper: Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
 from midway_zoo.errors import MidwayZooError
+from midway_zoo.timm_hook import register_encoders
 from midway_zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ __all__ = [
     "register_weights",
     "visualize",
 ]
+
+register_encoders()
 
 
 def __getattr__(name: str) -> Any:

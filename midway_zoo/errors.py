@@ -40,6 +40,10 @@ class DataError(MidwayZooError, RuntimeError):
     """Training data of which too much cannot be read."""
 
 
+class InterruptedWorkError(MidwayZooError, InterruptedError):
+    """Work that was stopped by Ctrl-C. What it had done by then is kept; the message says how far it got."""
+
+
 class MissingExtraError(MidwayZooError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from PIL import Image
-from safetensors.torch import save_file
-from tqdm import tqdm
+from PIL.PngImagePlugin import PngInfo
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
-from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
+from midway_zoo.bars import bar
+from midway_zoo.errors import CheckpointError, InputError, MissingFileError, OutputExistsError
 
 METADATA_KEY = "midway_zoo"
 """safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
@@ -26,7 +28,7 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         OutputExistsError: if it exists and ``overwrite`` is false.
         MissingFileError: if its folder does not exist.
-        InputError: if it is a folder.
+        InputError: if it is a folder, or its folder cannot be written to.
     """
     if path.is_dir():
         raise InputError(f"{path} is a folder; pass the name of a file.")
@@ -34,6 +36,8 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
         raise OutputExistsError(f"{path} exists; pass overwrite=True (on the command line --force) to replace it.")
     if not path.parent.is_dir():
         raise MissingFileError(f"the folder {path.parent} of {path.name} does not exist; create it first.")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"the folder {path.parent} cannot be written to; choose another place for {path.name}.")
 
 
 @contextmanager
@@ -75,24 +79,40 @@ def write_safetensors(
         save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
 
-def write_png(path: Path, image: torch.Tensor, *, overwrite: bool = False) -> None:
-    """Write a uint8 tensor (3, H, W) as PNG."""
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file.
+
+    Raises:
+        CheckpointError: if it cannot be read.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is not readable ({error}). Get the file again.") from error
+
+
+def write_png(
+    path: Path, image: torch.Tensor, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> None:
+    """Write a uint8 tensor (3, H, W) as PNG, with JSON metadata as a text if there is any."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
         raise InputError(f"a picture is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
     with atomic(path, overwrite=overwrite) as temporary:
-        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG")
+        texts = PngInfo()
+        if metadata is not None:
+            texts.add_itxt(METADATA_KEY, json.dumps(metadata, sort_keys=True))
+        Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=texts)
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, with a progress bar for large ones."""
     digest = hashlib.sha256()
     size = path.stat().st_size
-    quiet = True if size < 2**28 else None
     with (
         path.open("rb") as file,
-        tqdm(total=size, unit="B", unit_scale=True, desc="sha256", leave=False, disable=quiet) as bar,
+        bar(total=size, unit="B", unit_scale=True, desc="sha256", hidden=size < 2**28) as shown,
     ):
         while block := file.read(2**20):
             digest.update(block)
-            bar.update(len(block))
+            shown.update(len(block))
     return digest.hexdigest()

@@ -1,9 +1,10 @@
 """A network as a folder or a file: safetensors with the configuration inside, every tensor accounted for."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +17,7 @@ from midway_zoo.version import __version__
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
 
+EncoderName = Literal["teacher", "student"]
 Described = Mapping[str, tuple[tuple[int, ...], Any]]
 """Name of a tensor -> its shape and dtype."""
 
@@ -32,6 +34,15 @@ def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str
     metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
     write_safetensors(folder / WEIGHTS, network.state_dict(), metadata, overwrite=True)
     write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
+
+
+def state_digest(network: "MidwayNetwork") -> str:
+    """SHA-256 of the weights in use, wherever they came from: names, types, shapes and values, in the names' order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def load_folder(build: "type[MidwayNetwork]", folder: Path, **options: Any) -> "MidwayNetwork":

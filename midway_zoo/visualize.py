@@ -4,7 +4,9 @@ import colorsys
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
@@ -16,6 +18,9 @@ from midway_zoo.inference.images import ImageLike, to_tensor
 # Evaluation Methodology for Optical Flow", IJCV 2011).
 _TRANSITIONS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0))
+
+STILL = 0.5
+"""Pixels: a picture of flow whose longest vector is shorter shows noise rather than motion."""
 
 # Anchors of a dark-to-light heat palette, evenly spaced over [0, 1].
 _HEAT = (
@@ -234,3 +239,79 @@ def labels_overlay(
     tinted = (1 - alpha) * picture + alpha * colours.float() / 255
     mixed = torch.where(known, tinted, picture)
     return mixed.mul(255).round().clamp(0, 255).to(torch.uint8)
+
+
+def side_by_side(images: Sequence[Tensor], *, side: int = 224, gap: int = 8, columns: int = 8) -> Tensor:
+    """Pictures of any sizes in rows, enlarged without smoothing, apart from each other on white.
+
+    Args:
+        images: uint8 (3, h, w) each.
+        side: height in pixels to which each is brought.
+        gap: pixels between them.
+        columns: of a row.
+
+    Returns:
+        uint8 (3, H, W).
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not images:
+        raise InputError("there are no pictures to put side by side.")
+    rows = []
+    for first in range(0, len(images), columns):
+        cells = []
+        for image in images[first : first + columns]:
+            width = max(1, round(image.shape[2] * side / image.shape[1]))
+            cells += [F.interpolate(image[None], size=(side, width), mode="nearest-exact")[0].cpu(), _white(side, gap)]
+        rows.append(torch.cat(cells[:-1], dim=2))
+    width = max(row.shape[2] for row in rows)
+    parts: list[Tensor] = []
+    for row in rows:
+        parts += [torch.cat([row, _white(side, width - row.shape[2])], dim=2), _white(gap, width)]
+    return torch.cat(parts[:-1], dim=1)
+
+
+def flow_wheel(side: int = 44) -> Tensor:
+    """The flow colours as a disc on white, uint8 (3, side, side): a point's direction and distance from the centre are
+    those of the motion, and the edge is ``max_flow``."""
+    large = side * 4
+    y, x = torch.meshgrid(*(torch.linspace(-1, 1, large, dtype=torch.float32),) * 2, indexing="ij")
+    disc = flow_to_image(torch.stack([x, y]), max_flow=1.0)
+    disc = torch.where(torch.hypot(x, y) <= 1, disc, torch.tensor(255, dtype=torch.uint8))
+    return F.avg_pool2d(disc[None].to(torch.float32), 4)[0].round().to(torch.uint8)
+
+
+def flow_legend(width: int, max_flow: float, *, longest: float | None = None) -> Tensor:
+    """A strip to put under pictures of flow: the colour wheel and the length at its edge.
+
+    Args:
+        width: of the pictures; the strip is wider where its text needs it.
+        max_flow: length in pixels at full colour, as of :func:`flow_to_image`.
+        longest: the longest vector shown; under half a pixel the strip says so, for noise looks like motion then.
+
+    Returns:
+        uint8 (3, h, w).
+    """
+    text = f"edge: {max_flow:.3g} px"
+    if longest is not None and longest < STILL:
+        text += f"; hardly any motion: at most {longest:.2g} px"
+    font = ImageFont.load_default(14)
+    side = 44
+    needed = side + 20 + math.ceil(font.getlength(text))
+    strip = Image.new("RGB", (max(width, needed), side + 8), (255, 255, 255))
+    wheel = Image.fromarray(flow_wheel(side).permute(1, 2, 0).contiguous().numpy())
+    strip.paste(wheel, (4, 4))
+    ImageDraw.Draw(strip).text((side + 12, side / 2 + 4), text, fill=(60, 66, 72), font=font, anchor="lm")
+    return torch.from_numpy(np.array(strip)).permute(2, 0, 1)
+
+
+def above_legend(picture: Tensor, legend: Tensor) -> Tensor:
+    """A picture (3, H, W) over its legend, on white if that is wider."""
+    width = max(picture.shape[2], legend.shape[2])
+    parts = [torch.cat([part.cpu(), _white(part.shape[1], width - part.shape[2])], dim=2) for part in (picture, legend)]
+    return torch.cat(parts, dim=1)
+
+
+def _white(height: int, width: int) -> Tensor:
+    return torch.full((3, height, width), 255, dtype=torch.uint8)

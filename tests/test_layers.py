@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "midway_zoo"
 
 # Lower floors first. A module may import modules of its own room and of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors"),
+    ("version", "errors", "timm_hook", "bars", "extras"),
     ("files", "checks"),
     ("config", "manifest"),
     ("results", "card"),
@@ -34,9 +34,13 @@ HOPS = {("models.encoder", "weights.load"), ("models.network", "weights.hub")}
 
 # Imports inside functions: (module or its beginning, what it imports). Everything else is imported at the top.
 INSIDE = (
-    ("cli", "midway_zoo"),  # start-up time: a usage error must not wait for torch
+    ("cli", "midway_zoo"),  # start-up time: help and usage errors must not wait for torch
+    ("cli", "torch"),
+    ("cli", "huggingface_hub"),
+    ("extras", "importlib.metadata"),  # asked only when something is missing
     ("models.encoder", "midway_zoo.weights.load"),  # the hops
     ("models.network", "midway_zoo.weights.hub"),
+    ("weights.registry", "midway_zoo.weights"),
     ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
 HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")

@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.inference.golden import golden_file, golden_outputs
-from midway_zoo.manifest import BUNDLED, bundled_file, manifest_path, validate
+from midway_zoo.manifest import BUNDLED, bundled_file, manifest_path
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import load_file
 from midway_zoo.train.checkpoints import best_checkpoint, run_checkpoint

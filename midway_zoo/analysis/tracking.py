@@ -6,8 +6,8 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
@@ -108,7 +108,7 @@ def track(
     places, peaks = [points], [torch.ones(len(points), dtype=torch.float32, device=points.device)]
     times: list[float | None] = []
     source: EncodedFrames | None = None
-    with inference(network), tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
+    with inference(network), bar(total=frames.total, unit=" frames") as shown:
         for batch in frame_batches(network, frames, size, 1):
             target = EncodedFrames(network, batch.images)
             if source is None:
@@ -121,7 +121,7 @@ def track(
             if source is None or mode == "chain":
                 source = target
             times += batch.pts_seconds
-            bar.update()
+            shown.update()
     frames.check_taken(len(times))
     assert source is not None
     return Tracks(torch.stack(places), torch.stack(peaks), source.grid, known_times(times))

@@ -1,27 +1,31 @@
-"""The ``midway-zoo`` command."""
+"""The ``midway-zoo`` command. Its modules say what can be asked for; what does the work is imported when it is run."""
 
-import argparse
 import io
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from midway_zoo.cli import demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
-from midway_zoo.errors import MidwayZooError
+from midway_zoo.cli.parsing import Parser
+from midway_zoo.errors import InterruptedWorkError, MidwayZooError
 from midway_zoo.version import __version__
 
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit codes, as of a shell: 128 + the signal's number."""
 
-def build_parser() -> argparse.ArgumentParser:
+
+def build_parser() -> Parser:
     """The whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="midway-zoo",
         description="Midway Network backbones: features, motion latents and flow from images and video.",
         epilog="`midway-zoo COMMAND --help` explains a command.",
     )
     parser.add_argument("--version", action="version", version=f"midway-zoo {__version__}")
-    parser.add_argument("-v", "--verbose", action="store_true", help="log what is going on to stderr")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     zoo.add_commands(commands)
     weights.add_commands(commands)
     demo.add_commands(commands)
@@ -36,25 +40,47 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line; returns 0 if it went well, 1 if it failed (one line on stderr); exits with 2 on misuse."""
+    """Run a command line.
+
+    Returns:
+        0 if it went well, 1 if it failed (one line on stderr), 130 if it was interrupted, 141 if nobody reads what it
+        prints any more. Misuse exits with 2.
+    """
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    parser = build_parser()
-    options, further = parser.parse_known_args(argv)
+    options, further = build_parser().parse_known_args(argv)
     # argparse takes positional arguments in one piece; settings may stand on both sides of an option.
     if further and not (hasattr(options, "settings") and all("=" in item and item[0] != "-" for item in further)):
-        parser.error(f"unrecognized arguments: {' '.join(further)}")
+        options.parser.unknown(further)
     if further:
         options.settings += further
-    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s")
+    options.quiet = getattr(options, "quiet", False)
+    _set_up(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         options.run(options)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `midway-zoo list | head`: what Python flushes at its end must not fail again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except InterruptedWorkError as error:
+        sys.stderr.write(f"midway-zoo: {error}\n")
+        return INTERRUPTED
     except (MidwayZooError, OSError) as error:
         message = " ".join(str(error).split())
         sys.stderr.write(f"midway-zoo: error: {message}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("midway-zoo: interrupted\n")
-        return 1
+        return INTERRUPTED
     return 0
+
+
+def _set_up(*, quiet: bool, verbose: bool) -> None:
+    """Logging and bars, afresh for every command of a process."""
+    from midway_zoo.bars import silence
+
+    logging.basicConfig(format="%(name)s: %(message)s")
+    level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
+    logging.getLogger("midway_zoo").setLevel(level)
+    silence(quiet)

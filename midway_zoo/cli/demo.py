@@ -7,18 +7,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import nn
-
 from midway_zoo.cli.inference import load
 from midway_zoo.errors import InputError, OutputExistsError
-from midway_zoo.files import write_png
-from midway_zoo.models.network import MidwayNetwork
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from midway_zoo.demo.findings import Findings
     from midway_zoo.demo.footage import Footage
     from midway_zoo.demo.sheet import Block
+    from midway_zoo.models.network import MidwayNetwork
 
 DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
@@ -59,6 +57,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _demo(options: argparse.Namespace) -> None:
     from midway_zoo.demo.findings import examine
     from midway_zoo.demo.panels import draw_sheet
+    from midway_zoo.files import write_png
 
     start = time.perf_counter()
     path = _checked_output(options)
@@ -115,6 +114,8 @@ def _footage(options: argparse.Namespace) -> "Footage":
 
 def generated_clip(frames: int) -> "Footage":
     """A scene of textured objects whose motions change over the clip, and the truth about it."""
+    import torch
+
     from midway_zoo.demo.footage import Footage
     from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
@@ -151,7 +152,7 @@ def generated_clip(frames: int) -> "Footage":
     )
 
 
-def _real_clip(network: MidwayNetwork) -> tuple[list["Block"], str]:
+def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:
     """Blocks of the packaged clip, whose flow nobody knows, and a line about it."""
     from midway_zoo.demo.findings import examine, random_features, warp_differences
     from midway_zoo.demo.footage import packaged_clip
@@ -164,8 +165,10 @@ def _real_clip(network: MidwayNetwork) -> tuple[list["Block"], str]:
     return blocks, f"real clip: neighbours are {before:.1f} grey levels apart, {after:.1f} once warped by the flow"
 
 
-def _summary(model: str, network: MidwayNetwork, footage: "Footage", findings: "Findings") -> list[str]:
+def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings: "Findings") -> list[str]:
     """Lines of text: the model, the footage, the flow, then what is not printed on the picture."""
+    import torch
+
     from midway_zoo.demo.findings import flow_errors, track_errors
 
     parts = {"encoder": network.encoder, "dynamics": network.dynamics, "flow head": network.flow_head}
@@ -201,5 +204,5 @@ def _summary(model: str, network: MidwayNetwork, footage: "Footage", findings: "
     return [*lines, f"device: {where}{threads}"]
 
 
-def _millions(part: nn.Module) -> str:
+def _millions(part: "nn.Module") -> str:
     return f"{sum(parameter.numel() for parameter in part.parameters()) / 1e6:.2f} M"

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from midway_zoo.cli.flow import tile
-from midway_zoo.cli.inference import device, load
+from midway_zoo.cli.inference import load
 from midway_zoo.cli.readouts import add_eval_commands
 from midway_zoo.cli.segmentation import add_eval_command as add_segmentation
 from midway_zoo.cli.train import needs_extra, positive
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
-from midway_zoo.files import check_output, write_json
-from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow_datasets import DATASETS
 
 _FOLDER = "folder"
@@ -84,6 +82,7 @@ def _workers(text: str) -> int:
 
 def _flow(options: argparse.Namespace) -> None:
     needs_extra()
+    from midway_zoo.files import check_output, write_json
     from midway_zoo.train.data.flow_folder import own_pairs
     from midway_zoo.train.tasks.flow.evaluate import evaluate_parts, evaluation_files, table
     from midway_zoo.train.tasks.flow.validation import spread
@@ -101,7 +100,7 @@ def _flow(options: argparse.Namespace) -> None:
     if options.output:
         check_output(options.output, overwrite=options.force)
     results = evaluate_parts(
-        _network(options), parts, methods=(options.method,), max_flow=options.max_flow, **_settings(options)
+        load(options), parts, methods=(options.method,), max_flow=options.max_flow, **_settings(options)
     )
     if options.output:
         write_json(options.output, {"model": options.model, "results": results}, overwrite=options.force)
@@ -126,7 +125,7 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
         raise InputError(f"--submission is for {', '.join(served)}; {options.dataset} has no such server.")
     if options.output or options.max_flow is not None:
         raise InputError("--submission predicts what has no ground truth: leave out --output and --max-flow.")
-    network = _network(options)
+    network = load(options)
     for entries in parts.values():
         paths = write_submission(
             network,
@@ -138,13 +137,3 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
             **_settings(options),
         )
         sys.stdout.write(f"{len(paths)} files in {options.submission}\n")
-
-
-def _network(options: argparse.Namespace) -> MidwayNetwork:
-    from midway_zoo.train.checkpoints import run_checkpoint
-    from midway_zoo.train.weights import network_of_checkpoint
-
-    run = run_checkpoint(Path(options.model))
-    if run is None:
-        return load(options)
-    return network_of_checkpoint(run, paired=options.paired).to(device(options.device))

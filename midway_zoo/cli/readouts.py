@@ -1,5 +1,7 @@
 """Commands that read frozen features out: ``eval knn``, ``eval davis``, ``eval tracking`` and ``propagate``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -7,25 +9,22 @@ from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 from midway_zoo.cli.inference import device, load
 from midway_zoo.cli.train import needs_extra, positive
 from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError, OutputExistsError
-from midway_zoo.files import check_output, write_json
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.registry import create_model
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.readouts.backbone import Backbone
     from midway_zoo.readouts.propagation import PropagationOptions
 
 _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
 
 
-def add_eval_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommands of ``eval``."""
     command = tasks.add_parser(
         "knn",
@@ -83,7 +82,7 @@ def add_eval_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParser
     command.set_defaults(run=_tracking)
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``propagate``."""
     command = commands.add_parser(
         "propagate",
@@ -119,6 +118,10 @@ def add_backbone(command: argparse.ArgumentParser, *, output: bool = True) -> No
 
 def network_of(options: argparse.Namespace) -> MidwayNetwork:
     """The Midway network that ``model`` means; a run of training is one too."""
+    import torch
+
+    from midway_zoo.weights.registry import create_model
+
     if options.random:
         torch.manual_seed(0)
         network = create_model(options.model, paired=options.paired, **dict(options.config))
@@ -134,8 +137,10 @@ def network_of(options: argparse.Namespace) -> MidwayNetwork:
     return load(options)
 
 
-def backbone_of(options: argparse.Namespace) -> "Backbone":
+def backbone_of(options: argparse.Namespace) -> Backbone:
     """What ``model`` means, of this zoo or of timm, in evaluation mode."""
+    import torch
+
     from midway_zoo.readouts.backbone import TIMM, load_backbone
 
     if not options.model.startswith(TIMM):
@@ -148,12 +153,16 @@ def backbone_of(options: argparse.Namespace) -> "Backbone":
 
 def check_figures(options: argparse.Namespace) -> None:
     """Fail early if the figures cannot be written."""
+    from midway_zoo.files import check_output
+
     if options.output:
         check_output(options.output, overwrite=options.force)
 
 
 def write_figures(options: argparse.Namespace, figures: Mapping[str, Any]) -> None:
     """Write the figures of ``-o``, with the model's name."""
+    from midway_zoo.files import write_json
+
     if options.output:
         facts = {"model": options.model, **({"random": True} if options.random else {})}
         write_json(options.output, {**facts, **figures}, overwrite=options.force)
@@ -182,7 +191,7 @@ def _add_propagation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--block", type=int, help="encoder block whose tokens are compared; default: the last")
 
 
-def _propagation(options: argparse.Namespace) -> "PropagationOptions":
+def _propagation(options: argparse.Namespace) -> PropagationOptions:
     from midway_zoo.readouts.propagation import PropagationOptions
 
     names = ("side", "context", "radius", "top", "block")
@@ -264,6 +273,8 @@ def _propagate(options: argparse.Namespace) -> None:
 
 
 def _check_clip_output(options: argparse.Namespace, film: bool) -> None:
+    from midway_zoo.files import check_output
+
     output: Path = options.output
     if film:
         check_output(output, overwrite=options.force)
@@ -275,13 +286,15 @@ def _check_clip_output(options: argparse.Namespace, film: bool) -> None:
 
 def _write_film(
     output: Path,
-    backbone: "Backbone",
+    backbone: Backbone,
     frames: Iterable[Any],
     labels: Tensor,
     palette: bytes,
-    chosen: "PropagationOptions",
+    chosen: PropagationOptions,
     force: bool,
 ) -> int:
+    import torch
+
     from midway_zoo.inference.video_writer import write_video
     from midway_zoo.readouts.propagation import propagate_labels
 
@@ -297,6 +310,8 @@ def _write_film(
 
 def label_overlay(image: Tensor, labels: Tensor, colours: Tensor, *, alpha: float = 0.55) -> Tensor:
     """Labels (H, W) in their colours (256, 3) uint8 over an image (3, H, W) in [0, 1]: uint8 (3, H, W); 0 is clear."""
+    import torch
+
     over = colours[labels.long()].movedim(-1, 0).float() / 255
     mixed = torch.where((labels > 0)[None], (1 - alpha) * image + alpha * over, image)
     return mixed.mul(255).round().to(torch.uint8)

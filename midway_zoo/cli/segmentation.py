@@ -1,5 +1,7 @@
 """``midway-zoo segment`` and ``midway-zoo eval segmentation``."""
 
+from __future__ import annotations
+
 import argparse
 import sys
 from collections import Counter
@@ -7,16 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-from tqdm import tqdm
-
 from midway_zoo.cli.inference import device, size
 from midway_zoo.cli.train import needs_extra, positive
 from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
-from midway_zoo.files import check_output, write_json, write_png
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from midway_zoo.readouts.segmentation import Segmenter
 
 DATASETS = ("bdd100k", "cityscapes", "ade20k", "wtsem", "folder")
@@ -24,7 +23,7 @@ _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
 _MODEL = "folder that `midway-zoo train export` wrote of a segmentation run, or the run itself"
 
 
-def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``segment``."""
     command = commands.add_parser(
         "segment",
@@ -47,7 +46,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_segment)
 
 
-def add_eval_command(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_eval_command(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``eval segmentation``."""
     command = tasks.add_parser(
         "segmentation",
@@ -77,7 +76,7 @@ def _add_windows(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
 
 
-def _load(options: argparse.Namespace) -> "Segmenter":
+def _load(options: argparse.Namespace) -> Segmenter:
     """Of an export, or of a run, whose reading needs the trainer."""
     from midway_zoo.readouts.segmenter_files import HEAD, load_segmenter
 
@@ -99,6 +98,7 @@ def _load(options: argparse.Namespace) -> "Segmenter":
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from midway_zoo.files import check_output, write_json
     from midway_zoo.readouts.labelled import find_labelled
     from midway_zoo.readouts.segmentation_evaluation import evaluate_segmenter
 
@@ -178,13 +178,15 @@ def _pictures(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
             raise InputError(f"{path} is no image; a video is segmented to a video: -o {path.stem}_classes.mp4.")
 
 
-def _write_masks(options: argparse.Namespace, segmenter: "Segmenter", named: list[tuple[str, Path]]) -> int:
+def _write_masks(options: argparse.Namespace, segmenter: Segmenter, named: list[tuple[str, Path]]) -> int:
+    from midway_zoo.bars import bar
+    from midway_zoo.files import write_png
     from midway_zoo.inference.images import to_tensor
     from midway_zoo.readouts.segmenter_files import write_mask
     from midway_zoo.visualize import labels_overlay
 
     total, palette = 0, segmenter.config.palette
-    for name, path in tqdm(named, unit=" images", leave=False, disable=None):
+    for name, path in bar(named, unit=" images"):
         image = to_tensor(path)
         labels = _labels(options, segmenter, image)
         write_mask(options.output / f"{name}.png", labels, palette=palette, overwrite=options.force)
@@ -195,13 +197,14 @@ def _write_masks(options: argparse.Namespace, segmenter: "Segmenter", named: lis
     return total
 
 
-def _labels(options: argparse.Namespace, segmenter: "Segmenter", image: Tensor) -> Tensor:
+def _labels(options: argparse.Namespace, segmenter: Segmenter, image: Tensor) -> Tensor:
     windows = {"size": options.size, "stride": options.window_stride, "batch_size": options.batch_size}
     found = segmenter.predict(image, **windows).labels
     return found[0]
 
 
 def _to_video(options: argparse.Namespace) -> None:
+    from midway_zoo.files import check_output
     from midway_zoo.inference.video_writer import write_video
 
     if len(options.inputs) > 1:
@@ -212,15 +215,18 @@ def _to_video(options: argparse.Namespace) -> None:
     sys.stdout.write(f"{count} frames in {options.output}\n{_legend(segmenter)}")
 
 
-def _shown(options: argparse.Namespace, segmenter: "Segmenter") -> Iterator[tuple[Tensor, float, float]]:
+def _shown(options: argparse.Namespace, segmenter: Segmenter) -> Iterator[tuple[Tensor, float, float]]:
     """Frames in colours, with the seconds from and to which each is shown: the last as long as the one before it."""
+    import torch
+
+    from midway_zoo.bars import bar
     from midway_zoo.inference.frames import open_frames
     from midway_zoo.visualize import labels_overlay
 
     waiting: tuple[Tensor, float] | None = None
     length = 1 / _FOLDER_FPS
     frames = open_frames(options.inputs[0], stride=options.stride, fps=options.fps)
-    for number, frame in enumerate(tqdm(frames, total=frames.total, unit=" frames", leave=False, disable=None)):
+    for number, frame in enumerate(bar(frames, total=frames.total, unit=" frames")):
         start = number / _FOLDER_FPS if frame.pts_seconds is None else frame.pts_seconds
         labels = _labels(options, segmenter, frame.image)
         picture = labels_overlay(frame.image, labels, palette=segmenter.config.palette, alpha=options.alpha)
@@ -232,7 +238,7 @@ def _shown(options: argparse.Namespace, segmenter: "Segmenter") -> Iterator[tupl
         yield (*waiting, waiting[1] + length)
 
 
-def _legend(segmenter: "Segmenter") -> str:
+def _legend(segmenter: Segmenter) -> str:
     """The classes by number and colour, a line each."""
     from midway_zoo.visualize import label_colours
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from midway_zoo.errors import MissingExtraError
+from midway_zoo.extras import install_command
 from midway_zoo.train.tasks import TASKS, TaskEntry, entry_of
 
 
@@ -140,4 +141,4 @@ def needs_extra() -> None:
         try:
             __import__(module)
         except ImportError as error:
-            raise MissingExtraError(f'training needs {package}: pip install "midway-zoo[train]" ({error}).') from error
+            raise MissingExtraError(f"training needs {package}: {install_command('train')} ({error}).") from error

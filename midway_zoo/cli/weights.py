@@ -1,4 +1,4 @@
-"""Commands about weights: download, verify, cache, push, manifest."""
+"""Commands about weights: download, verify, cache, push, manifest. What they need is imported when they run."""
 
 import argparse
 import difflib
@@ -7,20 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import constants
-
 from midway_zoo import manifest
-from midway_zoo.errors import CheckpointError, ConfigError
-from midway_zoo.files import sha256_of, write_json
-from midway_zoo.inference.golden import TOLERANCE, check_golden
+from midway_zoo.cli.manifest_schema import validate
+from midway_zoo.errors import CheckpointError, ConfigError, UnknownModelError, nearest
 from midway_zoo.manifest import bundled_file
-from midway_zoo.weights.bundled import check_bundled, check_request, load_bundled
-from midway_zoo.weights.hub import PARTS, clear_cache, fetch, list_cache, load_part
-from midway_zoo.weights.load import parts_for
-from midway_zoo.weights.publish import push_folder
-from midway_zoo.weights.registry import list_models, load_checkpoint, split_name
-from midway_zoo.weights.remote import is_commit
-from midway_zoo.weights.verification import open_source, verify_source
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
@@ -90,6 +80,10 @@ def _add_cache_dir(command: argparse.ArgumentParser) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.bundled import check_bundled, check_request
+    from midway_zoo.weights.hub import fetch
+    from midway_zoo.weights.load import parts_for
+
     name = _pretrained_name(options.name)
     entry = manifest.find(name)
     if entry["format"] == manifest.BUNDLED:
@@ -104,10 +98,19 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _pretrained_name(name: str) -> str:
+    from midway_zoo.weights.registry import split_name
+
     return split_name(name)[1] or name  # a name without weights is refused where its entry is looked up
 
 
 def _verify(options: argparse.Namespace) -> None:
+    from midway_zoo.files import sha256_of
+    from midway_zoo.inference.golden import TOLERANCE, check_golden
+    from midway_zoo.weights.bundled import load_bundled
+    from midway_zoo.weights.hub import list_cache, load_part
+    from midway_zoo.weights.registry import list_models, load_checkpoint
+    from midway_zoo.weights.verification import verify_source
+
     path = Path(options.target)
     if options.target not in list_models():
         load_checkpoint(path)  # checks what there is to check: CRC-32, completeness, finite numbers
@@ -140,27 +143,42 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.hub import clear_cache, list_cache
+
     if options.clear:
+        cached = {item.name for item in list_cache(options.cache_dir)}
+        if options.clear != "all" and options.clear not in cached:
+            known = ", ".join(sorted(cached)) or "nothing"
+            raise UnknownModelError(
+                f"nothing of {options.clear!r} is cached.{nearest(options.clear, cached)} Cached is: {known}."
+            )
         freed = clear_cache(None if options.clear == "all" else options.clear, options.cache_dir)
         sys.stdout.write(f"{freed / 1e6:.1f} MB freed\n")
         return
-    for item in list_cache(options.cache_dir):
+    items = list_cache(options.cache_dir)
+    if not items:
+        sys.stdout.write("nothing is cached\n")
+    for item in items:
         parts = ", ".join(sorted(item.parts))
         sys.stdout.write(f"{item.name}  {item.commit[:12]}  {item.size_bytes / 1e6:.1f} MB  {parts}\n")
 
 
 def _push(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.publish import push_folder
+
     for url in push_folder(options.folder, options.repo_id, private=options.private):
         sys.stdout.write(f"{url}\n")
 
 
 def _manifest(options: argparse.Namespace) -> None:
+    from midway_zoo.files import write_json
+
     try:
         text = options.path.read_text(encoding="utf-8")
         content = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{options.path} is no JSON: {error}") from error
-    if problems := manifest.validate(content):
+    if problems := validate(content):
         raise ConfigError(f"{options.path}: {len(problems)} problem(s): {' '.join(problems)}")
     if options.action == "check":
         sys.stdout.write(f"{options.path}: {len(content['models'])} models, valid\n")
@@ -174,6 +192,13 @@ def _manifest(options: argparse.Namespace) -> None:
 
 
 def _pin(name: str, entry: dict[str, Any], *, with_parts: bool, full: bool) -> None:
+    from huggingface_hub import constants
+
+    from midway_zoo.files import sha256_of
+    from midway_zoo.weights.hub import PARTS, fetch
+    from midway_zoo.weights.remote import is_commit
+    from midway_zoo.weights.verification import open_source, verify_source
+
     if entry["format"] == manifest.BUNDLED:
         path = bundled_file(entry)
         if not path.is_file():

@@ -1,4 +1,4 @@
-"""Commands about models and files: list, info, convert."""
+"""Commands about models and files: list, info, convert. What they need is imported when they run."""
 
 import argparse
 import json
@@ -9,12 +9,7 @@ from typing import Any
 
 from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
-from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import empty_network
-from midway_zoo.weights.bundled import check_bundled
-from midway_zoo.weights.convert import convert
-from midway_zoo.weights.pins import TRUSTED, unpinned
-from midway_zoo.weights.registry import list_models, split_name
+from midway_zoo.errors import UnknownModelError, nearest
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -67,11 +62,18 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _list(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.registry import list_models
+
     names = list_models(options.pattern, pretrained=True if options.pretrained else None)
+    if not names:
+        known = list_models(pretrained=True if options.pretrained else None)
+        raise UnknownModelError(f"no model is called {options.pattern}.{nearest(options.pattern, known)}")
     sys.stdout.writelines(f"{name}\n" for name in names)
 
 
 def _info(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.registry import split_name
+
     architecture, tagged = split_name(options.name)
     weights = manifest.find(tagged) | {"name": tagged} if tagged else None
     config = override(ARCHITECTURES[architecture], (weights or {}).get("config") or {})
@@ -88,6 +90,9 @@ def _info(options: argparse.Namespace) -> None:
 
 
 def _count_parameters(config: MidwayConfig) -> dict[str, int]:
+    from midway_zoo.models.network import MidwayNetwork
+    from midway_zoo.storage import empty_network
+
     network = empty_network(MidwayNetwork, config)
     dynamics = list(network.require_dynamics().parameters())
     return {
@@ -139,6 +144,8 @@ def _trust(weights: dict[str, Any]) -> list[str]:
     """What stands for the weights' content: pinned digests, the package, or nothing yet."""
     if weights["format"] == manifest.BUNDLED or weights.get("path"):
         return []
+    from midway_zoo.weights.pins import TRUSTED, unpinned
+
     missing = list(unpinned(weights))
     if not missing:
         return [f"  digest       sha256 {weights['sha256']}, pinned at {weights['revision'][:12]}"]
@@ -146,6 +153,10 @@ def _trust(weights: dict[str, Any]) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> None:
+    from midway_zoo.weights.bundled import check_bundled
+    from midway_zoo.weights.convert import convert
+    from midway_zoo.weights.registry import list_models, split_name
+
     path, name = options.input, str(options.input)
     if not path.exists() and name in list_models() and (tagged := split_name(name)[1]):
         entry = manifest.find(tagged)

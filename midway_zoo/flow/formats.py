@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from midway_zoo.errors import InputError, InputTypeError, MissingExtraError, MissingFileError
+from midway_zoo.extras import install_command
 from midway_zoo.files import atomic
 from midway_zoo.flow.png16 import MOST_COMPRESSED, read_png16, write_png16
 
@@ -203,7 +204,7 @@ def _import_h5py() -> Any:
     try:
         import h5py
     except ImportError as error:
-        raise MissingExtraError(".flo5 files need h5py: pip install 'midway-zoo[flow]'") from error
+        raise MissingExtraError(f".flo5 files need h5py: {install_command('flow')}") from error
     return h5py
 
 

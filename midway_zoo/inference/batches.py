@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.checks import check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.images import Images, Normalise, Size, count, iterate, resize, target_size
@@ -105,16 +106,16 @@ def pair_batches(
     if count(target) != pairs:
         raise InputError(f"got {pairs} source and {count(target)} target image(s); each source needs one target.")
     items = zip(iterate(source), iterate(target), strict=True)
-    with progress(pairs, batch_size, "pairs") as bar:
+    with progress(pairs, batch_size, "pairs") as shown:
         for batch in batches(network, items, size, batch_size):
             yield batch
-            bar.update(len(batch.indices))
+            shown.update(len(batch.indices))
 
 
 def progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
     """A bar on stderr."""
-    # disable=None: silent unless stderr is a terminal; a single batch needs no bar at all.
-    return tqdm(total=total, unit=f" {unit}", leave=False, disable=True if total <= batch_size else None)
+    # A single batch needs no bar.
+    return bar(total=total, unit=f" {unit}", hidden=total <= batch_size)
 
 
 def scatter(found: dict[int, T], batch: Batch, values: Iterable[T]) -> None:

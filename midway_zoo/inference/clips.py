@@ -6,8 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.checks import check_integer
 from midway_zoo.inference.batches import Fit, inference
 from midway_zoo.inference.encoded import EncodedFrames
@@ -56,7 +56,7 @@ def encoded_pairs(
     times: list[float | None] = []
     concealed: list[bool] = []
     taken = 0
-    with tqdm(total=frames.total, unit=" frames", leave=False, disable=None) as bar:
+    with bar(total=frames.total, unit=" frames") as shown:
         for batch in frame_batches(network, frames, size, batch_size):
             # Not around the yield: a suspended generator must not leave the caller without gradients.
             with inference(network):
@@ -68,7 +68,7 @@ def encoded_pairs(
                 pts, hidden = pair_times(times, gap), torch.tensor(concealed)
                 guessed = None if pts is None else torch.stack([hidden[:-gap], hidden[gap:]], dim=1)
                 yield EncodedPairs(joined[:-gap], joined[gap:], batch.given, pts, guessed)
-            bar.update(len(batch.images))
+            shown.update(len(batch.images))
     frames.check_taken(taken, gap)
 
 
@@ -108,32 +108,45 @@ def infer_motion_latents(
         MissingExtraError: for a video without PyAV.
         ConfigError: if the network is an encoder alone.
     """
+    parts = list(motion_of_clip(model, clip, stride=stride, fps=fps, gap=gap, size=size, batch_size=batch_size))
+    levels = {level: torch.cat([part.levels[level] for part in parts]) for level in parts[0].levels}
+    times = [part.pts_seconds for part in parts if part.pts_seconds is not None]
+    concealed = [part.concealed for part in parts if part.concealed is not None]
+    of_video = (torch.cat(times), torch.cat(concealed)) if times else (None, None)
+    return motion_latent(levels, parts[0].grid, *of_video)
+
+
+def motion_of_clip(
+    model: Model,
+    clip: ClipLike,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    gap: int = 1,
+    size: Size = None,
+    batch_size: int = 8,
+) -> Iterator[MotionLatent]:
+    """:func:`infer_motion_latents` in parts of at most ``batch_size`` pairs, in order, in bounded memory."""
     network = resolve_network(model)
-    dynamics = network.require_dynamics()
+    network.require_dynamics()
     check_integer("batch_size", batch_size, 1)
     check_integer("gap", gap, 1)
-    frames = open_frames(clip, stride=stride, fps=fps)
-    found: dict[int, list[Tensor]] = {level: [] for level in network.config.levels}
-    times: list[Tensor] = []
-    concealed: list[Tensor] = []
-    grid = (0, 0)
+    return _motion(network, open_frames(clip, stride=stride, fps=fps), size, batch_size, gap)
+
+
+def _motion(
+    network: MidwayNetwork, frames: FrameSource, size: Size, batch_size: int, gap: int
+) -> Iterator[MotionLatent]:
+    dynamics = network.require_dynamics()
 
     def encode(images: Tensor) -> EncodedFrames:
         return EncodedFrames(network, images).encoded()
 
-    with inference(network):
-        for pairs in encoded_pairs(network, frames, size, batch_size, encode, gap=gap):
-            grid = pairs.source.grid
+    for pairs in encoded_pairs(network, frames, size, batch_size, encode, gap=gap):
+        with inference(network):
             tokens = pairs.source.tokens(), pairs.target.tokens(target=True)
-            latents = dynamics.motion_latents(*tokens, grid).motion_latents
-            for level in found:
-                found[level].append(latents[level])
-            if pairs.pts_seconds is not None and pairs.concealed is not None:
-                times.append(pairs.pts_seconds)
-                concealed.append(pairs.concealed)
-    levels = {level: torch.cat(parts) for level, parts in found.items()}
-    of_video = (torch.cat(times), torch.cat(concealed)) if times else (None, None)
-    return motion_latent(levels, grid, *of_video)
+            latents = dynamics.motion_latents(*tokens, pairs.source.grid).motion_latents
+        yield motion_latent(dict(latents), pairs.source.grid, pairs.pts_seconds, pairs.concealed)
 
 
 def predict_flows(

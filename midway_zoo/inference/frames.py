@@ -43,7 +43,7 @@ class FrameSource:
 
     frames: Iterator[Frame]
     total: int | None = None
-    """How many there are, where that is known."""
+    """How many there are, where that is known; of a video what its container lets expect, for progress bars."""
     sampling: str = "stride=1"
     """How they were chosen, for messages."""
 
@@ -79,7 +79,8 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
         if not path.is_dir():
             decoded = inference.video.read_video(path, stride=stride, fps=fps)
             frames = (as_frame(frame) for frame in decoded)
-            return FrameSource(frames, sampling=f"stride={stride}" if fps is None else f"fps={fps}")
+            about = inference.video_length.estimated_frames(path, stride=stride, fps=fps)
+            return FrameSource(frames, about, f"stride={stride}" if fps is None else f"fps={fps}")
         clip = _frames_of_folder(path)
     single = isinstance(clip, Image.Image | Tensor | np.ndarray) and getattr(clip, "ndim", 3) != 4
     if single or isinstance(clip, Mapping | Set | bytes) or not isinstance(clip, Iterable):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 from torch.nn import functional as F  # noqa: N812
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.checks import check_draws
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import in_order, inference, pair_batches, scatter, stack
@@ -206,7 +206,7 @@ def sensitivity_of(
     jobs = torch.cartesian_prod(torch.arange(draws), torch.arange(len(rows))).to(features.device)
     push = vmap(column)
     total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device, dtype=torch.float32)
-    with tqdm(total=len(jobs), unit=" tokens", leave=False, disable=None if progress else True) as bar:
+    with bar(total=len(jobs), unit=" tokens", hidden=not progress) as shown:
         for part in jobs.split(chunk):
             draw, index = part.unbind(1)
             with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
@@ -214,7 +214,7 @@ def sensitivity_of(
                 found = push(rows[index], directions[draw[:, None], rows[index]])
             for row, cosines in zip(index.tolist(), found, strict=True):
                 total[row] += cosines
-            bar.update(len(part))
+            shown.update(len(part))
     return (total / draws).transpose(0, 1)
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.inference.encoded import Corner, EncodedFrames
 
 _BETA, _TAU = 10.0, 5.0
@@ -105,7 +105,7 @@ def _decoded(source: EncodedFrames, target: EncodedFrames, rows: slice) -> Tenso
 def _parts(total: int, size: int | None) -> Iterator[slice]:
     size = size or total
     firsts = range(0, total, size)
-    for first in tqdm(firsts, unit=" batches of tiles", leave=False, disable=True if len(firsts) < 2 else None):
+    for first in bar(firsts, unit=" batches of tiles", hidden=len(firsts) < 2):
         yield slice(first, first + size)
 
 

@@ -1,7 +1,6 @@
-"""Reading videos: which frames, in what order, when, which way up, and which are damaged (PyAV, the ``video`` extra).
+"""Reading videos: which frames, in what order and when, which way up, which are damaged (PyAV, extra ``video``).
 
-Inference, training and preparation all read through this module, so they agree on every one of these.
-"""
+Inference, training and preparation all read through this module, and so agree on every one of these."""
 
 import logging
 import struct
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from midway_zoo.checks import check_integer, is_integer, is_number, is_size
 from midway_zoo.errors import InputError, MissingExtraError, MissingFileError
+from midway_zoo.extras import install_command
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.images import scaled_size, to_uint8
 from midway_zoo.inference.video_order import Damage, DecodedFrame, Follower
@@ -120,7 +120,7 @@ def import_av() -> Any:
     try:
         import av
     except ImportError as error:
-        raise MissingExtraError("reading videos needs PyAV: pip install 'midway-zoo[video]'") from error
+        raise MissingExtraError(f"videos need PyAV: {install_command('video')}") from error
     return av
 
 
@@ -281,6 +281,11 @@ class VideoFile:
 
     def _undecodable(self, error: Exception) -> UnreadableVideoError:
         return UnreadableVideoError(self.path, f"cannot be decoded as video: it is corrupt, or no video ({error})")
+
+    @property
+    def container_seconds(self) -> float:
+        """How long the container says that it is, in its own units of a microsecond; 0 where it does not say."""
+        return float(self._container.duration or 0) / 1e6
 
     @property
     def step(self) -> int:

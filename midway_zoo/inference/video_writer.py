@@ -1,5 +1,6 @@
 """Frames to a video file (PyAV, the ``video`` extra)."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,7 @@ class VideoWriter:
         colours: what the frames' numbers mean; written into the file.
         options: of the encoder.
         threads: of the encoder; 0 lets FFmpeg choose.
+        metadata: written into the file as its comment, as JSON.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class VideoWriter:
         colours: Colours | None = None,
         options: Mapping[str, str] | None = None,
         threads: int = 0,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         self.colours = colours or Colours()
         self._av = import_av()
@@ -61,6 +64,8 @@ class VideoWriter:
         # No B-frames: no frame waits for later ones, and the last to be stored is the last to be shown.
         self._options = {"bf": "0", **(options or {})}
         self._container = self._av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        if metadata is not None:
+            self._container.metadata["comment"] = json.dumps(metadata, sort_keys=True)
         self._stream: Any = None
         self._durations: dict[int, int] = {}
         self._offset = 0
@@ -115,6 +120,49 @@ class VideoWriter:
             self._container.mux(packet)
 
 
+class TimedWriter:
+    """A :class:`VideoWriter` of RGB frames with times in seconds; the first frame begins the video.
+
+    Args:
+        path: of the file, which is replaced.
+        rate: frames per second on average, a hint for the encoder.
+        metadata: as of :class:`VideoWriter`.
+    """
+
+    def __init__(self, path: Path, *, rate: Fraction = Fraction(25), metadata: Mapping[str, Any] | None = None) -> None:
+        self._writer = VideoWriter(path, rate=rate, metadata=metadata)
+        self._size: Any = None
+        self._zero, self._last = 0.0, -1
+
+    @property
+    def frames(self) -> int:
+        """Written so far."""
+        return self._writer.frames
+
+    def __enter__(self) -> "TimedWriter":
+        self._writer.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._writer.__exit__(kind, *rest)
+
+    def add(self, frame: Tensor, start: float, stop: float) -> None:
+        """Write uint8 (3, H, W), shown from ``start`` to ``stop`` seconds.
+
+        Raises:
+            InputError: for another size than before, or times that do not ascend.
+        """
+        self._zero = float(start) if self._size is None else self._zero
+        self._size = frame.shape if self._size is None else self._size
+        if frame.shape != self._size:
+            raise InputError(f"frame {self.frames} has {tuple(frame.shape)}; all must have one size.")
+        ticks, until = (round((float(seconds) - self._zero) / _TICK) for seconds in (start, stop))
+        if not self._last < ticks < until:
+            raise InputError(f"frame {self.frames} is shown from {start} to {stop} s; times must ascend.")
+        self._writer.add_rgb(frame, ticks, until - ticks)
+        self._last = ticks
+
+
 def write_video(
     path: Path,
     frames: Iterable[Tensor] | Iterable[tuple[Tensor, float, float]],
@@ -144,22 +192,10 @@ def write_video(
     import_av()
     if fps is not None and not 0 < fps < math.inf:
         raise InputError(f"fps={fps!r}: a positive number of frames per second is expected.")
-    size: Any = None
-    zero, last = 0.0, -1
-    # The rate is only a hint for the encoder where frames have times.
     rate = Fraction(fps if fps is not None else 25).limit_denominator(1001)
-    with atomic(path, overwrite=overwrite) as temporary, VideoWriter(temporary, rate=rate) as writer:
+    with atomic(path, overwrite=overwrite) as temporary, TimedWriter(temporary, rate=rate) as writer:
         for number, given in enumerate(frames):
-            frame, start, stop = given if isinstance(given, tuple) else (given, number / rate, (number + 1) / rate)
-            zero = float(start) if size is None else zero
-            size = frame.shape if size is None else size
-            if frame.shape != size:
-                raise InputError(f"frame {number} has {tuple(frame.shape)}; all must have one size.")
-            ticks, until = (round((float(seconds) - zero) / _TICK) for seconds in (start, stop))
-            if not last < ticks < until:
-                raise InputError(f"frame {number} is shown from {start} to {stop} s; times must ascend.")
-            writer.add_rgb(frame, ticks, until - ticks)
-            last = ticks
+            writer.add(*(given if isinstance(given, tuple) else (given, number / rate, (number + 1) / rate)))
         if not writer.frames:
             raise InputError(f"there are no frames to write to {path.name}.")
     return writer.frames

@@ -9,8 +9,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import DataError, InputError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files
@@ -116,7 +116,7 @@ def evaluate_davis(
     """
     backbone = load_backbone(model)
     objects = {}
-    for sequence in tqdm(list_davis(root, split)[:limit], unit=" sequences", leave=False, disable=None):
+    for sequence in bar(list_davis(root, split)[:limit], unit=" sequences"):
         first, palette = read_mask(sequence.masks[0])
         found = propagate_labels(backbone, _paths(sequence.frames), _without_void(first), options=options)
         if masks is not None:

@@ -13,8 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
 from midway_zoo.files import METADATA_KEY, write_safetensors
 from midway_zoo.inference.images import ImageLike, resize, scaled_size, to_tensor
@@ -106,7 +106,7 @@ def cached_features(
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     parts = [files[first : first + SHARD] for first in range(0, len(files), SHARD)]
-    with tqdm(total=len(files), unit=" images", desc="features", leave=False, disable=None) as bar:
+    with bar(total=len(files), unit=" images", desc="features") as shown:
         for part in parts:
             listing = _listing(part, root)
             path = folder / f"{listing[:32]}.safetensors"
@@ -116,7 +116,7 @@ def cached_features(
                 features = torch.cat(list(_computed(backbone, part, transform, batch_size, num_workers)))
                 write_safetensors(path, {"features": features}, wanted, overwrite=True)
             found.append(features)
-            bar.update(len(part))
+            shown.update(len(part))
     return torch.cat(found) if found else torch.empty(0, backbone.dim)
 
 

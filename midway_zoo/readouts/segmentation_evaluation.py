@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.files import write_png
 from midway_zoo.readouts.labelled import LabelledFiles, read_labelled, spread
 from midway_zoo.readouts.segmentation import ImageSize, Segmenter, check_same_classes
@@ -39,7 +39,7 @@ def evaluate_segmenter(
     palette = segmenter.config.palette or files.classes.palette or None
     metrics = SegmentationMetrics(classes)
     pairs = spread(files.pairs, limit)
-    for image_file, mask_file in tqdm(pairs, desc="evaluation", unit=" images", leave=False, disable=None):
+    for image_file, mask_file in bar(pairs, desc="evaluation", unit=" images"):
         image, labels = read_labelled(image_file, mask_file, classes, files.dataset)
         found = segmenter.predict(image, size=size, stride=stride, batch_size=batch_size).labels[0]
         metrics.update(found, labels)

@@ -151,8 +151,8 @@ def save_checkpoint(
         (temporary / CONFIG).write_text(config, encoding="utf-8")
         (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
+            make_ordinary(path, 0o777 if path == temporary else 0o666)  # safetensors makes files for their owner alone
             _sync(path)
-        make_ordinary(temporary, 0o777)
         if final.exists():  # the same step, written by a run that was resumed from before it
             shutil.rmtree(final)
         temporary.rename(final)
@@ -209,7 +209,9 @@ def _sync(path: Path) -> None:
 
 
 def run_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint folder that ``path`` is, or the newest one of the run folder that it is, or None."""
+    """The checkpoint folder that ``path`` is, the newest of the run folder or the best that it means, or None."""
+    if path.name == BEST and path.is_file():
+        return best_checkpoint(path.parent)
     if (path / MODEL).is_file() and (path / STATE).is_file():
         return open_checkpoint(path)
     return latest_checkpoint(path) if path.is_dir() else None

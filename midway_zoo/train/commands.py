@@ -31,7 +31,9 @@ def run_task(
         sys.stdout.write(describe_config(schema, recipe, settings))
         return
     config = load_config(schema, recipe, settings)
-    logging.getLogger("midway_zoo").setLevel(logging.INFO)
+    package = logging.getLogger("midway_zoo")
+    if package.getEffectiveLevel() < logging.ERROR:  # not with --quiet
+        package.setLevel(logging.INFO)
     accelerator = make_accelerator(config)
     with accelerator.main_process_first():  # the first builds the index, the others read it
         task: Task[Any] = task_class(name)(config)

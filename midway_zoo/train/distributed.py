@@ -293,7 +293,8 @@ def _forget(model: nn.Module) -> None:
 
 
 class StopRequest:
-    """Within it, the first SIGTERM, SIGINT or SIGUSR1 is noted; a second SIGINT interrupts as usual.
+    """Within it, the first SIGTERM, SIGINT or SIGUSR1 is noted; a second SIGINT interrupts as usual, unless a
+    checkpoint is being saved.
 
     Schedulers send SIGTERM (or, with ``sbatch --signal=USR1@120``, SIGUSR1) before they kill.
     """
@@ -304,6 +305,16 @@ class StopRequest:
         self.requested = False
         self.name = ""
         self._before: dict[int, Any] = {}
+        self._saving = False
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """In here no SIGINT interrupts: a checkpoint that was begun is finished."""
+        self._saving = True
+        try:
+            yield
+        finally:
+            self._saving = False
 
     def __enter__(self) -> "StopRequest":
         # Only the main thread may set handlers; elsewhere the run simply cannot be stopped by a signal.
@@ -320,6 +331,9 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number == signal.SIGINT:
+            if self._saving:
+                logger.warning("a checkpoint is being saved; the run ends as soon as it is complete")
+                return
             raise KeyboardInterrupt
         self.requested, self.name = True, signal.Signals(number).name
         logger.warning("%s: stopping after this step, saving a checkpoint", self.name)

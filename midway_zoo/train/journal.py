@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.files import atomic, write_png
 from midway_zoo.version import __version__
 
@@ -86,9 +86,7 @@ class Progress:
 
     def __init__(self, first_step: int, last_step: int, *, shown: bool, unit: str, values: Sequence[str] = ()) -> None:
         self.unit, self.values = unit, ("loss", *values, "lr")
-        self._bar = tqdm(
-            total=last_step, initial=first_step, unit="step", disable=None if shown else True, dynamic_ncols=True
-        )
+        self._bar = bar(total=last_step, initial=first_step, unit="step", hidden=not shown, leave=True)
 
     def __enter__(self) -> "Progress":
         return self

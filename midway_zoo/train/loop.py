@@ -252,7 +252,8 @@ class Run:
             self._report(keep=1 if self.accelerator.device.type == "cuda" else 0)
             reason = self._stop_reason()
             if (step + 1) % self.config.save_every == 0 or step + 1 == self.last_step or reason:
-                self._save(step + 1)
+                with self.stop.saving():
+                    self._save(step + 1)
             if self._due(self.config.picture_every, step):
                 self._pictures(batch, step)
             if reason:

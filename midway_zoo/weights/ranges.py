@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import CheckpointError
 from midway_zoo.weights.archive import TorchArchive, local_header_size, tensor_from_bytes
 from midway_zoo.weights.pickles import TensorRef
@@ -100,15 +100,15 @@ def _fetch(
     failed = threading.Event()
     for run in runs:
         todo.put(run)
-    quiet = True if are_progress_bars_disabled() else None  # None: no bar unless on a terminal
+    quiet = are_progress_bars_disabled()
     total = sum(run.stop - run.start for run in runs)
-    with tqdm(total=total, unit="B", unit_scale=True, desc=file.filename, disable=quiet) as bar:
+    with bar(total=total, unit="B", unit_scale=True, desc=file.filename, leave=True, hidden=quiet) as shown:
 
         def work() -> None:
             try:
                 while not failed.is_set():
                     run = todo.get_nowait()
-                    data = file.fetch(run.start, run.stop, bar.update)
+                    data = file.fetch(run.start, run.stop, shown.update)
                     damage = None
                     for name in run.names:
                         try:

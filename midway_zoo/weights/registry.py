@@ -3,7 +3,7 @@
 import fnmatch
 import logging
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -14,14 +14,16 @@ from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
 from midway_zoo.manifest import pretrained_names
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import load_file, load_folder
+from midway_zoo.storage import WEIGHTS, EncoderName, load_file, load_folder
 from midway_zoo.weights.load import load_pretrained
-from midway_zoo.weights.released import EncoderName, load_released
+from midway_zoo.weights.run_folder import checkpoint_folder, load_run
 
 _logger = logging.getLogger(__name__)
+_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
-Model: TypeAlias = MidwayNetwork | str
-"""What the functions of the package take: a network, or a pretrained name."""
+Model: TypeAlias = MidwayNetwork | str | PathLike[str]
+"""What the functions of the package take: a network, a pretrained name, "hf-hub:org/repo", or the path of anything that
+:func:`load_checkpoint` reads."""
 
 
 def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
@@ -155,8 +157,9 @@ def load_checkpoint(
     """A network from a file on disk, read safely: nothing in the file is ever run.
 
     Args:
-        path: a released-layout ``.pth`` of any width, grid or token count; or a folder or ``.safetensors``
-            file written by this package.
+        path: a released-layout ``.pth`` of any width, grid or token count; a folder or ``.safetensors`` file written
+            by this package; or a training run: its folder (the newest checkpoint is meant), its ``best.json`` (the
+            one that validated best) or a ``checkpoints/step_*`` in it.
         encoder: which encoder sees the frames: "teacher", as is usual for self-supervised models, or
             "student".
         paired: keep both encoders, student for source and teacher for target frames, as in pretraining.
@@ -183,9 +186,12 @@ def load_checkpoint(
     if not path.exists():
         hint = f" For the zoo's weights of that name use create_model({str(path)!r}, pretrained=True)."
         raise MissingFileError(f"there is no file {path}.{hint if str(path) in list_models() else ''}")
-    if path.is_dir() or path.suffix == ".safetensors":
+    run = checkpoint_folder(path)
+    if run is not None or path.is_dir() or path.suffix == ".safetensors":
         if config is not None:
             raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
+        if run is not None:
+            return load_run(run, encoder=encoder, paired=paired)
         return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
     if isinstance(config, MidwayConfig):
         paired = paired or config.paired
@@ -194,20 +200,23 @@ def load_checkpoint(
         raise InputTypeError(f"config={config!r}: a mapping of MidwayConfig fields is expected.")
     elif config and "paired" in config:
         raise ConfigError("pass paired= itself, not in config=.")
+    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
+
     fields = dict(config or {})
     head = _flow_fields(fields)
     return _with_flow_head(load_released(path, encoder=encoder, paired=paired, config=fields), head, path.name)
 
 
 def resolve_network(model: Any) -> MidwayNetwork:
-    """The network itself, also inside ``torch.compile``, PEFT or data-parallel wrappers, or that of a pretrained name,
-    loaded once per process.
+    """The network itself, also inside ``torch.compile``, PEFT or data-parallel wrappers, or that of a name or path,
+    loaded once per process (and again when the file changed).
 
     Raises:
         InputTypeError: for anything else.
     """
-    if isinstance(model, str):
-        return _pretrained(model)
+    if isinstance(model, str | PathLike):
+        path = Path(model)
+        return _from_path(path, _changed(path)) if is_path(model) else _pretrained(str(model))
     inner = model
     while isinstance(inner, nn.Module) and not isinstance(inner, MidwayNetwork):
         # torch.compile, DistributedDataParallel, PEFT: its layers are in the network, so that what is trained is used.
@@ -221,6 +230,28 @@ def resolve_network(model: Any) -> MidwayNetwork:
     )
 
 
+def is_path(model: str | PathLike[str]) -> bool:
+    """Whether a model is named by a path: a listed name never is, whatever lies beside."""
+    if not isinstance(model, str):
+        return True
+    if model.startswith("hf-hub:") or model in list_models():
+        return False
+    path = Path(model)
+    return path.exists() or path.suffix in _SUFFIXES or len(path.parts) > 1
+
+
 @cache
 def _pretrained(name: str) -> MidwayNetwork:
     return create_model(name, pretrained=True)
+
+
+def _changed(path: Path) -> int:
+    """Changes with what a path holds."""
+    held = checkpoint_folder(path) or path
+    files = [held / WEIGHTS, held] if held.is_dir() else [held]
+    return next((file.stat().st_mtime_ns for file in files if file.exists()), 0)
+
+
+@lru_cache(maxsize=4)
+def _from_path(path: Path, changed_ns: int) -> MidwayNetwork:
+    return load_checkpoint(path)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingExtraError
+from midway_zoo.extras import install_command
 from midway_zoo.files import atomic
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import check_tensors, empty_network
@@ -202,7 +203,7 @@ def _dict_config(values: Mapping[str, Any]) -> Any:
     try:
         from omegaconf import OmegaConf
     except ImportError as error:
-        raise MissingExtraError("writing a released .pth needs OmegaConf: pip install 'midway-zoo[train]'") from error
+        raise MissingExtraError(f"writing a released .pth needs OmegaConf: {install_command('train')}") from error
     return OmegaConf.create(dict(values))
 
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from huggingface_hub import constants, hf_hub_download
 from huggingface_hub.utils import are_progress_bars_disabled
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import CheckpointError, MidwayZooError
 from midway_zoo.files import sha256_of
 from midway_zoo.weights.explain import explain, network_errors
@@ -101,12 +101,13 @@ def verify_source(
 
 def _hash(remote: RemoteFile) -> str:
     digest = hashlib.sha256()
-    quiet = True if are_progress_bars_disabled() else None
+    quiet = are_progress_bars_disabled()
     try:
-        with tqdm(total=remote.size, unit="B", unit_scale=True, desc=f"sha256 {remote.filename}", disable=quiet) as bar:
+        title = f"sha256 {remote.filename}"
+        with bar(total=remote.size, unit="B", unit_scale=True, desc=title, leave=True, hidden=quiet) as shown:
             for chunk in _chunks(remote):
                 digest.update(chunk)
-                bar.update(len(chunk))
+                shown.update(len(chunk))
     except RangesRefusedError:  # then the client's ordinary download, which cannot be read as it comes
         with tempfile.TemporaryDirectory() as folder:
             path = hf_hub_download(

@@ -8,6 +8,8 @@ import pytest
 
 from midway_zoo.cli import build_parser, main, reproduce
 from midway_zoo.cli.reproduce import TABLES, Step, steps_of
+from midway_zoo.train.config import load_config
+from midway_zoo.train.tasks import config_class
 
 
 def test_tables_are_listed(capsys) -> None:
@@ -19,11 +21,14 @@ def test_tables_are_listed(capsys) -> None:
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_every_training_and_export_is_a_command(table: str, tmp_path: Path) -> None:
+def test_every_step_is_a_command_with_a_configuration(table: str, tmp_path: Path) -> None:
     for row in TABLES[table]:
         for step in steps_of(row, tmp_path, tmp_path / "out", ["num_workers=4"]):
-            if step.words[:2] != ("eval", "segmentation"):
-                assert build_parser().parse_args(list(step.words)).run
+            options = build_parser().parse_args(list(step.words))
+            if step.words[0] == "train" and step.words[1] != "export":
+                config = load_config(config_class(options.task), options.recipe, options.settings)
+                config.check()
+                assert config.num_workers == 4
     assert len({row.name for row in TABLES[table]}) == len(TABLES[table])
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import midway_zoo as mz
 from midway_zoo import manifest
 from midway_zoo.cli import main
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
@@ -247,7 +248,7 @@ def test_pin_takes_size_and_digest_from_the_file(entry: dict, tmp_path: Path) ->
 def test_the_manifest_is_strict(key: str, value: object, message: str) -> None:
     content = copy.deepcopy(manifest.load_manifest())
     content["models"][NAME][key] = value
-    assert any(message in problem for problem in manifest.validate(content)), manifest.validate(content)
+    assert any(message in problem for problem in validate(content)), validate(content)
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +290,7 @@ def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> No
     assert not [key for key in stored if key.startswith("target_encoder.")]
     assert str(tmp_path) not in files[0].read_bytes()[:4096].decode("latin-1")
     written = json.loads(files[2].read_text(encoding="utf-8"))
-    assert manifest.validate(written) == []
+    assert validate(written) == []
     assert written["models"][NAME]["config"]["flow_size"] == [64, 64]
     assert "paired" not in written["models"][NAME]["config"]
     assert written["models"][NAME]["size_bytes"] == files[0].stat().st_size

@@ -17,8 +17,8 @@ from typing import Any, Literal, TypeAlias
 
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import ConfigError, InputError, MidwayZooError
 from midway_zoo.files import atomic, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
@@ -137,7 +137,7 @@ def prepare(
     jobs = [(base_folder(root), source, out / name, options) for source, name in _outputs(sources, format)]
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         results = pool.map(lambda job: _prepare_one(*job), jobs)
-        for result in tqdm(results, total=len(jobs), unit=" videos", desc="prepare", leave=False, disable=None):
+        for result in bar(results, total=len(jobs), unit=" videos", desc="prepare"):
             _add(report, result)
     report.seconds = time.perf_counter() - start
     return report

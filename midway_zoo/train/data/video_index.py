@@ -13,8 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tqdm import tqdm
-
+from midway_zoo.bars import bar
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files, suffix_of
@@ -300,7 +299,7 @@ def _probe_all(
     pool = ThreadPoolExecutor(_threads(workers))
     try:
         results = pool.map(lambda source: _probed(base, source, before.get(source.path)), sources)
-        for entry in tqdm(results, total=len(sources), unit=" videos", desc="index", leave=False, disable=None):
+        for entry in bar(results, total=len(sources), unit=" videos", desc="index"):
             entries.append(entry)
             if partial is not None and time.monotonic() - saved > _SAVE_SECONDS:
                 _assembled(base, entries).save(partial)

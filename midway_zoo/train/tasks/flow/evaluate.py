@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
+from midway_zoo.bars import bar
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.files import check_output
 from midway_zoo.flow import FlowMetrics, write_flow
@@ -252,13 +252,13 @@ def predictions(
     reader = _Reader(entries, truth=truth)
     loader = DataLoader(reader, batch_size=batch_size, collate_fn=list, num_workers=num_workers)
     index = 0
-    with tqdm(total=len(entries), unit=" pairs", desc=title or None, leave=False, disable=None) as bar:
+    with bar(total=len(entries), unit=" pairs", desc=title or None) as shown:
         for samples in loader:
             flows, used = _predict(network, samples, method, batch_size, options)
             for sample, flow in zip(samples, flows, strict=True):
                 yield index, sample, flow, used
                 index += 1
-            bar.update(len(samples))
+            shown.update(len(samples))
 
 
 def _predict(

@@ -1,0 +1,96 @@
+"""Outputs of commands: checked before the work, described in what is written, kept when the work is interrupted."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from midway_zoo.errors import InputError, InterruptedWorkError
+from midway_zoo.files import check_output
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import state_digest
+from midway_zoo.version import __version__
+
+
+def check_suffix(path: Path, suffixes: tuple[str, ...], what: str) -> None:
+    """Raise :class:`InputError` unless a file has one of the endings that can be written."""
+    if path.suffix.lower() not in suffixes:
+        raise InputError(f"{path}: {what} are written to {' or '.join(suffixes)}, not {path.suffix or 'such a name'}.")
+
+
+def check_outputs(options: argparse.Namespace) -> None:
+    """Raise before the work if an output cannot be written, or would replace an input (with ``--force`` too)."""
+    outputs = [path for path in (getattr(options, "output", None), getattr(options, "picture", None)) if path]
+    inputs = [getattr(options, name, None) for name in ("images", "video", "source", "target", "model")]
+    given = [Path(one) for entry in inputs for one in (entry if isinstance(entry, list) else [entry]) if one]
+    for output in outputs:
+        folder = output.is_dir() or (not output.suffix and getattr(options, "folders", False))
+        for path in given:
+            if path.exists() and output.exists() and path.samefile(output):
+                raise InputError(f"{output} is an input; it is never overwritten. Choose another name for the output.")
+        if not folder:
+            check_output(output, overwrite=options.force)
+    if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
+        raise InputError(f"{outputs[0]} is the name of two outputs; give each its own.")
+    if len(outputs) == 2 and outputs[1].suffix.lower() != ".png":
+        raise InputError(f"{outputs[1]}: pictures are written to .png.")
+
+
+def description(options: argparse.Namespace, network: MidwayNetwork, **facts: Any) -> dict[str, Any]:
+    """What every output says of how it was made."""
+    names = (
+        "stride",
+        "fps",
+        "size",
+        "gap",
+        "method",
+        "tile",
+        "overlap",
+        "coarse",
+        "refine",
+        "mirrored",
+        "draws",
+        "seed",
+    )
+    chosen = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return {
+        "midway_zoo": __version__,
+        "command": options.command,
+        "model": str(options.model),
+        "weights_sha256": state_digest(network),
+        "provenance": network.provenance,
+        **chosen,
+        **facts,
+    }
+
+
+class Progress:
+    """How far work got."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.seconds: float | None = None
+        self.interrupted = False
+
+    def step(self, count: int = 1, seconds: float | None = None) -> None:
+        """Note that more is done, up to a time of the footage."""
+        self.done += count
+        self.seconds = self.seconds if seconds is None else seconds
+
+    def end(self, output: Path, unit: str) -> None:
+        """Raise :class:`InterruptedWorkError` if Ctrl-C ended it, saying what there is."""
+        if self.interrupted:
+            at = "" if self.seconds is None else f", up to {self.seconds:.2f} s"
+            raise InterruptedWorkError(f"interrupted: {output} holds the first {self.done} {unit}{at}.")
+
+
+@contextmanager
+def kept_on_interrupt(progress: Progress) -> Iterator[None]:
+    """Ctrl-C in here ends it, without an error if anything was done: what there is can be closed properly."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not progress.done:
+            raise
+        progress.interrupted = True

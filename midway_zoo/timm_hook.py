@@ -1,0 +1,54 @@
+"""The encoders' registration with timm, at the price of importing timm only where timm is used."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+_ENCODERS = "midway_zoo.models.encoder"
+
+
+def register_encoders() -> None:
+    """Register the encoders now if timm is there, else as soon as it is imported.
+
+    timm takes seconds to import, which `midway-zoo --help` and programs that only read footage need not wait for; and
+    whoever can ask timm for a model has imported it.
+    """
+    if "timm" in sys.modules:
+        import_module(_ENCODERS)
+    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+class _Finder(MetaPathFinder):
+    """Finds timm where it is, and has the encoders registered after it was loaded."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "timm":
+            return None
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+class _Loader(Loader):
+    def __init__(self, loader: Any) -> None:
+        self._loader = loader
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        created: ModuleType | None = self._loader.create_module(spec)
+        return created
+
+    def exec_module(self, module: ModuleType) -> None:
+        # What asks the module for its loader finds timm's own.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        import_module(_ENCODERS)
