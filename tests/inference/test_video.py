@@ -367,5 +367,6 @@ def test_without_pyav_the_error_says_what_to_install(video: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(MissingExtraError) as caught:
         next(read_video(video))
-    assert "pip install 'midway-zoo[video]'" in str(caught.value)
+    assert "pip install" in str(caught.value)
+    assert "midway-zoo[video]" in str(caught.value)
     assert isinstance(caught.value, ImportError)
