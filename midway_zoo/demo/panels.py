@@ -13,7 +13,7 @@ from midway_zoo.demo import sheet
 from midway_zoo.demo.findings import Findings, flow_errors, track_errors
 from midway_zoo.demo.footage import Footage
 from midway_zoo.demo.sheet import Block
-from midway_zoo.visualize import features_to_image, flow_to_image, heatmap_overlay
+from midway_zoo.visualize import features_to_image, flow_to_image, flow_wheel, heatmap_overlay
 
 _CELL = 192  # side in pixels of a square frame's picture, about
 _ROW = 1192  # width of a row of frames
@@ -237,11 +237,7 @@ def _diverging(values: Tensor) -> Tensor:
 
 def _wheel(longest: float, side: int = 44) -> Image.Image:
     """The flow colours as a disc: a point's direction and distance from its centre are those of the motion."""
-    large = side * 4
-    y, x = torch.meshgrid(*(torch.linspace(-1, 1, large),) * 2, indexing="ij")
-    colours = flow_to_image(torch.stack([x, y]), max_flow=1.0)
-    disc = torch.where(torch.hypot(x, y) <= 1, colours, torch.tensor(255, dtype=torch.uint8))
-    picture = sheet.to_picture(disc).resize((side, side), Image.Resampling.BOX)
+    picture = sheet.to_picture(flow_wheel(side))
     label = f"edge: {longest:.1f} px"
     width = int(sheet.font(sheet.CAPTION).getlength(label)) + 9
     result = Image.new("RGB", (width + side, side), sheet.PAPER)
