@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from midway_zoo.config import LEVELS, MidwayConfig
-from midway_zoo.manifest import BOXED, load_manifest
+from midway_zoo.manifest import BUNDLED, load_manifest
 from midway_zoo.version import __version__
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _card(
     lines = ["---", *([f"license: {released['license']}"] if released else []), *head, "---", ""]
     lines += ["# Midway Network" + ("" if library == "midway-zoo" else ", encoder"), ""]
     lines += ["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in facts.items()), "", "## Weights", ""]
-    if released and released["format"] == BOXED:
+    if released and released["format"] == BUNDLED:
         lines += [f"Trained by the midway-zoo project on {released['training_data']}; part of its package.", ""]
     elif released:
         lines += [

@@ -1,16 +1,17 @@
 """The shape of a Midway network: everything that is needed to rebuild it empty."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+from midway_zoo.checks import check_fields, field_range, is_integer
 from midway_zoo.errors import ConfigError, InputError, UnknownModelError, nearest
 
 LEVELS = (2, 1, 0)
 """Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
 
-_LARGEST = 2**16  # of any size here: larger ones are damage or mistakes, and would take minutes to refuse
+# Of any size here: larger ones are damage or mistakes, and would take minutes to refuse.
+_SIZE = {"at_least": 1, "at_most": 2**16}
 
 _PAPER_FLOW_HEAD = (96, 192, 384, 768, 256)
 
@@ -39,31 +40,31 @@ class MidwayConfig:
 
     encoder: str = "midway_vits"
     """timm name of the encoder; the five fields below may differ from that name's own."""
-    embed_dim: int = 384
+    embed_dim: int = field_range(384, **_SIZE)
     """Encoder width D."""
-    depth: int = 12
-    num_heads: int = 6
-    patch_size: int = 16
+    depth: int = field_range(12, **_SIZE)
+    num_heads: int = field_range(6, **_SIZE)
+    patch_size: int = field_range(16, **_SIZE)
     """Side of a square patch in pixels."""
-    grid: tuple[int, int] = (14, 14)
+    grid: tuple[int, int] = field_range((14, 14), length=2, **_SIZE, hint="token rows, token columns")
     """Native token grid (rows, columns): the size of the learned position tables."""
-    feature_blocks: tuple[int, int, int, int] = (2, 5, 8, 11)
+    feature_blocks: tuple[int, int, int, int] = field_range((2, 5, 8, 11), at_least=0, length=4, ordered=True)
     """Encoder blocks (0-based) whose normed outputs are the four feature levels."""
-    motion_dim: int = 192
+    motion_dim: int = field_range(192, **_SIZE)
     """Width C of the motion latents and of the midway path."""
-    motion_tokens: int = 10
+    motion_tokens: int = field_range(10, **_SIZE)
     """Number M of motion tokens."""
-    midway_depth: int = 4
-    midway_heads: int = 3
-    backward_heads: int = 6
-    forward_depth: int = 4
-    forward_heads: int = 6
-    flow_head: tuple[int, int, int, int, int] | None = None
+    midway_depth: int = field_range(4, **_SIZE)
+    midway_heads: int = field_range(3, **_SIZE)
+    backward_heads: int = field_range(6, **_SIZE)
+    forward_depth: int = field_range(4, **_SIZE)
+    forward_heads: int = field_range(6, **_SIZE)
+    flow_head: tuple[int, int, int, int, int] | None = field_range(None, length=5, **_SIZE)
     """Widths of the DPT flow head: its four maps from fine to coarse, then their fusion; None: no head. True is
     taken for the widths that fit the encoder (the paper's 96, 192, 384, 768, 256)."""
-    flow_size: tuple[int, int] = (320, 384)
+    flow_size: tuple[int, int] = field_range((320, 384), length=2, **_SIZE, hint="height, width")
     """(height, width) in pixels at which the flow head was trained, and the tile that it is run on."""
-    gate_bias: float = 4.0
+    gate_bias: float = field_range(4.0)
     """Added to a gate's logit, so that a fresh gate is almost open."""
     paired: bool = False
     """True: the network holds a second encoder for the target frame, as in pretraining."""
@@ -72,7 +73,7 @@ class MidwayConfig:
     # here is our reading, stated below.
     dynamics: bool = True
     """False: an encoder alone (invariance objective only); features work, everything about motion is refused."""
-    levels: tuple[int, ...] = LEVELS
+    levels: tuple[int, ...] = field_range(LEVELS)
     """Prediction targets, top-down: (2, 1, 0) or a part of it in that order. A single level is (2,). Whatever comes
     first starts from level 3 (the encoder's last tapped block), and what is left out has no parameters; the last one
     gives the final motion latent."""
@@ -100,17 +101,17 @@ class MidwayConfig:
                 raise ConfigError(f"{name}={getattr(self, name)!r} must be a list of integers.")
             # JSON and YAML turn tuples into lists.
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        self._check_types(lists)
+        check_fields(self)
+        if self.encoder not in _REGISTERED:
+            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), _REGISTERED)}")
         self._check_divisible("num_heads", "embed_dim")
         if self.dynamics:
             self._check_divisible("midway_heads", "motion_dim")
             self._check_divisible("forward_heads", "embed_dim")
         if self.dynamics and self.backward:
             self._check_divisible("backward_heads", "embed_dim")
-        if len(self.grid) != 2 or not 0 < min(self.grid) <= max(self.grid) <= _LARGEST:
-            raise ConfigError(f"grid={self.grid} must be two positive integers: token rows, token columns.")
         blocks = self.feature_blocks
-        if len(blocks) != 4 or list(blocks) != sorted(set(blocks)) or blocks[0] < 0 or blocks[-1] >= self.depth:
+        if len(set(blocks)) < len(blocks) or blocks[-1] >= self.depth:
             raise ConfigError(
                 f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
             )
@@ -119,35 +120,14 @@ class MidwayConfig:
         self._check_flow()
 
     def _check_flow(self) -> None:
-        size, head = self.flow_size, self.flow_head
-        if len(size) != 2 or not 0 < min(size) <= max(size) <= _LARGEST:
-            raise ConfigError(f"flow_size={size} must be two positive integers: height, width.")
-        if head is None:
+        if self.flow_head is None:
             return
-        if len(head) != 5 or not 0 < min(head) <= max(head) <= _LARGEST or head[-1] % 2:
-            raise ConfigError(f"flow_head={head} must be five positive widths, the last one even.")
+        if self.flow_head[-1] % 2:
+            raise ConfigError(f"flow_head={self.flow_head} must be five positive widths, the last one even.")
         if not self.dynamics:
             raise ConfigError("flow_head needs the dynamics, whose maps it reads; dynamics=False is an encoder alone.")
-        if any(side % self.patch_size for side in size):
-            raise ConfigError(f"flow_size={size} must hold multiples of patch_size={self.patch_size}.")
-
-    def _check_types(self, lists: Iterable[str]) -> None:
-        positive = [field.name for field in fields(self) if field.type is int]
-        for name in positive:
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= _LARGEST:
-                raise ConfigError(f"{name}={value!r} must be a positive integer, at most {_LARGEST}.")
-        for name in lists:
-            if any(isinstance(item, bool) or not isinstance(item, int) for item in getattr(self, name)):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must hold integers.")
-        if self.encoder not in _REGISTERED:
-            raise ConfigError(f"encoder={self.encoder!r} is not registered.{nearest(str(self.encoder), _REGISTERED)}")
-        for name in [field.name for field in fields(self) if field.type is bool]:
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name}={getattr(self, name)!r} must be true or false.")
-        number = isinstance(self.gate_bias, int | float) and not isinstance(self.gate_bias, bool)
-        if not number or not math.isfinite(self.gate_bias):
-            raise ConfigError(f"gate_bias={self.gate_bias!r} must be a finite number.")
+        if any(side % self.patch_size for side in self.flow_size):
+            raise ConfigError(f"flow_size={self.flow_size} must hold multiples of patch_size={self.patch_size}.")
 
     def _check_divisible(self, heads: str, width: str) -> None:
         if getattr(self, width) % getattr(self, heads):
@@ -157,7 +137,7 @@ class MidwayConfig:
 
     def check_level(self, level: object) -> None:
         """Raise :class:`InputError` unless ``level`` is one of this network's ``levels``."""
-        if isinstance(level, bool) or not isinstance(level, int) or level not in self.levels:
+        if not is_integer(level) or level not in self.levels:
             *others, last = map(str, self.levels)
             raise InputError(f"level={level!r}: {', '.join(others)}{' or ' if others else ''}{last} is expected.")
 

@@ -17,7 +17,9 @@ def _describe(value: Any) -> str:
     return repr(value)
 
 
-class _ShapeRepr:
+class ShapeRepr:
+    """Of a dataclass: a repr with the shapes and dtypes of its tensors; fields that are None are left out."""
+
     def __repr__(self) -> str:
         shown = ((item.name, getattr(self, item.name)) for item in fields(self))  # type: ignore[arg-type]
         inside = ", ".join(f"{name}={_describe(value)}" for name, value in shown if value is not None)
@@ -25,7 +27,7 @@ class _ShapeRepr:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class DynamicsOutput(_ShapeRepr):
+class DynamicsOutput(ShapeRepr):
     """Everything the dynamics computed for one direction; dicts keyed by level, top-down: 2, 1, 0, or
     fewer where the configuration leaves levels out."""
 
@@ -46,7 +48,7 @@ class DynamicsOutput(_ShapeRepr):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Features(_ShapeRepr):
+class Features(ShapeRepr):
     """Features of B images, in the given order."""
 
     cls: Tensor
@@ -63,7 +65,7 @@ class Features(_ShapeRepr):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MotionLatent(_ShapeRepr):
+class MotionLatent(ShapeRepr):
     """Motion latents of B pairs (or of the T - 1 neighbours in a clip)."""
 
     tokens: Tensor
@@ -81,7 +83,7 @@ class MotionLatent(_ShapeRepr):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FlowPrediction(_ShapeRepr):
+class FlowPrediction(ShapeRepr):
     """Optical flow of B pairs at the size of the given images."""
 
     flow: Tensor | list[Tensor]
@@ -109,7 +111,7 @@ class FlowPrediction(_ShapeRepr):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class PerturbationHeatmap(_ShapeRepr):
+class PerturbationHeatmap(ShapeRepr):
     """Where one source token went: its sensitivity over the target's tokens."""
 
     heatmap: Tensor
@@ -123,7 +125,7 @@ class PerturbationHeatmap(_ShapeRepr):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Segmentation(_ShapeRepr):
+class Segmentation(ShapeRepr):
     """Classes of the pixels of B images, at the sizes of the images."""
 
     labels: Tensor | list[Tensor]

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,6 +17,7 @@ from midway_zoo.version import __version__
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
 
+EncoderName = Literal["teacher", "student"]
 Described = Mapping[str, tuple[tuple[int, ...], Any]]
 """Name of a tensor -> its shape and dtype."""
 

@@ -3,7 +3,6 @@
 import colorsys
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.checks import is_size
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.images import ImageLike, to_tensor
 
@@ -104,7 +104,7 @@ def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] 
             f" of {type(maps[0]).__name__}" if isinstance(maps, list | tuple) and maps else ""
         )
         raise InputTypeError(f"{kinds} is no feature map: tensors (D, h, w) or (B, D, h, w) are expected.")
-    if size is not None and not _is_size(size):
+    if size is not None and not is_size(size):
         raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
     if isinstance(maps, Tensor):
         if maps.ndim == 3:
@@ -135,11 +135,6 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
         image = part.T.unflatten(1, one.shape[1:])
         images.append(image if size is None else F.interpolate(image[None], size=size, mode="nearest-exact")[0])
     return images
-
-
-def _is_size(size: Any) -> bool:
-    sides = size if isinstance(size, tuple | list) else ()
-    return len(sides) == 2 and all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in sides)
 
 
 def heatmap_overlay(

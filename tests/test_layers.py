@@ -40,6 +40,7 @@ INSIDE = (
     ("extras", "importlib.metadata"),  # asked only when something is missing
     ("models.encoder", "midway_zoo.weights.load"),  # the hops
     ("models.network", "midway_zoo.weights.hub"),
+    ("weights.registry", "midway_zoo.weights"),
     ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
 HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")
@@ -145,3 +146,29 @@ def test_only_the_command_line_imports_the_trainer() -> None:
 @pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.stem)
 def test_files_are_about_one_idea(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 450
+
+
+def lengths(path: Path) -> Iterator[tuple[str, int]]:
+    """(function, its lines without the docstring)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            first = node.body[0]
+            documented = ast.get_docstring(node, clean=False) is not None
+            text = (first.end_lineno or 0) - first.lineno + 1 if documented else 0
+            yield node.name, (node.end_lineno or 0) - node.lineno + 1 - text
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=lambda path: path.stem)
+def test_functions_are_short(path: Path) -> None:
+    assert not [(name, lines) for name, lines in lengths(path) if lines >= 60]
+
+
+TESTS = Path(__file__).parent
+
+
+TO_SPLIT = ("test_archive_safety.py", "test_released.py")
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.stem)
+def test_files_of_tests_are_about_one_idea(path: Path) -> None:
+    assert path.name in TO_SPLIT or len(path.read_text(encoding="utf-8").splitlines()) <= 450

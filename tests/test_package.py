@@ -12,7 +12,7 @@ import torch
 
 import midway_zoo as mz
 from midway_zoo.config import ARCHITECTURES
-from midway_zoo.manifest import BOXED, load_manifest
+from midway_zoo.manifest import BUNDLED, load_manifest
 from tests.weights.released_files import write_released
 
 ROOT = Path(__file__).parents[1]
@@ -84,12 +84,12 @@ def test_documents_agree_with_the_manifest() -> None:
             row = next(line for line in text.splitlines() if line.startswith(f"| `{name}`"))
             assert entry["file"] in row
             assert f"{entry['training_data']}" in row
-            if entry["format"] == BOXED:
+            if entry["format"] == BUNDLED:
                 assert "package" in text
                 continue
             assert str(entry["epochs"]) in row
             assert entry["repo_id"] in text
-        ours = entry["format"] == BOXED
+        ours = entry["format"] == BUNDLED
         for metric in entry["metrics"]:
             assert metric["source"].startswith("measured by this project" if ours else "reported by the authors")
             value = metric["value"]

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import check_draws
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import in_order, inference, pair_batches
-from midway_zoo.inference.checks import check_draws
 from midway_zoo.inference.images import Images, Size
 from midway_zoo.inference.perturbation import match_level, sensitivity
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SensitivityMatrix(_ShapeRepr):
+class SensitivityMatrix(ShapeRepr):
     """How much of every source token arrives at every target token, for B pairs of one size."""
 
     matrix: Tensor

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from midway_zoo.bars import bar
+from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
-from midway_zoo.inference.checks import check_draws, check_integer
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.frames import ClipLike, frame_batches, known_times, open_frames
 from midway_zoo.inference.images import Size
@@ -25,12 +25,12 @@ from midway_zoo.inference.perturbation import (
     tokens_under,
 )
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Tracks(_ShapeRepr):
+class Tracks(ShapeRepr):
     """Where n points went along a clip of T frames."""
 
     xy: Tensor

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, flow, inference, readouts, segmentation, train, weights, zoo
+from midway_zoo.cli import demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError
@@ -35,6 +35,7 @@ def build_parser() -> Parser:
     segmentation.add_commands(commands)
     train.add_commands(commands)
     evaluation.add_commands(commands)
+    reproduce.add_commands(commands)
     return parser
 
 

@@ -14,6 +14,7 @@ from midway_zoo.cli.zoo import add_encoder_options
 from midway_zoo.errors import InputError
 from midway_zoo.train.data.flow_datasets import DATASETS
 
+_FOLDER = "folder"
 _DATASETS = {data.short[0]: (key, data) for key, data in DATASETS.items()}
 
 
@@ -45,7 +46,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_data_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--dataset", required=True, choices=tuple(_DATASETS))
+    command.add_argument(
+        "--dataset",
+        required=True,
+        choices=(*_DATASETS, _FOLDER),
+        help="folder: your own, ROOT/frames and ROOT/flow, or these in folders of clips; a flow file (.flo, .png, "
+        ".pfm, .npy, .flo5) is named as its first frame",
+    )
     command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
     command.add_argument("--split", help="default: what fine-tuning does not see, as subval of Sintel; else train")
     command.add_argument(
@@ -76,13 +83,16 @@ def _workers(text: str) -> int:
 def _flow(options: argparse.Namespace) -> None:
     needs_extra()
     from midway_zoo.files import check_output, write_json
+    from midway_zoo.train.data.flow_folder import own_pairs
     from midway_zoo.train.tasks.flow.evaluate import evaluate_parts, evaluation_files, table
     from midway_zoo.train.tasks.flow.validation import spread
 
     split = options.split or ("test" if options.submission else None)
     passes = (options.passes,) if options.passes else ("clean", "final")
-    dataset, _ = _DATASETS[options.dataset]
-    listed = evaluation_files(dataset, options.root, split=split, passes=passes)
+    if options.dataset == _FOLDER:
+        listed = own_pairs(options.root)
+    else:
+        listed = evaluation_files(_DATASETS[options.dataset][0], options.root, split=split, passes=passes)
     parts = {name: spread(files, options.limit) for name, files in listed.items()}
     if options.submission:
         _submit(options, parts)
@@ -109,7 +119,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
 def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
     from midway_zoo.train.tasks.flow.evaluate import write_submission
 
-    form = _DATASETS[options.dataset][1].form
+    form = None if options.dataset == _FOLDER else _DATASETS[options.dataset][1].form
     if form is None:
         served = (name for name, (_, data) in _DATASETS.items() if data.form)
         raise InputError(f"--submission is for {', '.join(served)}; {options.dataset} has no such server.")

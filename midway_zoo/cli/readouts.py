@@ -61,6 +61,26 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
     _add_propagation(command)
     command.set_defaults(run=_davis)
 
+    command = tasks.add_parser(
+        "tracking",
+        help="points followed through clips, as TAP-Vid counts it",
+        description="Follow points through every clip of a folder and print average Jaccard, position and occlusion "
+        "accuracy in percent. A point is taken for hidden where the way back does not lead home.",
+        epilog="Example: midway-zoo eval tracking midway_nano.scenes --root /data/clips --tracker flow -o points.json",
+    )
+    add_backbone(command)
+    command.add_argument(
+        "--root",
+        required=True,
+        type=Path,
+        help="NAME.mp4 or NAME/ of frames beside NAME.npz (points as TAP-Vid has "
+        "them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)",
+    )
+    command.add_argument("--tracker", choices=("similarity", "perturbation", "flow"), default="similarity")
+    command.add_argument("--mode", choices=("first", "strided"), default="first", help="default: %(default)s")
+    command.add_argument("--side", type=positive, default=256, help="similarity: shorter side, default: %(default)s")
+    command.set_defaults(run=_tracking)
+
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register ``propagate``."""
@@ -310,3 +330,27 @@ def _timed(pictures: Iterable[tuple[float | None, Tensor]]) -> Iterator[tuple[Te
         waiting = start, picture
     if waiting is not None:
         yield waiting[1], waiting[0], waiting[0] + lasts
+
+
+def _tracking(options: argparse.Namespace) -> None:
+    from midway_zoo.analysis.tap_vid import evaluate_tracking
+
+    check_figures(options)
+    found = evaluate_tracking(
+        backbone_of(options), options.root, tracker=options.tracker, mode=options.mode, side=options.side
+    )
+    mean = found.mean()
+    content = {"tracker": options.tracker, "mode": options.mode, "mean": mean, "clips": found.clips}
+    write_figures(options, _without_nan(content))
+    names = {"average_jaccard": "AJ", "position_accuracy": "position", "occlusion_accuracy": "occlusion"}
+    rows = [["clip", *names.values()]]
+    rows += [[clip, *(f"{100 * scores[name]:.1f}" for name in names)] for clip, scores in found.clips.items()]
+    rows.append(["mean over clips", *(f"{100 * mean[name]:.1f}" for name in names)])
+    print_table(rows)
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    return None if isinstance(value, float) and value != value else value

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from midway_zoo import manifest
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.errors import CheckpointError, ConfigError, UnknownModelError, nearest
-from midway_zoo.manifest import boxed_file
+from midway_zoo.manifest import bundled_file
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
@@ -79,15 +80,15 @@ def _add_cache_dir(command: argparse.ArgumentParser) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.bundled import check_box, check_request
+    from midway_zoo.weights.bundled import check_bundled, check_request
     from midway_zoo.weights.hub import fetch
     from midway_zoo.weights.load import parts_for
 
     name = _pretrained_name(options.name)
     entry = manifest.find(name)
-    if entry["format"] == manifest.BOXED:
+    if entry["format"] == manifest.BUNDLED:
         check_request(name, encoder=options.encoder, revision=options.revision)
-        sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_box(name, entry)}\n")
+        sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_bundled(name, entry)}\n")
         return
     parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
     paths = fetch(
@@ -105,7 +106,7 @@ def _pretrained_name(name: str) -> str:
 def _verify(options: argparse.Namespace) -> None:
     from midway_zoo.files import sha256_of
     from midway_zoo.inference.golden import TOLERANCE, check_golden
-    from midway_zoo.weights.bundled import load_boxed
+    from midway_zoo.weights.bundled import load_bundled
     from midway_zoo.weights.hub import list_cache, load_part
     from midway_zoo.weights.registry import list_models, load_checkpoint
     from midway_zoo.weights.verification import verify_source
@@ -118,10 +119,10 @@ def _verify(options: argparse.Namespace) -> None:
         return
     name = _pretrained_name(options.target)
     entry = manifest.entries().get(name)
-    if entry is not None and entry["format"] == manifest.BOXED:
-        worst = check_golden(name, entry, load_boxed(name, entry))
+    if entry is not None and entry["format"] == manifest.BUNDLED:
+        worst = check_golden(name, entry, load_bundled(name, entry))
         sys.stdout.write(
-            f"{name} {boxed_file(entry)}: good  sha256 {entry['sha256']}\n"
+            f"{name} {bundled_file(entry)}: good  sha256 {entry['sha256']}\n"
             f"{name} outputs agree with the golden ones (largest difference {worst:.1e} of an output's scale, "
             f"{TOLERANCE:.0e} allowed)\n"
         )
@@ -177,7 +178,7 @@ def _manifest(options: argparse.Namespace) -> None:
         content = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{options.path} is no JSON: {error}") from error
-    if problems := manifest.validate(content):
+    if problems := validate(content):
         raise ConfigError(f"{options.path}: {len(problems)} problem(s): {' '.join(problems)}")
     if options.action == "check":
         sys.stdout.write(f"{options.path}: {len(content['models'])} models, valid\n")
@@ -198,10 +199,10 @@ def _pin(name: str, entry: dict[str, Any], *, with_parts: bool, full: bool) -> N
     from midway_zoo.weights.remote import is_commit
     from midway_zoo.weights.verification import open_source, verify_source
 
-    if entry["format"] == manifest.BOXED:
-        path = boxed_file(entry)
+    if entry["format"] == manifest.BUNDLED:
+        path = bundled_file(entry)
         if not path.is_file():
-            raise CheckpointError(f"{name}: {path} is not there; examples/miniature/box.py writes it.")
+            raise CheckpointError(f"{name}: {path} is not there; examples/miniature/bundle.py writes it.")
         entry.update(size_bytes=path.stat().st_size, sha256=sha256_of(path))
         return
     remote, where = open_source(name, entry, revision=constants.DEFAULT_REVISION)

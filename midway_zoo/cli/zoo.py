@@ -123,17 +123,17 @@ def _describe(described: dict[str, Any]) -> str:
         lines.append("  weights      none; create_model gives random ones")
     else:
         epochs = f", {weights['epochs']} epochs" if weights.get("epochs") else ""
-        boxed = weights["format"] == manifest.BOXED
+        bundled = weights["format"] == manifest.BUNDLED
         lines += [
             f"  weights      {weights['name']}: {weights['training_data']}{epochs}",
             f"  licence      {weights['license']}",
             *_trust(weights),
-            f"  source       {'part of this package' if boxed else weights['repo_id']}: {weights['file']}",
+            f"  source       {'part of this package' if bundled else weights['repo_id']}: {weights['file']}",
         ]
         for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
             if weights.get(key):
                 lines.append(f"  recipe       midway-zoo train {task} --recipe {weights[key]}")
-        lines += ["               (with what settings: MODEL_CARD.md)"] * boxed
+        lines += ["               (with what settings: MODEL_CARD.md)"] * bundled
         lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
         sources = sorted({metric["source"] for metric in weights["metrics"]})
         lines += [f"  ({source})" for source in sources]
@@ -142,7 +142,7 @@ def _describe(described: dict[str, Any]) -> str:
 
 def _trust(weights: dict[str, Any]) -> list[str]:
     """What stands for the weights' content: pinned digests, the package, or nothing yet."""
-    if weights["format"] == manifest.BOXED or weights.get("path"):
+    if weights["format"] == manifest.BUNDLED or weights.get("path"):
         return []
     from midway_zoo.weights.pins import TRUSTED, unpinned
 
@@ -153,14 +153,14 @@ def _trust(weights: dict[str, Any]) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.bundled import check_box
+    from midway_zoo.weights.bundled import check_bundled
     from midway_zoo.weights.convert import convert
     from midway_zoo.weights.registry import list_models, split_name
 
     path, name = options.input, str(options.input)
     if not path.exists() and name in list_models() and (tagged := split_name(name)[1]):
         entry = manifest.find(tagged)
-        path = check_box(tagged, entry) if entry["format"] == manifest.BOXED else path
+        path = check_bundled(tagged, entry) if entry["format"] == manifest.BUNDLED else path
     written = convert(
         path,
         options.output,

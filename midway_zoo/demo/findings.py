@@ -19,7 +19,7 @@ from midway_zoo.inference.flow import predict_flow
 from midway_zoo.inference.perturbation import perturbation_heatmap
 from midway_zoo.inference.refinement import warp
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import MotionLatent, _ShapeRepr
+from midway_zoo.results import MotionLatent, ShapeRepr
 
 Result = TypeVar("Result")
 
@@ -28,7 +28,7 @@ _TARGETS = (1, 2, 4)  # frames in which the heat map looks for the first frame's
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Findings(_ShapeRepr):
+class Findings(ShapeRepr):
     """Results on the CPU, in pixels of the footage's frames."""
 
     features: Tensor

@@ -13,7 +13,7 @@ from torch import Tensor
 from midway_zoo.errors import InputError
 from midway_zoo.inference.frames import check_same_size, open_frames
 from midway_zoo.inference.images import resize, to_tensor
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 
 SIDE = 128
 """Shorter side in pixels to which larger frames are reduced."""
@@ -22,7 +22,7 @@ _LONGEST = 4  # times the shorter side
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Footage(_ShapeRepr):
+class Footage(ShapeRepr):
     """T frames, and what is known about them."""
 
     name: str

@@ -1,4 +1,8 @@
-"""PNG with three channels of 16 bits, which Pillow would cut to 8 (ISO/IEC 15948)."""
+"""PNG with three channels of 16 bits, which Pillow would cut to 8 (ISO/IEC 15948).
+
+torchvision's ``decode_png`` reads such files, but not those of strangers: damaged ones ended the process or were taken
+(without their end), and it allocates what a header claims. With the checks below it would save only the row filters.
+"""
 
 import struct
 import zlib

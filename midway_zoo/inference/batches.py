@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from midway_zoo.bars import bar
+from midway_zoo.checks import check_integer
 from midway_zoo.errors import InputError
-from midway_zoo.inference.checks import check_batch_size
 from midway_zoo.inference.images import Images, Normalise, Size, count, iterate, resize, target_size
 from midway_zoo.models.network import MidwayNetwork
 
@@ -101,7 +101,7 @@ def pair_batches(
     network: MidwayNetwork, source: Images, target: Images, size: "Size | Fit", batch_size: int
 ) -> Iterator[Batch]:
     """Batches of pairs, with a progress bar."""
-    check_batch_size(batch_size)
+    check_integer("batch_size", batch_size, 1)
     pairs = count(source)
     if count(target) != pairs:
         raise InputError(f"got {pairs} source and {count(target)} target image(s); each source needs one target.")

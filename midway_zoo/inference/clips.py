@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from midway_zoo.bars import bar
+from midway_zoo.checks import check_integer
 from midway_zoo.inference.batches import Fit, inference
-from midway_zoo.inference.checks import check_batch_size, check_integer
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow import Method, at_size, method_of
 from midway_zoo.inference.flow_options import FlowOptions
@@ -129,7 +129,7 @@ def motion_of_clip(
     """:func:`infer_motion_latents` in parts of at most ``batch_size`` pairs, in order, in bounded memory."""
     network = resolve_network(model)
     network.require_dynamics()
-    check_batch_size(batch_size)
+    check_integer("batch_size", batch_size, 1)
     check_integer("gap", gap, 1)
     return _motion(network, open_frames(clip, stride=stride, fps=fps), size, batch_size, gap)
 

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import check_integer, is_integer
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.batches import batches, common, inference, progress, scatter, stack
-from midway_zoo.inference.checks import check_batch_size
 from midway_zoo.inference.images import Images, Size, count, iterate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import Features
@@ -49,7 +49,7 @@ def extract_features(
     levels = _backward_levels(network) if backward else ()
     last = network.config.depth - 1
     _check_blocks(blocks, last)
-    check_batch_size(batch_size)
+    check_integer("batch_size", batch_size, 1)
     taps = sorted({*blocks, last, *(network.config.feature_blocks if backward else ())})
     cls: dict[int, Tensor] = {}
     maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
@@ -78,7 +78,7 @@ def extract_features(
 
 def _check_blocks(blocks: Sequence[int], last: int) -> None:
     indices = list(blocks) if isinstance(blocks, Sequence) else [None]
-    usable = all(isinstance(index, int) and not isinstance(index, bool) and 0 <= index <= last for index in indices)
+    usable = all(is_integer(index, 0, last) for index in indices)
     if not usable or not indices or len(set(indices)) < len(indices):
         raise InputError(f"blocks={blocks!r}: different block indices from 0 to {last} are expected.")
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from midway_zoo.checks import check_fields, field_range, is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, nearest
-from midway_zoo.inference.checks import check_batch_size, check_draws, check_integer
 from midway_zoo.inference.images import Size
 from midway_zoo.models.network import MidwayNetwork
 
@@ -23,62 +23,43 @@ class FlowOptions:
         InputError: for a value that makes no sense, or an option that the chosen method does not read.
     """
 
-    method: Literal["auto", "head", "perturbation"] = "auto"
+    method: Literal["auto", "head", "perturbation"] = field_range("auto", choices=("auto", "head", "perturbation"))
     """"auto" is the head if there is one, else perturbation."""
     size: Size = None
     """Resize the images first, as in :func:`midway_zoo.extract_features`. For the head None means the images' own size,
     or a smaller one at which they hold no more than three tiles on an axis; "full" means every pixel. A larger size
     gives the zero-shot flow a finer grid and takes longer."""
-    batch_size: int = 4
+    batch_size: int = field_range(4, at_least=1)
     """Pairs or frames at once, and tiles as large as the paper's (480 tokens); of smaller tiles more."""
     tile: int | tuple[int, int] | None = None
     """For the head: (height, width) or side of the tiles in pixels, instead of ``config.flow_size``."""
-    overlap: float | None = None
+    overlap: float | None = field_range(None, at_least=0, below=1)
     """For the head: least share of a tile that its neighbour covers too, in [0, 1), all of a tile counting by its
     confidence, as in the paper's evaluation (0.7 and 0.9). None is for use: a quarter, and tiles fade out towards
     their borders, so that no seam shows."""
     coarse: bool = False
     """For the head: see the whole image at the size of one tile first, and move each tile of the target to where that
     flow points: for displacements that leave a tile."""
-    refine: int = 0
+    refine: int = field_range(0, at_least=0)
     """For the head: look again this many times, each time at the target warped by the flow found so far, and add what
     is left; every pixel then takes what warps the target to the source best, of all looks and of no motion. Needs no
     training; with ``midway_nano.scenes`` 2 takes a fifth to a half of the error away on real frames (the model card has
     the figures). Each time costs as much as the first look."""
     mirrored: bool = False
     """For the head: average over the pair and its three mirror images, at four times the cost."""
-    level: int | None = None
+    level: int | None = field_range(None, at_least=0)
     """For perturbation: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest."""
-    draws: int = 1
+    draws: int = field_range(1, at_least=1)
     """For perturbation: random perturbations per token to average."""
-    seed: int = 0
+    seed: int = field_range(0, at_least=0, at_most=2**63 - 1)
     """For perturbation: of the perturbations."""
-    window: int = 1
+    window: int = field_range(1, at_least=0)
     """For perturbation: radius in tokens of the soft arg-max; 0 is the plain arg-max."""
 
     def __post_init__(self) -> None:
-        if self.method not in ("auto", "head", "perturbation"):
-            raise InputError(f'method={self.method!r}: "auto", "head" or "perturbation" is expected.')
-        check_batch_size(self.batch_size)
-        sides = (self.tile, self.tile) if isinstance(self.tile, int) else self.tile
-        if sides is not None and not (
-            isinstance(sides, tuple | list)
-            and len(sides) == 2
-            and all(type(side) is int and side > 0 for side in sides)
-        ):
+        check_fields(self, error=InputError)
+        if self.tile is not None and not (is_integer(self.tile, 1) or is_size(self.tile)):
             raise InputError(f"tile={self.tile!r}: one or two multiples of the patch in pixels are expected.")
-        number = isinstance(self.overlap, int | float) and not isinstance(self.overlap, bool)
-        if self.overlap is not None and not (number and 0 <= self.overlap < 1):
-            raise InputError(f"overlap={self.overlap!r}: a number from 0 to below 1 is expected.")
-        if not isinstance(self.coarse, bool):
-            raise InputError(f"coarse={self.coarse!r}: True or False is expected.")
-        check_integer("refine", self.refine, 0)
-        if not isinstance(self.mirrored, bool):
-            raise InputError(f"mirrored={self.mirrored!r}: True or False is expected.")
-        if self.level is not None:
-            check_integer("level", self.level, 0)
-        check_draws(self.draws, self.seed)
-        check_integer("window", self.window, 0)
         if self.method != "auto":
             self._check_read_by(self.method)
 

@@ -71,7 +71,8 @@ def _folder_stamp(folder: Path, changed_ns: int) -> int:
     """Looked at again when the folder changed in any way."""
     digest = hashlib.sha256()
     with os.scandir(folder) as entries:
-        kept = {one.name: one.stat() for one in entries if is_image(one.name) or one.name == TIMING_FILE}
+        wanted = (one for one in entries if is_image(one.name) or one.name == TIMING_FILE)
+        kept = {one.name: one.stat() for one in wanted if one.is_file()}  # not of links to what is gone
     for name, status in sorted(kept.items()):
         digest.update(os.fsencode(name) + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return int.from_bytes(digest.digest()[:7], "big")

@@ -13,9 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from midway_zoo import inference
+from midway_zoo.checks import check_integer
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.batches import Fit, network_size, normaliser
-from midway_zoo.inference.checks import check_integer
 from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.images import ImageLike, Images, Size, count, iterate, resize, to_tensor
 from midway_zoo.models.network import MidwayNetwork

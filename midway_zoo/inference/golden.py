@@ -1,4 +1,4 @@
-"""Golden outputs: what boxed weights gave when they were boxed, to be had again on any machine."""
+"""Golden outputs: what bundled weights gave when they were bundled, to be had again on any machine."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.inference.motion import infer_motion_latent
 from midway_zoo.inference.perturbation import perturbation_heatmap
-from midway_zoo.manifest import boxed_file
+from midway_zoo.manifest import bundled_file
 from midway_zoo.models.network import MidwayNetwork
 
 TOLERANCE = 1e-3
@@ -78,8 +78,8 @@ def _tensor(value: Tensor | list[Tensor]) -> Tensor:
 
 
 def golden_file(entry: Mapping[str, Any]) -> Path:
-    """Where the golden outputs of a boxed entry are: beside its weights."""
-    return boxed_file(entry).with_suffix(".golden.safetensors")
+    """Where the golden outputs of a bundled entry are: beside its weights."""
+    return bundled_file(entry).with_suffix(".golden.safetensors")
 
 
 def compare(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> dict[str, float]:
@@ -99,7 +99,7 @@ def compare(found: Mapping[str, Tensor], golden: Mapping[str, Tensor]) -> dict[s
 
 
 def check_golden(name: str, entry: Mapping[str, Any], network: MidwayNetwork) -> float:
-    """Compare a boxed network's outputs with the golden ones; returns the largest relative difference.
+    """Compare a bundled network's outputs with the golden ones; returns the largest relative difference.
 
     Raises:
         CheckpointError: if the golden outputs are missing or damaged, or one differs by more than ``TOLERANCE``.

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.checks import is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, MissingFileError
 
 ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
@@ -278,7 +279,7 @@ def target_size(height: int, width: int, size: Size, native: tuple[int, int], pa
         result = _exact(tuple(size), patch)
     elif size == "full":
         result = _rounded(height, patch), _rounded(width, patch)
-    elif size is None or (isinstance(size, int) and not isinstance(size, bool) and size > 0):
+    elif size is None or is_integer(size, 1):
         shorter = min(native) if size is None else size
         scale = shorter / min(height, width)
         result = _rounded(height * scale, patch), _rounded(width * scale, patch)
@@ -293,7 +294,7 @@ def target_size(height: int, width: int, size: Size, native: tuple[int, int], pa
 
 
 def _exact(size: tuple[Any, ...], patch: int) -> tuple[int, int]:
-    if len(size) != 2 or any(not isinstance(side, int) or isinstance(side, bool) or side < 1 for side in size):
+    if not is_size(size):
         raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
     fitting = tuple(_rounded(side, patch) for side in size)
     if fitting != size:

@@ -15,9 +15,9 @@ from torch.func import jvp, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.bars import bar
+from midway_zoo.checks import check_draws
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import in_order, inference, pair_batches, scatter, stack
-from midway_zoo.inference.checks import check_draws
 from midway_zoo.inference.images import Images, Size, count
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import PerturbationHeatmap

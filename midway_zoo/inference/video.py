@@ -1,7 +1,6 @@
-"""Reading videos: which frames, in what order, when, which way up, and which are damaged (PyAV, the ``video`` extra).
+"""Reading videos: which frames, in what order and when, which way up, which are damaged (PyAV, extra ``video``).
 
-Inference, training and preparation all read through this module, so they agree on every one of these.
-"""
+Inference, training and preparation all read through this module, and so agree on every one of these."""
 
 import logging
 import struct
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import check_integer, is_integer, is_number, is_size
 from midway_zoo.errors import InputError, MissingExtraError, MissingFileError
 from midway_zoo.extras import install_command
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
@@ -24,6 +24,7 @@ from midway_zoo.inference.video_order import Damage, DecodedFrame, Follower
 
 _logger = logging.getLogger(__name__)
 
+_BT709, _UNSAID, _BT601 = 1, 2, 5  # codes of colour matrices
 _TIMELESS = {"avi"}
 """Containers that only say when a frame is decoded, though FFmpeg makes up presentation times for them."""
 
@@ -92,11 +93,10 @@ def read_video(
 
 def check_sampling(stride: int, fps: float | None) -> None:
     """Raise :class:`InputError` unless stride is a positive integer and fps, if given, stands alone."""
-    if isinstance(stride, bool) or not isinstance(stride, int) or stride < 1:
-        raise InputError(f"stride={stride!r}: a positive integer is expected.")
+    check_integer("stride", stride, 1)
     if fps is None:
         return
-    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < float("inf"):
+    if not is_number(fps) or fps <= 0:
         raise InputError(f"fps={fps!r}: a positive number of frames per second is expected.")
     if stride != 1:
         raise InputError(f"pass stride={stride} or fps={fps}, not both.")
@@ -104,17 +104,14 @@ def check_sampling(stride: int, fps: float | None) -> None:
 
 def _check_window(start: float | None, end: float | None) -> None:
     for name, value in (("start", start), ("end", end)):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if value is not None and (not number or not 0 <= value < float("inf")):
+        if value is not None and (not is_number(value) or value < 0):
             raise InputError(f"{name}={value!r}: seconds from the first frame, 0 or more, are expected.")
     if start is not None and end is not None and end <= start:
         raise InputError(f"start={start} and end={end}: end must be later than start.")
 
 
 def _check_size(size: Any) -> None:
-    sides = (size,) if isinstance(size, int) else size
-    usable = size is None or (isinstance(sides, tuple | list) and 1 <= len(sides) <= 2)
-    if not usable or (size is not None and not all(type(side) is int and side > 0 for side in sides)):
+    if size is not None and not is_integer(size, 1) and not is_size(size):
         raise InputError(f"size={size!r}: None, a shorter side in pixels or (height, width) is expected.")
 
 
@@ -209,7 +206,7 @@ class UnreadableVideoError(InputError):
 
 
 class VideoFile:
-    """A video that is open: its first video stream. A context manager.
+    """A video that is open: the stream that players show, never a cover picture. A context manager.
 
     Args:
         path: of the file.
@@ -253,9 +250,13 @@ class VideoFile:
         return self._av.open(str(self.path))
 
     def _choose_stream(self) -> None:
-        if not self._container.streams.video:
-            raise UnreadableVideoError(self.path, "has no video stream")
-        self.stream = stream = self._container.streams.video[0]
+        streams = self._container.streams
+        cover = self._av.stream.Disposition.attached_pic
+        moving = [one for one in streams.video if not one.disposition & cover]
+        if not moving:
+            raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams.video else ""))
+        best = streams.best("video")  # what players show: the default one, rather than a preview
+        self.stream = stream = next((one for one in moving if best is not None and one.index == best.index), moving[0])
         # Not by frames: threads of frames report damage late, and then not of every frame.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = self._threads
@@ -410,12 +411,22 @@ def upright(picture: Any, size: int | tuple[int, int] | None = None, *, enlarge:
     stored = (picture.height, picture.width)
     wanted = _fitting(stored[::-1] if transposed else stored, size, enlarge)
     height, width = wanted[::-1] if transposed else wanted
-    scaling = {} if (height, width) == stored else {"height": height, "width": width, "interpolation": "BICUBIC"}
+    scaling: dict[str, Any] = {"height": height, "width": width, "interpolation": "BICUBIC"}
+    scaling = {} if (height, width) == stored else scaling
     # One thread: a converter's own threads die in a forked worker, which then crashes when it is freed.
+    if picture.colorspace == _UNSAID:
+        scaling["src_colorspace"] = colour_matrix(picture)
     image = torch.from_numpy(picture.reformat(format="rgb24", threads=1, **scaling).to_ndarray()).permute(2, 0, 1)
     if transposed:
         image = image.transpose(1, 2)
     return image.flip([axis for axis, flipped in ((1, down), (2, right)) if flipped]).contiguous()
+
+
+def colour_matrix(picture: Any) -> int:
+    """H.273 code of a frame's YUV; where the file says none, what players take (FFmpeg takes BT.601 for HD too)."""
+    if picture.colorspace != _UNSAID:
+        return int(picture.colorspace)
+    return _BT709 if picture.width >= 1280 or picture.height > 576 else _BT601
 
 
 def orientation(picture: Any) -> tuple[bool, bool, bool]:

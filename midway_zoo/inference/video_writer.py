@@ -68,6 +68,7 @@ class VideoWriter:
             self._container.metadata["comment"] = json.dumps(metadata, sort_keys=True)
         self._stream: Any = None
         self._durations: dict[int, int] = {}
+        self._offset = 0
         self.frames = 0
         """Written so far."""
 
@@ -85,6 +86,8 @@ class VideoWriter:
         """Write a PyAV frame (yuv420p, even sides, all of one size) to be shown at a time."""
         if self._stream is None:
             self._stream = self._start(picture.height, picture.width)
+            self._offset = max(0, -ticks)  # players and FFmpeg leave out what an mp4 shows before its zero
+        ticks += self._offset
         picture.pts, picture.time_base = ticks, self._tick
         picture.pict_type = self._av.video.frame.PictureType.NONE
         self._durations[ticks] = duration

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from midway_zoo.config import ARCHITECTURES
 from midway_zoo.errors import CheckpointError
-from midway_zoo.manifest import BOXED, boxed_file, load_manifest
+from midway_zoo.manifest import BUNDLED, bundled_file, load_manifest
 
 
 def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
@@ -45,8 +45,8 @@ def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
 
 def _source(entry: Mapping[str, Any]) -> dict[str, str]:
     """Where timm is told that the weights are, so that it lists them; :func:`_create` hands it their tensors."""
-    if entry["format"] == BOXED:
-        return {"file": str(boxed_file(entry))}
+    if entry["format"] == BUNDLED:
+        return {"file": str(bundled_file(entry))}
     return {"hf_hub_id": entry["repo_id"], "hf_hub_filename": entry["file"]}
 
 

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
 from midway_zoo.files import METADATA_KEY, write_safetensors
-from midway_zoo.inference.images import resize, scaled_size, to_tensor
+from midway_zoo.inference.images import ImageLike, resize, scaled_size, to_tensor
 from midway_zoo.readouts.backbone import Backbone
 
 _logger = logging.getLogger(__name__)
@@ -39,9 +39,9 @@ class EvalTransform:
         if not 1 <= self.crop <= self.resize:
             raise InputError(f"crop={self.crop} and resize={self.resize}: 1 <= crop <= resize is expected.")
 
-    def __call__(self, path: Path) -> Tensor:
-        """float32 (3, crop, crop) in [0, 1] of an image file."""
-        image = to_tensor(path)
+    def __call__(self, given: ImageLike) -> Tensor:
+        """float32 (3, crop, crop) in [0, 1] of any single image."""
+        image = to_tensor(given)
         image = resize(image, scaled_size(image.shape[1], image.shape[2], self.resize, enlarge=True))
         top, left = ((length - self.crop) // 2 for length in image.shape[1:])
         return image[:, top : top + self.crop, left : left + self.crop].contiguous()
@@ -144,7 +144,9 @@ def _read(path: Path, wanted: dict[str, Any], count: int, dim: int) -> Tensor | 
     return features if good and bool(features.isfinite().all()) else None
 
 
-class _Images(Dataset[Tensor]):
+class EvalImages(Dataset[Tensor]):
+    """Images as a transform shows them, (3, crop, crop) in [0, 1]."""
+
     def __init__(self, files: Sequence[Path], transform: EvalTransform) -> None:
         self.files, self.transform = files, transform
 
@@ -160,6 +162,6 @@ def _computed(
     backbone: Backbone, files: Sequence[Path], transform: EvalTransform, batch_size: int, num_workers: int
 ) -> Iterator[Tensor]:
     device = backbone.get_buffer("mean").device
-    loader = DataLoader(_Images(files, transform), batch_size=batch_size, num_workers=num_workers)
+    loader = DataLoader(EvalImages(files, transform), batch_size=batch_size, num_workers=num_workers)
     for images in loader:
         yield backbone.tokens(images.to(device))[0][0].float().cpu()

@@ -11,9 +11,9 @@ from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.checks import check_integer
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.batches import progress
-from midway_zoo.inference.checks import check_batch_size, check_integer
 from midway_zoo.inference.images import Images, count, iterate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.readouts.backbone import Backbone, BackboneLike, block_tokens, load_backbone
@@ -259,7 +259,7 @@ class Segmenter(nn.Module):
         Raises:
             InputError: for images or arguments that cannot be used.
         """
-        check_batch_size(batch_size)
+        check_integer("batch_size", batch_size, 1)
         total = count(images)
         labels: list[Tensor] = []
         confidence: list[Tensor] = []

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class SceneBatch(_ShapeRepr):
+class SceneBatch(ShapeRepr):
     """B clips of T frames with everything that is known about them."""
 
     frames: Tensor

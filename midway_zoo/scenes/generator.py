@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from midway_zoo.checks import is_integer
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.scenes.batch import SceneBatch
 from midway_zoo.scenes.config import ScenesConfig
@@ -38,7 +38,7 @@ class SceneGenerator:
     """
 
     def __init__(self, config: ScenesConfig, seed: int, device: str | torch.device = "cpu") -> None:
-        if not isinstance(seed, int) or isinstance(seed, bool):
+        if not is_integer(seed):
             raise InputTypeError(f"seed={seed!r}: a whole number is expected.")
         self.config = config
         self.seed = seed
@@ -191,10 +191,6 @@ def _indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
     if isinstance(indices, Tensor):
         indices = indices.flatten().tolist()
     numbers = list(indices)
-    if not numbers or not all(_is_index(number) for number in numbers):
+    if not numbers or not all(is_integer(number, 0, 2**63 - 1) for number in numbers):
         raise InputError(f"indices={indices!r}: at least one whole number, none below 0 or over 63 bits, is expected.")
     return np.array(numbers, dtype=np.int64)
-
-
-def _is_index(number: Any) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 2**63

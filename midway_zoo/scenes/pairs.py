@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from midway_zoo.checks import is_integer
 from midway_zoo.errors import ConfigError
 from midway_zoo.scenes.config import ScenesConfig
 from midway_zoo.scenes.generator import SceneGenerator
@@ -47,8 +48,8 @@ class ScenePairs(Dataset[ScenePair]):
         if config.frames != 2:
             raise ConfigError(f"frames={config.frames}: a pair has 2.")
         for name, value in (("batch_size", batch_size), ("batches", batches)):
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"{name}={value!r}: a whole number of at least 1 is expected.")
+            if not is_integer(value, 1):
+                raise ConfigError(f"{name}={value!r}: a positive integer is expected.")
         self.batch_size = batch_size
         self._batches = batches
         self._generator = SceneGenerator(config, seed, device)

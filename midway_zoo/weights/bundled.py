@@ -6,21 +6,21 @@ from typing import Any
 
 from midway_zoo.errors import CheckpointError, ConfigError, SingleEncoderError, WeightsUnavailableError
 from midway_zoo.files import sha256_of
-from midway_zoo.manifest import boxed_file
+from midway_zoo.manifest import bundled_file
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import load_file
 
 _REMEDY = "Reinstall midway-zoo (pip install --force-reinstall --no-deps midway-zoo)."
 
 
-def check_box(name: str, entry: Mapping[str, Any]) -> Path:
+def check_bundled(name: str, entry: Mapping[str, Any]) -> Path:
     """The file of an entry, after its SHA-256 was compared with the manifest's.
 
     Raises:
         WeightsUnavailableError: if the file is not there.
         CheckpointError: naming both digests, if they differ.
     """
-    path = boxed_file(entry)
+    path = bundled_file(entry)
     if not path.is_file():
         raise WeightsUnavailableError(f"{name}: {path}, which is part of the package, is missing. {_REMEDY}")
     found = sha256_of(path)
@@ -30,19 +30,19 @@ def check_box(name: str, entry: Mapping[str, Any]) -> Path:
 
 
 def check_request(name: str, *, encoder: str = "teacher", paired: bool = False, revision: str | None = None) -> None:
-    """Raise :class:`ConfigError` for what a box does not have: a second encoder, other revisions."""
+    """Raise :class:`ConfigError` for what bundled weights do not have: a second encoder, other revisions."""
     asked = "paired=True" if paired else f"encoder={encoder!r}" if encoder != "teacher" else ""
     if asked:
         kind = SingleEncoderError if paired else ConfigError
-        raise kind(f"{name}: the box holds one encoder, the teacher's; {asked} is not in it. Leave it out.")
+        raise kind(f"{name}: the bundled file holds one encoder, the teacher's; {asked} is not in it. Leave it out.")
     if revision is not None:
         raise ConfigError(f"{name} ships inside the package, which has no revision {revision!r} of it. Leave it out.")
 
 
-def load_boxed(
+def load_bundled(
     name: str, entry: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, verify: bool = True
 ) -> MidwayNetwork:
-    """The network of a boxed name in float32, on the CPU; see :func:`midway_zoo.create_model`.
+    """The network of a bundled name in float32, on the CPU; see :func:`midway_zoo.create_model`.
 
     Args:
         name: for messages, such as "midway_nano.scenes".
@@ -54,7 +54,7 @@ def load_boxed(
         CheckpointError: if the file is damaged, or its tensors do not fit ``overrides``.
         WeightsUnavailableError: if it is missing.
     """
-    path = check_box(name, entry) if verify else boxed_file(entry)
+    path = check_bundled(name, entry) if verify else bundled_file(entry)
     fields = dict(overrides or {})
     if fields.get("dynamics") is False:
         fields["flow_head"] = None

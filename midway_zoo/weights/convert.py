@@ -10,9 +10,9 @@ from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import CONFIG, WEIGHTS, load_file, save_network
+from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file, save_network
 from midway_zoo.weights.archive import open_archive
-from midway_zoo.weights.released import EncoderName, checkpoint_summary, load_released
+from midway_zoo.weights.released import checkpoint_summary, load_released
 
 ENCODER_FOLDER = "encoder"
 # What of timm's description belongs to the weights, not to where they came from.

@@ -12,8 +12,8 @@ from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, architecture_config, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import assemble, empty_network, load_file, load_folder
-from midway_zoo.weights.released import EncoderName, load_released, same
+from midway_zoo.storage import EncoderName, assemble, empty_network, load_file, load_folder
+from midway_zoo.weights.bundled import check_request, load_bundled
 
 Folder = str | os.PathLike[str] | None
 
@@ -30,7 +30,7 @@ def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any
         released = Path(entry["path"]).is_file() and Path(entry["path"]).suffix != ".safetensors"
         alone = {"dynamics": False} if released else None
         return _local(name, entry, encoder=encoder, overrides=alone).encoder.state_dict()
-    if entry["format"] == manifest.BOXED:
+    if entry["format"] == manifest.BUNDLED:
         return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
     from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
 
@@ -53,14 +53,10 @@ def load_pretrained(
     entry = manifest.find(name)
     if entry.get("path"):
         return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
-    if entry["format"] == manifest.BOXED:
-        from midway_zoo.weights.bundled import (
-            check_request,
-            load_boxed,
-        )  # in the package: neither cache nor token play a part
-
+    if entry["format"] == manifest.BUNDLED:
+        # In the package: neither cache nor token play a part.
         check_request(name, encoder=encoder, paired=paired, revision=revision)
-        return load_boxed(name, entry, overrides, verify=verify)
+        return load_bundled(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import fetch, load_part
     from midway_zoo.weights.pins import digests
 
@@ -94,6 +90,8 @@ def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path)
     Raises:
         CheckpointError: naming both values, if it does not.
     """
+    from midway_zoo.weights.released import same  # such a part came out of a released file
+
     fields = dict(facts["config"])
     for key, value in (entry.get("config") or {}).items():
         told = key in fields and key not in facts.get("filled", ()) and fields["dynamics"]
@@ -122,6 +120,8 @@ def _local(
         if overrides or entry.get("config"):
             raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
         return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
+    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
+
     return load_released(path, encoder=encoder, paired=paired, config=overrides, supplied=entry.get("config"))
 
 

@@ -14,9 +14,8 @@ from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
 from midway_zoo.manifest import pretrained_names
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import WEIGHTS, load_file, load_folder
+from midway_zoo.storage import WEIGHTS, EncoderName, load_file, load_folder
 from midway_zoo.weights.load import load_pretrained
-from midway_zoo.weights.released import EncoderName, load_released
 from midway_zoo.weights.run_folder import checkpoint_folder, load_run
 
 _logger = logging.getLogger(__name__)
@@ -201,6 +200,8 @@ def load_checkpoint(
         raise InputTypeError(f"config={config!r}: a mapping of MidwayConfig fields is expected.")
     elif config and "paired" in config:
         raise ConfigError("pass paired= itself, not in config=.")
+    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
+
     fields = dict(config or {})
     head = _flow_fields(fields)
     return _with_flow_head(load_released(path, encoder=encoder, paired=paired, config=fields), head, path.name)

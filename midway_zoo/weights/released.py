@@ -9,20 +9,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from midway_zoo.checks import is_number
 from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig, check_keys, override
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import assemble, check_tensors, empty_network
+from midway_zoo.storage import EncoderName, assemble, check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
 from midway_zoo.weights.numpy_scalars import short
 from midway_zoo.weights.pickles import TensorRef, plain
 from midway_zoo.weights.run_config import RunConfig
-
-EncoderName = Literal["teacher", "student"]
 
 # Our name -> released name, inside the dynamics; i is the level, b the block.
 _RENAMES = (
@@ -336,7 +335,7 @@ class Parts:
             used_with = _USED_WITH.get(ours)
             number: Any = settings.get(theirs)
             unused = used_with and not values[used_with] and theirs not in settings
-            usable = isinstance(number, int | float) and not isinstance(number, bool) and math.isfinite(number)
+            usable = is_number(number)
             if unused or (ours in given and not usable):
                 continue
             if not usable:

@@ -1,11 +1,7 @@
 """Flow fields on disk: what is written is read back, and what is malformed is refused."""
 
-import os
 import struct
 import sys
-import tracemalloc
-import zlib
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import Tensor
 
 from midway_zoo.errors import (
     InputError,
@@ -26,41 +20,8 @@ from midway_zoo.errors import (
     MissingFileError,
     OutputExistsError,
 )
-from midway_zoo.files import atomic
 from midway_zoo.flow import read_flow, write_flow
-from midway_zoo.flow.png16 import read_png16
-
-NAN, INF = float("nan"), float("inf")
-SUFFIXES = [".flo", ".npy", ".pfm", ".flo5"]
-"""Formats of 32-bit floats; KITTI's .png has tests of its own below."""
-
-
-def flo(width: int, height: int, content: bytes = b"") -> bytes:
-    return b"PIEH" + struct.pack("<ii", width, height) + content
-
-
-def npy(array: np.ndarray) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, array)
-    return buffer.getvalue()
-
-
-def npy_header(text: str, content: bytes = b"") -> bytes:
-    """A version 1.0 file with any header."""
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n" + content
-
-
-def header(shape: str, dtype: str = "<f4") -> str:
-    return f"{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"
-
-
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and one.numpy().tobytes() == other.numpy().tobytes()
-
-
-def some_flow(height: int = 4, width: int = 5) -> Tensor:
-    return torch.randn(2, height, width) * 30
-
+from tests.flow.files import INF, NAN, SUFFIXES, flo, npy, pfm, same_bits, some_flow
 
 # Round trips.
 
@@ -197,248 +158,6 @@ def test_what_was_read_is_independent_of_the_file(tmp_path: Path) -> None:
     assert same_bits(read_flow(tmp_path / "flow.npy"), flow)
 
 
-# Malformed files.
-
-
-def npz() -> bytes:
-    buffer = BytesIO()
-    np.savez(buffer, flow=np.zeros((2, 2, 2), np.float32))
-    return buffer.getvalue()
-
-
-class Trap:
-    """Unpickling this would create the file ``sprung``."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, ("sprung",)
-
-
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
-def png(width: int, height: int, raw: bytes, *, bits: int = 16, colour: int = 2, interlace: int = 0) -> bytes:
-    """A PNG with given filtered rows."""
-    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, interlace)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def pfm(header: str, content: bytes = b"") -> bytes:
-    return header.encode() + content
-
-
-def flo5(make: Any) -> bytes:
-    buffer = BytesIO()
-    with h5py.File(buffer, "w") as file:
-        make(file)
-    return buffer.getvalue()
-
-
-def absurd(file: Any) -> None:
-    """Nothing of it is stored: HDF5 would fill 8 TB with zeros."""
-    file.create_dataset("flow", (10**6, 10**6, 2), "f4", chunks=(100, 100, 2))
-
-
-def elsewhere(file: Any) -> None:
-    file["flow"] = h5py.ExternalLink("other.h5", "/flow")
-
-
-PNG_FILE = png(2, 1, b"\0" + bytes(12))
-FLOAT_FILE = npy(np.zeros((2, 2, 2), np.float32))
-MALFORMED: dict[str, tuple[str, bytes]] = {
-    "flo, empty": (".flo", b""),
-    "flo, only magic": (".flo", b"PIEH"),
-    "flo, header cut": (".flo", flo(2, 1)[:-1]),
-    "flo, wrong magic": (".flo", b"PIEX" + flo(2, 1, bytes(16))[4:]),
-    "flo, big endian": (".flo", b"PIEH" + struct.pack(">ii", 2, 1) + bytes(16)),
-    "flo, one byte short": (".flo", flo(2, 1, bytes(15))),
-    "flo, one byte long": (".flo", flo(2, 1, bytes(17))),
-    "flo, no pixels": (".flo", flo(0, 0)),
-    "flo, negative": (".flo", flo(-2, -1, bytes(16))),
-    "flo, absurd": (".flo", flo(2**31 - 1, 2**31 - 1, bytes(16))),
-    "npy, empty": (".npy", b""),
-    "npy, text": (".npy", b"no array"),
-    "npy, header cut": (".npy", FLOAT_FILE[:40]),
-    "npy, content cut": (".npy", FLOAT_FILE[:-1]),
-    "npy, unknown version": (".npy", b"\x93NUMPY\x09\x00" + FLOAT_FILE[8:]),
-    "npy, absurd": (".npy", npy_header(header("(1000000, 1000000, 2)"), bytes(16))),
-    "npy, beyond 64 bits": (".npy", npy_header(header("(1099511627776, 1099511627776, 2)"), bytes(16))),
-    "npy, negative": (".npy", npy_header(header("(-1, 2, 2)"), bytes(16))),
-    "npy, no pixels": (".npy", npy(np.zeros((0, 2, 2), np.float32))),
-    "npy, shape is text": (".npy", npy_header(header("'abc'"))),
-    "npy, shape holds a bool": (".npy", npy_header(header("(True, 1, 2)"), bytes(8))),
-    "npy, unknown dtype": (".npy", npy_header(header("(1, 1, 2)", "zz"))),
-    "npy, dtype no number": (".npy", npy_header(header("(1, 1, 2)", ">04"))),
-    "npy, header not closed": (".npy", npy_header("{'descr': '<f4', 'fortran_order'")),
-    "npy, header is code": (".npy", npy_header("__import__('os').mkdir('sprung')")),
-    "npy, integers": (".npy", npy(np.zeros((2, 2, 2), int))),
-    "npy, bool": (".npy", npy(np.zeros((2, 2, 2), bool))),
-    "npy, complex": (".npy", npy(np.zeros((2, 2, 2), complex))),
-    "npy, record": (".npy", npy(np.zeros((2, 2, 2), [("u", "f4")]))),
-    "npy, three channels": (".npy", npy(np.zeros((2, 2, 3), np.float32))),
-    "npy, channels first": (".npy", npy(np.zeros((2, 4, 5), np.float32))),
-    "npy, one channel": (".npy", npy(np.zeros((2, 2), np.float32))),
-    "npy, batch": (".npy", npy(np.zeros((1, 2, 2, 2), np.float32))),
-    "npy, pickled objects": (".npy", npy(np.array([[[Trap(), Trap()]]], dtype=object))),
-    "npy, bare pickle": (".npy", b"\x80\x04K\x01."),
-    "npy, really npz": (".npy", npz()),
-    "npy, broken zip": (".npy", b"PK\x03\x04" + bytes(50)),
-    "png, empty": (".png", b""),
-    "png, only magic": (".png", PNG_FILE[:8]),
-    "png, cut": (".png", PNG_FILE[:-20]),
-    "png, no end": (".png", PNG_FILE[:-12]),
-    "png, bit flipped": (".png", PNG_FILE[:45] + bytes([PNG_FILE[45] ^ 1]) + PNG_FILE[46:]),
-    "png, no header": (".png", PNG_FILE[:8] + chunk(b"IEND", b"")),
-    "png, no pixels": (".png", png(0, 1, b"\0")),
-    "png, 8 bits": (".png", png(2, 1, b"\0" + bytes(6), bits=8)),
-    "png, grey": (".png", png(2, 1, b"\0" + bytes(4), colour=0)),
-    "png, interlaced": (".png", png(2, 1, b"\0" + bytes(12), interlace=1)),
-    "png, too few rows": (".png", png(2, 2, b"\0" + bytes(12))),
-    "png, unknown filter": (".png", png(2, 1, b"\5" + bytes(12))),
-    "png, not deflated": (".png", PNG_FILE[:33] + chunk(b"IDAT", b"x" * 20) + chunk(b"IEND", b"")),
-    "png, absurd": (".png", png(2**31 - 1, 2**31 - 1, bytes(16))),
-    "pfm, empty": (".pfm", b""),
-    "pfm, grey": (".pfm", pfm("Pf\n2 1\n-1.0\n", bytes(8))),
-    "pfm, no size": (".pfm", pfm("PF\n\n-1.0\n", bytes(24))),
-    "pfm, one side": (".pfm", pfm("PF\n2\n-1.0\n", bytes(24))),
-    "pfm, size is text": (".pfm", pfm("PF\na b\n-1.0\n", bytes(24))),
-    "pfm, no scale": (".pfm", pfm("PF\n2 1\n", bytes(24))),
-    "pfm, scale zero": (".pfm", pfm("PF\n2 1\n0\n", bytes(24))),
-    "pfm, scale nan": (".pfm", pfm("PF\n2 1\nnan\n", bytes(24))),
-    "pfm, one byte short": (".pfm", pfm("PF\n2 1\n-1.0\n", bytes(23))),
-    "pfm, one byte long": (".pfm", pfm("PF\n2 1\n-1.0\n", bytes(25))),
-    "pfm, negative": (".pfm", pfm("PF\n-2 -1\n-1.0\n", bytes(24))),
-    "pfm, absurd": (".pfm", pfm("PF\n1000000000 1000000000\n-1.0\n", bytes(24))),
-    "flo5, empty": (".flo5", b""),
-    "flo5, text": (".flo5", b"no HDF5"),
-    "flo5, cut": (".flo5", flo5(lambda file: file.create_dataset("flow", data=np.zeros((9, 9, 2), "f4")))[:-200]),
-    "flo5, no flow": (".flo5", flo5(lambda file: file.create_dataset("other", data=np.zeros((2, 2, 2), "f4")))),
-    "flo5, a group": (".flo5", flo5(lambda file: file.create_group("flow"))),
-    "flo5, integers": (".flo5", flo5(lambda file: file.create_dataset("flow", data=np.zeros((2, 2, 2), "i4")))),
-    "flo5, text in it": (".flo5", flo5(lambda file: file.create_dataset("flow", data="text"))),
-    "flo5, no data": (".flo5", flo5(lambda file: file.create_dataset("flow", data=h5py.Empty("f4")))),
-    "flo5, channels first": (".flo5", flo5(lambda file: file.create_dataset("flow", data=np.zeros((2, 4, 5), "f4")))),
-    "flo5, another file's": (".flo5", flo5(elsewhere)),
-    "flo5, absurd": (".flo5", flo5(absurd)),
-}
-
-
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.parametrize("case", MALFORMED)
-def test_a_malformed_file_is_refused_by_name_and_nothing_of_it_is_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    suffix, content = MALFORMED[case]
-    path = tmp_path / f"malformed{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(InputError, match=f"malformed\\{suffix}") as caught:
-        read_flow(path)
-    assert isinstance(caught.value, ValueError)
-    assert not (tmp_path / "sprung").exists()
-
-
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-@pytest.mark.parametrize("case", [case for case in MALFORMED if "absurd" in case or "beyond" in case])
-def test_an_absurd_size_is_refused_without_allocating_it(tmp_path: Path, case: str) -> None:
-    suffix, content = MALFORMED[case]
-    (tmp_path / f"malformed{suffix}").write_bytes(content)
-    tracemalloc.start()
-    with pytest.raises(InputError):
-        read_flow(tmp_path / f"malformed{suffix}")
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert peak < 2**20
-
-
-@pytest.mark.filterwarnings("ignore::RuntimeWarning", "ignore::UserWarning", "ignore::DeprecationWarning")
-@pytest.mark.parametrize("suffix", [*SUFFIXES, ".png"])
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(data=st.data(), values=st.binary(min_size=1, max_size=6), cut=st.integers(0, 40))
-def test_damaged_bytes_give_a_flow_or_an_input_error(
-    tmp_path: Path, suffix: str, data: Any, values: bytes, cut: int
-) -> None:
-    """Whatever the damage, no other exception comes out."""
-    path = tmp_path / f"damaged{suffix}"
-    write_flow(path, torch.zeros(2, 3, 2), overwrite=True)
-    whole = path.read_bytes()
-    place = data.draw(st.integers(0, len(whole) - 1))
-    damaged = whole[:place] + values + whole[place + len(values) :]
-    path.write_bytes(damaged[: len(damaged) - cut])
-    try:
-        found = read_flow(path)
-    except InputError:
-        return
-    assert found.shape[0] == 2
-    assert found.numel() <= len(damaged) * (2000 if suffix in (".png", ".flo5") else 1)
-
-
-# KITTI's PNG.
-
-
-def test_kitti_pixels_are_those_of_the_development_kit(tmp_path: Path) -> None:
-    """u and v times 64 plus 2^15, validity in the third channel, all zero where invalid."""
-    write_flow(tmp_path / "flow.png", torch.tensor([[[1.0, NAN, -512.0]], [[-0.5, 3.0, 511.984375]]]))
-    expected = [[[2**15 + 64, 2**15 - 32, 1], [0, 0, 0], [0, 65535, 1]]]
-    assert read_png16(tmp_path / "flow.png").tolist() == expected
-    (tmp_path / "hand.png").write_bytes(png(3, 1, b"\0" + np.array(expected, ">u2").tobytes()))
-    found = read_flow(tmp_path / "hand.png")
-    assert found[:, 0, 0].tolist() == [1.0, -0.5]
-    assert found[:, 0, 1].isnan().all()
-    assert found[:, 0, 2].tolist() == [-512.0, 511.984375]
-
-
-def test_kitti_flow_is_exact_to_its_step(tmp_path: Path) -> None:
-    flow = some_flow(37, 53)
-    write_flow(tmp_path / "flow.png", flow)
-    found = read_flow(tmp_path / "flow.png")
-    assert (found - flow).abs().max() <= 1 / 128
-    write_flow(tmp_path / "again.png", found)
-    assert same_bits(read_flow(tmp_path / "again.png"), found)
-    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "flow.png").read_bytes()
-
-
-def test_pillow_reads_what_is_written_as_far_as_it_can(tmp_path: Path) -> None:
-    """An independent decoder: Pillow keeps the upper byte of each value."""
-    write_flow(tmp_path / "flow.png", some_flow(5, 7))
-    with Image.open(tmp_path / "flow.png") as image:
-        upper = np.asarray(image.convert("RGB"))
-    np.testing.assert_array_equal(upper, read_png16(tmp_path / "flow.png") >> 8)
-
-
-@pytest.mark.parametrize("value", [512.0, -512.02, INF])
-def test_flow_beyond_what_kitti_holds_is_refused(tmp_path: Path, value: float) -> None:
-    with pytest.raises(InputError, match=r"\[-512, 512\)"):
-        write_flow(tmp_path / "flow.png", torch.full((2, 2, 2), value))
-    assert list(tmp_path.iterdir()) == []
-
-
-def filtered(rows: np.ndarray, kinds: list[int]) -> bytes:
-    """The row filters of PNG, byte by byte as the standard writes them."""
-    lines = [bytes(len(rows[0]))]
-    out = b""
-    for kind, row in zip(kinds, rows.tolist(), strict=True):
-        line = []
-        for place, value in enumerate(row):
-            a = row[place - 6] if place >= 6 else 0
-            b, c = lines[-1][place], lines[-1][place - 6] if place >= 6 else 0
-            nearest = min((a, b, c), key=lambda near: abs(a + b - c - near))
-            line.append((value - (0, a, b, (a + b) // 2, nearest)[kind]) % 256)
-        lines.append(row)
-        out += bytes([kind, *line])
-    return out
-
-
-@pytest.mark.parametrize("kinds", [[0] * 6, [1] * 6, [2] * 6, [3] * 6, [4] * 6, [4, 3, 0, 1, 2, 4]], ids=str)
-@pytest.mark.parametrize("width", [1, 2, 9])
-def test_every_row_filter_is_undone(tmp_path: Path, kinds: list[int], width: int) -> None:
-    pixels = np.random.default_rng(width).integers(0, 2**16, (6, width, 3), np.uint16)
-    rows = pixels.astype(">u2").view(np.uint8).reshape(6, -1)
-    (tmp_path / "x.png").write_bytes(png(width, 6, filtered(rows, kinds)))
-    np.testing.assert_array_equal(read_png16(tmp_path / "x.png"), pixels)
-
-
 # PFM and Spring's HDF5.
 
 
@@ -572,28 +291,6 @@ def test_a_flow_that_cannot_be_put_in_place_leaves_everything_as_it_was(
     assert list(tmp_path.iterdir()) == ([path] if existing else [])
     if existing:
         assert same_bits(read_flow(path), first)
-
-
-@ERRORS
-@EXISTING
-def test_a_write_that_breaks_off_leaves_everything_as_it_was(
-    tmp_path: Path, existing: bool, error: BaseException
-) -> None:
-    path = tmp_path / "result"
-    if existing:
-        path.write_bytes(b"first")
-
-    def write_half() -> None:
-        with atomic(path, overwrite=True) as temporary:
-            assert temporary.parent == path.parent  # on another disk a rename would not be atomic
-            temporary.write_bytes(b"half")
-            raise error
-
-    with pytest.raises(type(error)):
-        write_half()
-    assert list(tmp_path.iterdir()) == ([path] if existing else [])
-    if existing:
-        assert path.read_bytes() == b"first"
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -120,3 +120,10 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     assert frame_files(tmp_path) == [name]
     assert read_image(tmp_path / name).shape == (3, 8, 8)
     folder_stamp(tmp_path)
+
+
+def test_link_to_nothing_beside_frames(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    before = folder_stamp(tmp_path)
+    (tmp_path / "2.png").symlink_to(tmp_path / "gone.png")
+    assert folder_stamp(tmp_path) == before

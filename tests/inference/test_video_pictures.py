@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import torch
@@ -80,3 +81,17 @@ def test_colours_are_read_by_the_files_own_matrix_and_range(tmp_path: Path, name
 def test_every_frame_is_given_at_its_own_size(tmp_path: Path) -> None:
     path = write(tmp_path / "odd.mkv", [grey(3)[:47, :63]] * 2, codec="ffv1", pixels="yuv444p")
     assert next(read_video(path)).image.shape == (3, 47, 63)
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((720, 1280), 1), ((48, 64), 5)])
+def test_untagged_colours_are_taken_as_players_do(tmp_path: Path, size: tuple[int, int], matrix: int) -> None:
+    image = np.full((*size, 3), (200, 40, 40), np.uint8)
+    with av.open(str(tmp_path / "x.mp4"), "w") as file:
+        stream = file.add_stream("libx264", rate=20, options={"crf": "4", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p", dst_colorspace=matrix)
+        frame.colorspace = 2
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    shown = next(iter(read_video(tmp_path / "x.mp4"))).image.float().mean(dim=(1, 2))
+    assert (shown - torch.tensor([200.0, 40, 40])).abs().max() < 4

@@ -1,15 +1,17 @@
 """Written videos are read back; what cannot be written leaves nothing."""
 
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 import pytest
 import torch
 
 from midway_zoo.errors import InputError, MissingExtraError, OutputExistsError
 from midway_zoo.inference.video import read_video
-from midway_zoo.inference.video_writer import write_video
+from midway_zoo.inference.video_writer import VideoWriter, write_video
 
 
 @pytest.mark.parametrize("fps", [1, 10, 29.97, 30000 / 1001])
@@ -80,3 +82,12 @@ def test_times_that_go_back_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="times must ascend"):
         write_video(tmp_path / "x.mp4", [(frame, 0.0, 1.0), (frame, 0.0, 2.0)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_times_before_zero_begin_at_zero(tmp_path: Path) -> None:
+    pictures = [np.full((48, 64, 3), 20 * index, np.uint8) for index in range(4)]
+    with VideoWriter(tmp_path / "x.mp4", rate=Fraction(20), tick=Fraction(1, 1000)) as writer:
+        for index, pixels in enumerate(pictures):
+            picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+            writer.add(picture, 50 * index - 2000)
+    assert [round(frame.pts_seconds, 3) for frame in read_video(tmp_path / "x.mp4")] == [0.0, 0.05, 0.1, 0.15]

@@ -232,9 +232,9 @@ def test_true_takes_the_widths_that_fit_and_false_none() -> None:
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
-        ({"flow_head": (8, 8, 8, 8)}, "five positive widths"),
+        ({"flow_head": (8, 8, 8, 8)}, "5 numbers, each between 1 and"),
         ({"flow_head": (8, 8, 8, 8, 7)}, "the last one even"),
-        ({"flow_head": (8, 8, 0, 8, 8)}, "five positive widths"),
+        ({"flow_head": (8, 8, 0, 8, 8)}, "5 numbers, each between 1 and"),
         ({"flow_head": "large"}, "flow_head='large'"),
         ({"flow_head": (8, 8, 8.5, 8, 8)}, "integers"),
         ({"dynamics": False}, "flow_head needs the dynamics"),

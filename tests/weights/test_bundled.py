@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 import midway_zoo as mz
 from midway_zoo import manifest
 from midway_zoo.cli import main
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
@@ -46,53 +47,53 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def boxed() -> mz.MidwayNetwork:
+def bundled() -> mz.MidwayNetwork:
     return mz.create_model(NAME, pretrained=True)
 
 
 @pytest.fixture
 def damaged(entry: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the box with one bit turned, in the place of the original."""
+    """A copy of the bundled file with one bit turned, in the place of the original."""
     path = tmp_path / entry["file"]
-    data = bytearray(manifest.boxed_file(entry).read_bytes())
+    data = bytearray(manifest.bundled_file(entry).read_bytes())
     data[-1] ^= 64
     path.write_bytes(data)
     monkeypatch.setitem(entry, "file", str(path))
     return path
 
 
-def test_stored_in_half_loaded_in_single(entry: dict, boxed: mz.MidwayNetwork) -> None:
-    path = manifest.boxed_file(entry)
+def test_stored_in_half_loaded_in_single(entry: dict, bundled: mz.MidwayNetwork) -> None:
+    path = manifest.bundled_file(entry)
     stored = load_file(path)
     assert {value.dtype for value in stored.values()} == {torch.float16}
-    assert_same_state(boxed.state_dict(), {key: value.float() for key, value in stored.items()})
-    assert boxed.dtype == torch.float32
-    assert not boxed.training
+    assert_same_state(bundled.state_dict(), {key: value.float() for key, value in stored.items()})
+    assert bundled.dtype == torch.float32
+    assert not bundled.training
     assert path.stat().st_size == entry["size_bytes"] <= 12_000_000
     assert golden_file(entry).stat().st_size < 150_000
-    assert boxed.config == override(ARCHITECTURES["midway_nano"], entry["config"])
-    assert boxed.provenance["source"] == entry["file"]
-    assert boxed.provenance["sha256_verified"] == entry["sha256"]
+    assert bundled.config == override(ARCHITECTURES["midway_nano"], entry["config"])
+    assert bundled.provenance["source"] == entry["file"]
+    assert bundled.provenance["sha256_verified"] == entry["sha256"]
 
 
-def test_names(boxed: mz.MidwayNetwork) -> None:
+def test_names(bundled: mz.MidwayNetwork) -> None:
     assert NAME in mz.list_models(pretrained=True)
-    assert_same_state(mz.create_model("midway_nano", pretrained=True).state_dict(), boxed.state_dict())
+    assert_same_state(mz.create_model("midway_nano", pretrained=True).state_dict(), bundled.state_dict())
     source, target = golden_pair(64, 64)
-    expected = mz.infer_motion_latent(boxed, source, target).tokens
+    expected = mz.infer_motion_latent(bundled, source, target).tokens
     assert torch.equal(mz.infer_motion_latent(NAME, source, target).tokens, expected)
     with pytest.raises(ConfigError, match="taken"):
         mz.register_weights(NAME, path="x")
 
 
-def test_keywords(boxed: mz.MidwayNetwork, caplog: pytest.LogCaptureFixture) -> None:
-    assert boxed.flow_head is not None
-    assert_same_state(mz.create_model(NAME, pretrained=True, flow_head=True).state_dict(), boxed.state_dict())
+def test_keywords(bundled: mz.MidwayNetwork, caplog: pytest.LogCaptureFixture) -> None:
+    assert bundled.flow_head is not None
+    assert_same_state(mz.create_model(NAME, pretrained=True, flow_head=True).state_dict(), bundled.state_dict())
     assert caplog.text == ""
     config = mz.create_model(NAME, pretrained=True, flow_size=(32, 64), gate_bias=3.0).config
-    assert config == override(boxed.config, {"flow_size": (32, 64), "gate_bias": 3.0})
+    assert config == override(bundled.config, {"flow_size": (32, 64), "gate_bias": 3.0})
     alone = mz.create_model(NAME, pretrained=True, dynamics=False, verify=False)
-    assert_same_state(alone.encoder.state_dict(), boxed.encoder.state_dict())
+    assert_same_state(alone.encoder.state_dict(), bundled.encoder.state_dict())
     assert alone.dynamics is None
     assert alone.flow_head is None
     for options in ({"paired": True}, {"encoder": "student"}):
@@ -106,10 +107,10 @@ def test_keywords(boxed: mz.MidwayNetwork, caplog: pytest.LogCaptureFixture) -> 
         mz.create_model(NAME, pretrained=True, grid=(4, 4))
 
 
-def test_timm(boxed: mz.MidwayNetwork) -> None:
+def test_timm(bundled: mz.MidwayNetwork) -> None:
     model = timm.create_model("midway_nano", pretrained=True, num_classes=10)
     assert model.head.out_features == 10
-    encoder = boxed.encoder.state_dict()
+    encoder = bundled.encoder.state_dict()
     assert_same_state({key: value for key, value in model.state_dict().items() if key in encoder}, encoder)
     assert_same_state(timm.create_model(NAME, pretrained=True).state_dict(), encoder)
     assert len(timm.create_model(NAME, pretrained=True, features_only=True)(torch.zeros(1, 3, 64, 64))) == 4
@@ -117,16 +118,16 @@ def test_timm(boxed: mz.MidwayNetwork) -> None:
     assert model.pretrained_cfg["license"] == "apache-2.0"
 
 
-def test_initial_weights_of_a_run(boxed: mz.MidwayNetwork) -> None:
+def test_initial_weights_of_a_run(bundled: mz.MidwayNetwork) -> None:
     network = network_from(NAME, paired=True)
-    assert_same_state(network.encoder.state_dict(), boxed.encoder.state_dict())
-    assert_same_state(network.target_encoder.state_dict(), boxed.encoder.state_dict())
+    assert_same_state(network.encoder.state_dict(), bundled.encoder.state_dict())
+    assert_same_state(network.target_encoder.state_dict(), bundled.encoder.state_dict())
 
 
-def test_golden_outputs(entry: dict, boxed: mz.MidwayNetwork) -> None:
+def test_golden_outputs(entry: dict, bundled: mz.MidwayNetwork) -> None:
     """Tolerance: see ``golden.TOLERANCE``. It is not so loose that rows taken for columns would pass."""
-    assert check_golden(NAME, entry, boxed) <= TOLERANCE
-    wrong = copy.deepcopy(boxed)
+    assert check_golden(NAME, entry, bundled) <= TOLERANCE
+    wrong = copy.deepcopy(bundled)
     with torch.no_grad():
         table = wrong.encoder.pos_embed[:, 1:]
         table.copy_(table.clone().unflatten(1, (8, 8)).transpose(1, 2).flatten(1, 2))
@@ -161,12 +162,12 @@ def test_damage_is_noticed(entry: dict, damaged: Path, capsys: pytest.CaptureFix
 
 
 def test_damaged_golden_outputs(
-    entry: dict, boxed: mz.MidwayNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    entry: dict, bundled: mz.MidwayNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(entry, "file", str(tmp_path / entry["file"]))
     golden_file(entry).write_bytes(b"half")
     with pytest.raises(CheckpointError, match="cannot be read"):
-        check_golden(NAME, entry, boxed)
+        check_golden(NAME, entry, bundled)
 
 
 def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,7 +176,7 @@ def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
         captured = capsys.readouterr()
         return captured.err if status else captured.out
 
-    path = manifest.boxed_file(entry)
+    path = manifest.bundled_file(entry)
     before = path.stat()
     assert NAME in said("list", "--pretrained").split()
     text = said("info", NAME)
@@ -200,19 +201,19 @@ def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert path.stat() == before
 
 
-def test_convert(boxed: mz.MidwayNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_convert(bundled: mz.MidwayNetwork, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["convert", NAME, str(tmp_path / "out")]) == 0
-    assert_same_state(mz.load_checkpoint(tmp_path / "out").state_dict(), boxed.state_dict())
+    assert_same_state(mz.load_checkpoint(tmp_path / "out").state_dict(), bundled.state_dict())
     encoder = timm.create_model(f"local-dir:{tmp_path / 'out' / 'encoder'}", pretrained=True)
-    assert_same_state(encoder.state_dict(), boxed.encoder.state_dict())
+    assert_same_state(encoder.state_dict(), bundled.encoder.state_dict())
     assert main(["convert", NAME, str(tmp_path / "other"), "--paired"]) == 1
     assert "one encoder" in capsys.readouterr().err
     assert main(["convert", NAME, str(tmp_path / "other"), "--config", "num_heads=2"]) == 1
     assert "carries its configuration" in capsys.readouterr().err
 
 
-def test_card(boxed: mz.MidwayNetwork) -> None:
-    card = network_card(boxed)
+def test_card(bundled: mz.MidwayNetwork) -> None:
+    card = network_card(bundled)
     assert "license: apache-2.0" in card
     assert "Trained by the midway-zoo project" in card
 
@@ -247,13 +248,13 @@ def test_pin_takes_size_and_digest_from_the_file(entry: dict, tmp_path: Path) ->
 def test_the_manifest_is_strict(key: str, value: object, message: str) -> None:
     content = copy.deepcopy(manifest.load_manifest())
     content["models"][NAME][key] = value
-    assert any(message in problem for problem in manifest.validate(content)), manifest.validate(content)
+    assert any(message in problem for problem in validate(content)), validate(content)
 
 
 @pytest.fixture(scope="module")
 def maker() -> ModuleType:
-    path = Path(__file__).parents[2] / "examples" / "miniature" / "box.py"
-    spec = importlib.util.spec_from_file_location("box", path)
+    path = Path(__file__).parents[2] / "examples" / "miniature" / "bundle.py"
+    spec = importlib.util.spec_from_file_location("bundle", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -278,9 +279,9 @@ def run(tmp_path: Path) -> Callable[[MidwayConfig], Path]:
 
 
 def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> None:
-    package = manifest.boxed_file(entry).stat()
+    package = manifest.bundled_file(entry).stat()
     path = run(override(ARCHITECTURES["midway_nano"], {"paired": True, "flow_head": True, "flow_size": (64, 64)}))
-    files = maker.box(path, NAME, tmp_path / "out")
+    files = maker.bundle(path, NAME, tmp_path / "out")
     assert [file.name for file in files] == [entry["file"], golden_file(entry).name, "weights_manifest.json"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
     trained = load_file(path / "checkpoints" / "step_00000005" / "model.safetensors")
@@ -289,28 +290,28 @@ def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> No
     assert not [key for key in stored if key.startswith("target_encoder.")]
     assert str(tmp_path) not in files[0].read_bytes()[:4096].decode("latin-1")
     written = json.loads(files[2].read_text(encoding="utf-8"))
-    assert manifest.validate(written) == []
+    assert validate(written) == []
     assert written["models"][NAME]["config"]["flow_size"] == [64, 64]
     assert "paired" not in written["models"][NAME]["config"]
     assert written["models"][NAME]["size_bytes"] == files[0].stat().st_size
     assert load_file(files[1]).keys() == load_file(golden_file(entry)).keys()
-    assert manifest.boxed_file(entry).stat() == package
+    assert manifest.bundled_file(entry).stat() == package
 
 
 def test_what_cannot_be_boxed(maker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = mz.MidwayNetwork(override(ARCHITECTURES["midway_nano"], {"grid": (4, 4), "dynamics": False}))
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ConfigError, match="not that of midway_nano"):
-        maker.box(tmp_path / "other", NAME, tmp_path / "out")
+        maker.bundle(tmp_path / "other", NAME, tmp_path / "out")
     with pytest.raises(ConfigError, match="no boxed-safetensors entry"):
-        maker.box(tmp_path / "other", "midway_vits.bdd100k", tmp_path / "out")
+        maker.bundle(tmp_path / "other", "midway_vits.bdd100k", tmp_path / "out")
     network = mz.create_model("midway_nano")
     network.save_pretrained(tmp_path / "net")
     with monkeypatch.context() as patch:
         patch.setattr(maker, "golden_outputs", lambda network: {})
         patch.setattr(maker, "LARGEST_BYTES", 1000)
-        with pytest.raises(CheckpointError, match="a box may have 1000"):
-            maker.box(tmp_path / "net", NAME, tmp_path / "out")
+        with pytest.raises(CheckpointError, match="bundled weights may have 1000"):
+            maker.bundle(tmp_path / "net", NAME, tmp_path / "out")
     with torch.no_grad():
         network.encoder.pos_embed[0, 0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"encoder\.pos_embed.*float16"):
@@ -320,5 +321,5 @@ def test_what_cannot_be_boxed(maker: ModuleType, tmp_path: Path, monkeypatch: py
 
 def test_the_folder_holds_nothing_else(entry: dict) -> None:
     """What lies there is in every wheel."""
-    path = manifest.boxed_file(entry)
+    path = manifest.bundled_file(entry)
     assert {file.name for file in path.parent.iterdir()} == {path.name, golden_file(entry).name}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from midway_zoo.bars import bar
+from midway_zoo.checks import check_integer
 from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
 from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.files import write_png
-from midway_zoo.inference.checks import check_batch_size
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.folders import frame_files, is_image, natural_key
 from midway_zoo.inference.frames import Frame, FrameSource, open_frames
@@ -28,7 +28,7 @@ _PICTURED = 64  # images of a picture at most: their maps are kept in memory
 def run_features(options: argparse.Namespace) -> None:
     """Write the features of everything that is named, in order, a batch at a time."""
     check_suffix(options.output, TABLES, "features")
-    check_batch_size(options.batch_size)
+    check_integer("batch_size", options.batch_size, 1)
     source, names = _inputs(options)
     network = load(options)
     progress, pictured, grids = Progress(), list[Tensor](), set[tuple[int, int]]()

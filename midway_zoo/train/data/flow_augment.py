@@ -1,15 +1,15 @@
 """Augmentation of flow fine-tuning (appendix B.4; CroCo v2): a pair and a random generator in, a crop out."""
 
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, InputError
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.train.data.flow_files import Kind
 from midway_zoo.train.data.photometric import jitter
 
@@ -18,7 +18,7 @@ _MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class FlowSample(_ShapeRepr):
+class FlowSample(ShapeRepr):
     """One pair."""
 
     source: Tensor
@@ -41,44 +41,31 @@ class FlowSample(_ShapeRepr):
 class FlowAugmentConfig:
     """What is drawn for each pair. Fields that end in ``_p`` are probabilities."""
 
-    scale_p: float = 0.8
-    min_scale: float = -0.2
+    scale_p: float = field_range(0.8, at_least=0, at_most=1)
+    min_scale: float = field_range(-0.2, at_least=-4, at_most=4)
     """Both sides are scaled by 2 to a power drawn from [min_scale, max_scale]."""
-    max_scale: float = 0.5
-    stretch_p: float = 0.8
-    max_stretch: float = 0.2
+    max_scale: float = field_range(0.5, at_least=-4, at_most=4)
+    stretch_p: float = field_range(0.8, at_least=0, at_most=1)
+    max_stretch: float = field_range(0.2, at_least=0, at_most=4)
     """Either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
-    resizing: str = "protocol"
+    resizing: str = field_range("protocol", choices=RESIZING)
     """protocol: as in CroCo v2 (and RAFT): stretched only what is scaled, neither side by less than what the crop
     needs of the shorter one, bilinear without antialiasing. independent: stretched whether scaled or not, each side
     enlarged by what it lacks itself, antialiased; runs begun before there was a choice had this."""
-    horizontal_flip_p: float = 0.5
-    vertical_flip_p: float = 0.1
-    brightness: float = 0.4
+    horizontal_flip_p: float = field_range(0.5, at_least=0, at_most=1)
+    vertical_flip_p: float = field_range(0.1, at_least=0, at_most=1)
+    brightness: float = field_range(0.4, at_least=0)
     """Strengths of colour jitter, as torchvision's ``ColorJitter`` takes them."""
-    contrast: float = 0.4
-    saturation: float = 0.4
-    hue: float = 0.5 / 3.14
-    asymmetric_p: float = 0.2
+    contrast: float = field_range(0.4, at_least=0)
+    saturation: float = field_range(0.4, at_least=0)
+    hue: float = field_range(0.5 / 3.14, at_least=0, at_most=0.5)
+    asymmetric_p: float = field_range(0.2, at_least=0, at_most=1)
     """Jitter either frame on its own; otherwise both alike."""
 
 
 def check_augment(config: FlowAugmentConfig) -> None:
     """Raise :class:`ConfigError` for a value that cannot be drawn from."""
-    if config.resizing not in RESIZING:
-        raise ConfigError(f"augment.resizing={config.resizing!r} must be one of {', '.join(RESIZING)}.")
-    for entry in fields(config):
-        if entry.name == "resizing":
-            continue
-        value = getattr(config, entry.name)
-        if entry.name.endswith("_p"):
-            low, high = 0.0, 1.0
-        else:
-            low, high = {"min_scale": (-4.0, 4.0), "max_scale": (-4.0, 4.0), "max_stretch": (0.0, 4.0)}.get(
-                entry.name, (0.0, 0.5 if entry.name == "hue" else math.inf)
-            )
-        if not low <= value <= high:
-            raise ConfigError(f"augment.{entry.name}={value} must lie between {low:g} and {high:g}.")
+    check_fields(config, "augment.")
     if config.min_scale > config.max_scale:
         raise ConfigError(f"augment.min_scale={config.min_scale} is above augment.max_scale={config.max_scale}.")
 

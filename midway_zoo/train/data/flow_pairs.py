@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
 from midway_zoo.flow import read_flow
 from midway_zoo.inference.images import read_image
@@ -51,19 +52,19 @@ MIXTURES: dict[str, dict[str, int]] = {
 class FlowDataConfig:
     """Where flow training pairs come from."""
 
-    source: str = "files"
+    source: str = field_range("files", choices=("files", "scenes"))
     """files: the data sets below; scenes: generated pairs with exact flow, which need no download."""
     root: str | None = None
     """Folder that holds the data sets under their usual names."""
     roots: dict[str, str] = field(default_factory=dict)
     """Data set -> its own folder, where that is not in ``root``: roots.sintel=/data/sintel."""
-    mixture: str = "full"
+    mixture: str = field_range("full", choices=tuple(MIXTURES), hint="or give data.parts")
     """full: Sintel, FlyingThings, FlyingChairs, TartanAir; small: FlyingChairs, FlyingThings."""
     parts: dict[str, int] = field(default_factory=dict)
     """Instead of a mixture: part -> how often each of its pairs comes in a round."""
-    epoch_pairs: int = 30000
+    epoch_pairs: int = field_range(30000, at_least=1)
     """Pairs of an epoch; a round over the mixture is longer."""
-    crop: list[int] = field(default_factory=lambda: [320, 384])
+    crop: list[int] = field_range(default_factory=lambda: [320, 384], above=0, length=2)
     """(height, width) in pixels that is trained on."""
     scenes: ScenesConfig = field(
         default_factory=lambda: ScenesConfig(
@@ -72,20 +73,13 @@ class FlowDataConfig:
     )
     """What generated scenes look like, before the augmentation."""
     augment: FlowAugmentConfig = field(default_factory=FlowAugmentConfig)
-    max_failure_share: float = 0.01
+    max_failure_share: float = field_range(0.01, at_least=0, at_most=1)
     """The run stops when more than this share of the samples tried cannot be read."""
 
 
 def check_flow_data(config: FlowDataConfig) -> None:
     """Raise :class:`ConfigError` for a value that makes no sense."""
-    if config.source not in ("files", "scenes"):
-        raise ConfigError(f"data.source={config.source!r} must be files or scenes.")
-    if config.mixture not in MIXTURES:
-        raise ConfigError(f"data.mixture={config.mixture!r} must be one of {', '.join(MIXTURES)}; or give data.parts.")
-    if len(config.crop) != 2 or min(config.crop) < 1:
-        raise ConfigError(f"data.crop={config.crop}: a height and a width in pixels are expected.")
-    if config.epoch_pairs < 1:
-        raise ConfigError(f"data.epoch_pairs={config.epoch_pairs} must be at least 1.")
+    check_fields(config, "data.")
     for name, repeats in config.parts.items():
         check_part(name)
         if repeats < 1:

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from midway_zoo.errors import ConfigError, DataError, MidwayZooError
+from midway_zoo.train.data.shared_memory import PREFETCH
 from midway_zoo.train.distributed import StopRequest
 
 Sample: TypeAlias = dict[str, Any]
@@ -46,7 +47,7 @@ def make_loader(
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=num_workers > 0,
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=PREFETCH if num_workers else None,
         worker_init_fn=_one_thread,
     )
     return _Batches(loader)

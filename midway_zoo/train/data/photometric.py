@@ -17,7 +17,8 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import ConfigError, InputError, InputTypeError
+from midway_zoo.checks import field_range
+from midway_zoo.errors import InputError, InputTypeError
 
 UNIFORMS = 13
 """Random numbers behind the parameters of one view."""
@@ -65,40 +66,15 @@ class PhotometricConfig:
     1, the second of type 2, the third of local crops.
     """
 
-    jitter_p: float = 0.8
-    brightness: float = 0.4
-    contrast: float = 0.4
-    saturation: float = 0.2
-    hue: float = 0.1
-    grey_p: float = 0.2
-    blur_p: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    blur_radius: tuple[float, float] = (0.1, 2.0)
-    solarise_p: tuple[float, float, float] = (0.0, 0.2, 0.0)
-
-
-def check_photometric(config: PhotometricConfig) -> None:
-    """Refuse values that cannot be drawn from.
-
-    Raises:
-        ConfigError: naming the field, its value and what is allowed.
-    """
-    for name in ("jitter_p", "grey_p"):
-        _check(name, (getattr(config, name),), 1, 0.0, 1.0)
-    for name in ("blur_p", "solarise_p"):
-        _check(name, getattr(config, name), 3, 0.0, 1.0)
-    for name in ("brightness", "contrast", "saturation"):
-        _check(name, (getattr(config, name),), 1, 0.0, math.inf)
-    _check("hue", (config.hue,), 1, 0.0, 0.5)
-    _check("blur_radius", config.blur_radius, 2, 0.0, math.inf)
-    if config.blur_radius[0] > config.blur_radius[1]:
-        raise ConfigError(f"blur_radius={tuple(config.blur_radius)}: (smallest, largest) is expected.")
-
-
-def _check(name: str, values: Sequence[float], number: int, low: float, high: float) -> None:
-    if len(values) != number or not all(low <= value <= high and math.isfinite(value) for value in values):
-        shown = values[0] if number == 1 else tuple(values)
-        limit = f"in [{low:g}, {high:g}]" if math.isfinite(high) else f"of at least {low:g}"
-        raise ConfigError(f"{name}={shown}: {number} number{'s' * (number > 1)} {limit} expected.")
+    jitter_p: float = field_range(0.8, at_least=0, at_most=1)
+    brightness: float = field_range(0.4, at_least=0)
+    contrast: float = field_range(0.4, at_least=0)
+    saturation: float = field_range(0.2, at_least=0)
+    hue: float = field_range(0.1, at_least=0, at_most=0.5)
+    grey_p: float = field_range(0.2, at_least=0, at_most=1)
+    blur_p: tuple[float, float, float] = field_range((1.0, 0.1, 0.5), at_least=0, at_most=1, length=3)
+    blur_radius: tuple[float, float] = field_range((0.1, 2.0), at_least=0, length=2, ordered=True)
+    solarise_p: tuple[float, float, float] = field_range((0.0, 0.2, 0.0), at_least=0, at_most=1, length=3)
 
 
 def draw_parameters(

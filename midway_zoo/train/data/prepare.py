@@ -24,7 +24,7 @@ from midway_zoo.files import atomic, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.images import read_image, scaled_size, to_uint8
-from midway_zoo.inference.video import VideoFile, import_av, orientation, upright
+from midway_zoo.inference.video import VideoFile, colour_matrix, import_av, orientation, upright
 from midway_zoo.inference.video_writer import Colours, VideoWriter
 from midway_zoo.train.data.video_files import Source, base_folder, find_sources, read_timing
 
@@ -37,7 +37,6 @@ Timed: TypeAlias = "tuple[Any, int]"
 
 _KNOWN_MATRICES = {1, 4, 5, 6, 7, 9}
 """Codes of ITU-T H.273 that FFmpeg's converter computes with."""
-_UNSAID, _BT601 = 2, 6  # what a file without tags has, and what is then assumed
 
 
 @dataclass
@@ -262,16 +261,12 @@ def _colours(picture: Any) -> Colours:
     if not _converts(picture):
         return known
     full_range = picture.color_range == Colours(full_range=True).range or picture.format.name.startswith("yuvj")
-    return replace(known, matrix=_matrix(picture), full_range=full_range)
+    return replace(known, matrix=colour_matrix(picture), full_range=full_range)
 
 
 def _converts(picture: Any) -> bool:
     """Whether FFmpeg brings a frame to the output's format by its own numbers: YUV of a matrix that it knows."""
-    return picture.format.name.startswith("yuv") and _matrix(picture) in _KNOWN_MATRICES
-
-
-def _matrix(picture: Any) -> int:
-    return _BT601 if picture.colorspace == _UNSAID else int(picture.colorspace)
+    return picture.format.name.startswith("yuv") and colour_matrix(picture) in _KNOWN_MATRICES
 
 
 def _converted(picture: Any, size: tuple[int, int], colours: Colours) -> Any:

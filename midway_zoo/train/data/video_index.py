@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -66,7 +66,7 @@ class Index:
     def fingerprint(self) -> str:
         """Changes with anything that changes which pairs a run sees; not with where the data are."""
         content = [
-            [value for key, value in asdict(video).items() if key != "changed_ns" and (key, value) != ("stored", None)]
+            [value for key, value in vars(video).items() if key != "changed_ns" and (key, value) != ("stored", None)]
             for video in self.videos
         ]
         return hashlib.sha256(json.dumps(content, default=as_json).encode()).hexdigest()[:16]
@@ -338,4 +338,4 @@ def _threads(workers: int | None) -> int:
 
 
 def _lines(entries: Sequence[Entry]) -> str:
-    return ",\n".join(json.dumps(asdict(entry), ensure_ascii=False, default=as_json) for entry in entries)
+    return ",\n".join(json.dumps(vars(entry), ensure_ascii=False, default=as_json) for entry in entries)

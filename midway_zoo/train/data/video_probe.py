@@ -96,6 +96,8 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
     header = _header(video)
     for packet in video.packets():
         picture = _first_picture(packet) if picture is None else picture
+        if packet.size and packet.is_discard and packet.is_keyframe and first is None:
+            first = video.time_of(packet)  # cut without decoding: not shown, but what follows builds on it
         if not packet.size or packet.is_discard:
             continue
         if video.damage.broken_off:

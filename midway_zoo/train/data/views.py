@@ -6,7 +6,6 @@ or for a whole batch of rendered ones. Cutting is left to what is fastest: PyTor
 large frames in a worker, two batched matrix products for frames that lie on the device, which is not waited for.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -17,12 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import ConfigError, InputError, InputTypeError
+from midway_zoo.checks import check_fields, field_range
+from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.train.data.photometric import (
     UNIFORMS,
     PhotometricConfig,
     ViewKind,
-    check_photometric,
     photometric_parameters,
 )
 
@@ -43,21 +42,21 @@ class ViewsConfig(PhotometricConfig):
     ``local_size`` is that of the released code; the paper's text has all crops at 224.
     """
 
-    dynamics_size: int = 224
-    global_size: int = 224
-    local_size: int = 96
-    local_crops: int = 8
+    dynamics_size: int = field_range(224, at_least=1)
+    global_size: int = field_range(224, at_least=1)
+    local_size: int = field_range(96, at_least=1)
+    local_crops: int = field_range(8, at_least=0)
     """Per frame; 0 for none."""
-    dynamics_area: tuple[float, float] = (0.2, 0.4)
-    initial_area: tuple[float, float] = (0.05, 0.2)
-    global_area: tuple[float, float] = (0.4, 1.0)
-    local_area: tuple[float, float] = (0.05, 0.4)
-    aspect: tuple[float, float] = (3 / 4, 4 / 3)
-    dynamics_shift: float = 0.0
+    dynamics_area: tuple[float, float] = field_range((0.2, 0.4), above=0, at_most=1, length=2, ordered=True)
+    initial_area: tuple[float, float] = field_range((0.05, 0.2), above=0, at_most=1, length=2, ordered=True)
+    global_area: tuple[float, float] = field_range((0.4, 1.0), above=0, at_most=1, length=2, ordered=True)
+    local_area: tuple[float, float] = field_range((0.05, 0.4), above=0, at_most=1, length=2, ordered=True)
+    aspect: tuple[float, float] = field_range((3 / 4, 4 / 3), above=0, length=2, ordered=True)
+    dynamics_shift: float = field_range(0.0, at_least=0, below=1)
     """The target's dynamics box lies up to this share of the box's sides away from the source's, each way, as far as
     the frame reaches: motion by the crop, on stills too. An option that the authors' code has and the released runs
     left at 0: both boxes are the same."""
-    flip_p: float = 0.5
+    flip_p: float = field_range(0.5, at_least=0, at_most=1)
 
 
 class Uniform(Protocol):
@@ -209,8 +208,7 @@ class ViewSampler:
     """
 
     def __init__(self, config: ViewsConfig) -> None:
-        check_photometric(config)
-        _check_geometry(config)
+        check_fields(config)
         self.config = config
         one, two = ViewKind.TYPE_1, ViewKind.TYPE_2
         self._kinds = [one, two, one, two, one, two] + [ViewKind.LOCAL] * (2 * config.local_crops)
@@ -362,25 +360,6 @@ def _resize_matrices(start: Tensor, length: Tensor, size: int, pixels: int) -> T
     weights = torch.where(distance < 1, near, far) * (distance < 2)
     weights = weights * ((place > start) & (place < start + length))
     return weights / weights.sum(-1, keepdim=True)
-
-
-def _check_geometry(config: ViewsConfig) -> None:
-    for name in ("dynamics_size", "global_size", "local_size"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}={getattr(config, name)}: a positive number of pixels is expected.")
-    if config.local_crops < 0:
-        raise ConfigError(f"local_crops={config.local_crops}: 0 or more per frame are expected.")
-    for name in ("dynamics_area", "initial_area", "global_area", "local_area"):
-        area = tuple(getattr(config, name))
-        if len(area) != 2 or not 0 < area[0] <= area[1] <= 1:
-            raise ConfigError(f"{name}={area}: (smallest, largest) share of the area, in (0, 1], is expected.")
-    aspect = tuple(config.aspect)
-    if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1] < math.inf:
-        raise ConfigError(f"aspect={aspect}: (smallest, largest) width / height above 0 is expected.")
-    if not 0 <= config.dynamics_shift < 1:
-        raise ConfigError(f"dynamics_shift={config.dynamics_shift}: a share of the box in [0, 1) is expected.")
-    if not 0 <= config.flip_p <= 1:
-        raise ConfigError(f"flip_p={config.flip_p}: a probability in [0, 1] is expected.")
 
 
 def _check_frames(source: Tensor, target: Tensor) -> None:

@@ -17,6 +17,7 @@ TASKS = {
     "pretrain": "midway_zoo.train.tasks.pretrain",
     "flow": "midway_zoo.train.tasks.flow",
     "segmentation": "midway_zoo.train.tasks.segmentation",
+    "classification": "midway_zoo.train.tasks.classification",
 }
 """Name of the command ``midway-zoo train NAME``, of the configuration's ``task`` and of runs -> package."""
 

@@ -208,9 +208,9 @@ def test_the_protocol_enlarges_both_sides_by_the_larger_ratio() -> None:
     ("changes", "message"),
     [
         ({"resizing": "plain"}, r"augment\.resizing='plain' must be one of protocol, independent"),
-        ({"scale_p": 1.2}, r"augment\.scale_p=1\.2 must lie between 0 and 1"),
+        ({"scale_p": 1.2}, r"augment\.scale_p=1\.2 must be between 0 and 1"),
         ({"asymmetric_p": -0.1}, r"augment\.asymmetric_p"),
-        ({"hue": 0.7}, r"augment\.hue=0\.7 must lie between 0 and 0\.5"),
+        ({"hue": 0.7}, r"augment\.hue=0\.7 must be between 0 and 0\.5"),
         ({"contrast": -1.0}, r"augment\.contrast"),
         ({"max_stretch": -1.0}, r"augment\.max_stretch"),
         ({"min_scale": 0.6}, r"augment\.min_scale=0\.6 is above"),

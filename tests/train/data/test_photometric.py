@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms.v2 import functional as TF  # noqa: N812
 
+from midway_zoo.checks import check_fields
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
 from midway_zoo.train.data import photometric
 from midway_zoo.train.data.photometric import (
@@ -18,7 +19,6 @@ from midway_zoo.train.data.photometric import (
     PhotometricConfig,
     ViewKind,
     augment,
-    check_photometric,
     denormalise,
     draw_parameters,
     gaussian_blur,
@@ -173,7 +173,7 @@ def test_what_is_not_jittered_is_exactly_as_it_is() -> None:
 
 def test_config_goes_through_omegaconf() -> None:
     config = OmegaConf.merge(OmegaConf.structured(PhotometricConfig), {"blur_radius": [0.5, 1.0]})
-    check_photometric(config)
+    check_fields(OmegaConf.to_object(config))
     kinds = [ViewKind.LOCAL, ViewKind.TYPE_1]
     params = draw_parameters(config, kinds, np.random.default_rng(3))
     assert 0.5 <= params[1, Column.BLUR] <= 1.0
@@ -197,7 +197,7 @@ def test_config_goes_through_omegaconf() -> None:
 )
 def test_values_that_cannot_be_drawn_from(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name):
-        check_photometric(PhotometricConfig(**{name: value}))  # type: ignore[arg-type]
+        check_fields(PhotometricConfig(**{name: value}))  # type: ignore[arg-type]
 
 
 def test_wrong_inputs() -> None:

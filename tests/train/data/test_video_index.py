@@ -221,8 +221,8 @@ def test_interrupted_and_begun_again(root, tmp_path, monkeypatch) -> None:
 
 
 def test_seventy_thousand_names_are_looked_at_by_one_process(tmp_path, monkeypatch) -> None:
-    clip = dict(kind="video", size=1, changed_ns=1, frames=1200, height=720, width=1280, rotation=0, tick=1 / 600)
-    clip |= dict(first=0, last=23980, keyframes=[[0, 1], [30, 39]])
+    clip = {"kind": "video", "size": 1, "changed_ns": 1, "frames": 1200, "height": 720, "width": 1280, "rotation": 0}
+    clip |= {"tick": 1 / 600, "first": 0, "last": 23980, "keyframes": [[0, 1], [30, 39]]}
     index = Index(tmp_path, tuple(IndexedVideo(path=f"train/{i:05d}.mov", **clip) for i in range(70_000)))
     index.save(tmp_path / INDEX_NAME)
     looked: list[str] = []

@@ -10,8 +10,9 @@ import torch
 
 import midway_zoo as mz
 from midway_zoo.cli import main
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.errors import ConfigError, WeightsUnavailableError
-from midway_zoo.manifest import load_manifest, validate
+from midway_zoo.manifest import load_manifest
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.convert import convert
 from midway_zoo.weights.publish import network_card, push_encoder

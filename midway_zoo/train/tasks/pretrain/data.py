@@ -10,6 +10,7 @@ from accelerate.state import PartialState, is_initialized
 from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
 from midway_zoo.train.data.scene_pairs import MixedViews, SceneViews, scene_batches, scenes_fingerprint
+from midway_zoo.train.data.shared_memory import bytes_per_pair, check_shared_memory
 from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
 from midway_zoo.train.data.views import ViewSampler
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
@@ -40,7 +41,7 @@ class Videos:
 
     def __init__(self, config: PretrainConfig) -> None:
         assert config.data.root is not None  # checked with the configuration
-        # One process looks whether files changed, before the others begin: 70,000 calls to a file server each would be slow.
+        # One process looks whether files changed, before the others begin: 70,000 calls of each would be slow.
         first = not is_initialized() or PartialState().is_main_process
         index = load_or_build_index(config.data.root, _index_file(config), refresh=first)
         self.config = config
@@ -52,6 +53,8 @@ class Videos:
         """Decoded and cut by the workers."""
         views = ViewSampler(self.config.views)
         dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side)
+        share = self.config.batch_size // steps.world
+        check_shared_memory(share * bytes_per_pair(self.config.views), self.config.num_workers)
         return make_loader(dataset, steps, collate, num_workers=self.config.num_workers)
 
 

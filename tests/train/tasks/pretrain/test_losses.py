@@ -92,3 +92,20 @@ def test_head() -> None:
         assert head(torch.randn(3, 6)).dtype == torch.float32
     assert head.last_layer.parametrizations.weight.original0.requires_grad
     assert not DINOHead(6, 8, 4, 10, norm_last_layer=True).last_layer.parametrizations.weight.original0.requires_grad
+
+
+def test_the_product_in_bfloat16_costs_little_of_the_loss() -> None:
+    """Same weights: product with the prototypes in float32 and in autocast's bfloat16."""
+    torch.manual_seed(0)
+    exact, fast = DINOHead(32, 64, 32, 512), DINOHead(32, 64, 32, 512, autocast=True)
+    fast.load_state_dict(exact.state_dict())
+    cls = torch.randn(2 * 12, 32)
+    values = []
+    for head in (exact, fast):
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = head(cls)
+        loss, _ = DINOLoss(512)(logits.unflatten(0, (12, 2)), logits[:8].unflatten(0, (4, 2)))
+        values.append((logits.dtype, loss.item(), torch.autograd.grad(loss, head.mlp[0].weight)[0]))
+    assert [dtype for dtype, *_ in values] == [torch.float32, torch.bfloat16]
+    assert values[1][1] == pytest.approx(values[0][1], rel=5e-3)
+    assert ((values[1][2] - values[0][2]).norm() / values[0][2].norm()).item() < 0.1

@@ -1,6 +1,6 @@
 """Put a trained network into the package, as the weights of a name that needs no download.
 
-    python examples/miniature/box.py CHECKPOINT [--name midway_nano.scenes] [--out FOLDER]
+    python examples/miniature/bundle.py CHECKPOINT [--name midway_nano.scenes] [--out FOLDER]
 
 CHECKPOINT is a run folder of `midway-zoo train flow` (its best checkpoint, else the newest), one of its
 checkpoints/step_*, or a folder of `midway-zoo train export`. Replaces NAME.safetensors (float16) and
@@ -18,11 +18,12 @@ from typing import Any
 
 import torch
 
+from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError
 from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.inference.golden import golden_file, golden_outputs
-from midway_zoo.manifest import BOXED, boxed_file, manifest_path, validate
+from midway_zoo.manifest import BUNDLED, bundled_file, manifest_path
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import load_file
 from midway_zoo.train.checkpoints import best_checkpoint, run_checkpoint
@@ -34,7 +35,7 @@ LARGEST_BYTES, LARGEST_GOLDEN_BYTES = 12_000_000, 150_000
 
 
 def read(path: Path) -> MidwayNetwork:
-    """The network to be boxed, with one encoder, in float32."""
+    """The network to be bundled, with one encoder, in float32."""
     best = best_checkpoint(path) if path.is_dir() else None
     checkpoint = best if best else run_checkpoint(path)
     network = network_of_checkpoint(checkpoint, paired=False) if checkpoint else load_checkpoint(path, paired=False)
@@ -46,7 +47,7 @@ def stored(network: MidwayNetwork) -> dict[str, torch.Tensor]:
     state = {name: value.half() for name, value in network.state_dict().items()}
     for name, value in state.items():
         if not torch.isfinite(value).all():
-            raise CheckpointError(f"tensor {name} holds numbers beyond float16, or none at all; it cannot be boxed.")
+            raise CheckpointError(f"tensor {name} holds numbers beyond float16, or none at all; it cannot be bundled.")
     return state
 
 
@@ -59,12 +60,14 @@ def differences(config: MidwayConfig, architecture: str) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if value != plain[key]}
 
 
-def box(path: Path, name: str, out: Path | None) -> list[Path]:
-    """Box the network of ``path`` as ``name``; returns the files written. Nothing is replaced if anything is wrong."""
+def bundle(path: Path, name: str, out: Path | None) -> list[Path]:
+    """Bundle the network at ``path`` as ``name``; returns the files written. Nothing is replaced on any error."""
     content = json.loads(manifest_path().read_text(encoding="utf-8"))
     entry = content["models"].get(name, {})
-    if entry.get("format") != BOXED:
-        raise ConfigError(f"{manifest_path()} has no {BOXED} entry {name}; write one first, with any size and digest.")
+    if entry.get("format") != BUNDLED:
+        raise ConfigError(
+            f"{manifest_path()} has no {BUNDLED} entry {name}; write one first, with any size and digest."
+        )
     network = read(path)
     config = differences(network.config, entry["architecture"])
     trained = {key: value for key, value in network.provenance.items() if key not in ("source", "trained_with")}
@@ -72,16 +75,18 @@ def box(path: Path, name: str, out: Path | None) -> list[Path]:
     used = {key: network.provenance.get("trained_with", {}).get(key) for key in ("midway_zoo", "torch", "written")}
     provenance = {"source": entry["file"], **trained, "trained_with": used}
     metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
-    folder = out or boxed_file(entry).parent
+    folder = out or bundled_file(entry).parent
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".box.", dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(prefix=".bundle.", dir=folder) as temporary:
         weights = Path(temporary) / entry["file"]
         golden = weights.with_name(golden_file(entry).name)
         write_safetensors(weights, stored(network), metadata)
         write_safetensors(golden, golden_outputs(load_file(MidwayNetwork, weights).float()), {"of": entry["file"]})
         for file, largest in ((weights, LARGEST_BYTES), (golden, LARGEST_GOLDEN_BYTES)):
             if file.stat().st_size > largest:
-                raise CheckpointError(f"{file.name} would have {file.stat().st_size} bytes; a box may have {largest}.")
+                raise CheckpointError(
+                    f"{file.name} would have {file.stat().st_size} bytes; bundled weights may have {largest}."
+                )
         entry.update(config=config, size_bytes=weights.stat().st_size, sha256=sha256_of(weights))
         if problems := validate(content):
             raise ConfigError(f"{manifest_path()}: {' '.join(problems)}")
@@ -98,10 +103,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder to write to instead of the package")
     options = parser.parse_args()
     try:
-        for path in box(options.checkpoint, options.name, options.out):
+        for path in bundle(options.checkpoint, options.name, options.out):
             print(f"{path}: {path.stat().st_size} bytes")
     except (MidwayZooError, OSError) as error:
-        print(f"box.py: error: {error}", file=sys.stderr)
+        print(f"bundle.py: error: {error}", file=sys.stderr)
         return 1
     return 0
 

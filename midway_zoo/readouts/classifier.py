@@ -1,0 +1,169 @@
+"""A linear classifier on a ViT, and classifiers on disk: what ``midway-zoo train export`` writes of such a run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
+from midway_zoo.files import METADATA_KEY
+from midway_zoo.inference.images import Images, iterate
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.readouts.backbone import BackboneLike, block_tokens, load_backbone
+from midway_zoo.readouts.feature_cache import EvalTransform
+from midway_zoo.readouts.segmenter_files import timm_backbone
+from midway_zoo.weights.registry import load_checkpoint
+
+HEAD = "classification_head.safetensors"
+"""Tensors "head.weight" (K, D') and "head.bias" (K,); metadata "classifier" (:class:`ClassifierConfig`) and "backbone",
+the timm name, null for a Midway network, which is beside it."""
+BACKBONE = "classification_backbone.safetensors"
+"""The weights of a ViT of timm, where the backbone is one."""
+ROOMS = ("network.", "vit.")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """What a classifier reads, how it sees an image, and what its classes are called."""
+
+    names: tuple[str, ...]
+    crop: int
+    """Side in pixels of the square that is seen."""
+    blocks: int = 1
+    """The class tokens of so many last blocks are read, side by side."""
+    average: bool = False
+    """Also the mean of the last block's patches, as DINO does with ViT-B."""
+
+    def transform(self) -> EvalTransform:
+        """How images are seen: resized to 8 / 7 of the crop, then the centre."""
+        return EvalTransform(round(self.crop * 8 / 7), self.crop)
+
+
+class Classifier(nn.Module):
+    """Class tokens of a ViT and a linear layer.
+
+    Args:
+        backbone: a network or a name, of this zoo or of timm.
+        config: what is read.
+
+    Raises:
+        ConfigError: if the backbone has fewer blocks, or the crop does not fit its patches.
+    """
+
+    def __init__(self, backbone: BackboneLike, config: ClassifierConfig) -> None:
+        super().__init__()
+        found = load_backbone(backbone)
+        if not 1 <= config.blocks <= found.depth:
+            raise ConfigError(f"blocks={config.blocks}: the encoder has {found.depth}.")
+        if config.crop % found.patch_size:
+            raise ConfigError(f"crop={config.crop} does not fit patches of {found.patch_size} pixels.")
+        self.config, self.backbone_name = config, found.name
+        self.network: MidwayNetwork | None = found.network
+        self.vit: VisionTransformer | None = found.vit if found.network is None else None
+        self.register_buffer("mean", found.get_buffer("mean").clone(), persistent=False)
+        self.register_buffer("std", found.get_buffer("std").clone(), persistent=False)
+        self.depth = found.depth
+        self.head = nn.Linear(found.dim * (config.blocks + config.average), len(config.names))
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The ViT."""
+        found = self.vit if self.network is None else self.network.encoder
+        assert found is not None
+        return found
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        return (images - self.get_buffer("mean")) / self.get_buffer("std")
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the head reads, (B, D'), of normalised images (B, 3, H, W)."""
+        found = block_tokens(self.encoder, images, range(self.depth - self.config.blocks, self.depth))
+        parts = [cls for cls, _ in found] + ([found[-1][1].mean(1)] if self.config.average else [])
+        return torch.cat(parts, dim=-1).float()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(B, K) of normalised images (B, 3, H, W), sides multiples of the patch."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+    @torch.inference_mode()
+    def predict(self, images: Images) -> Tensor:
+        """Probabilities of the classes, (B, K) float32, of images of any kind and size.
+
+        Raises:
+            InputError, InputTypeError, MissingFileError: for images that cannot be read.
+        """
+        transform, device = self.config.transform(), self.head.weight.device
+        rows = [self.logits(self.normalise(transform(image)[None].to(device))) for image in iterate(images)]
+        return torch.cat(rows).softmax(1)
+
+
+def load_classifier(path: str | PathLike[str]) -> Classifier:
+    """The classifier that ``midway-zoo train export`` wrote, on the CPU, in evaluation mode.
+
+    Args:
+        path: its folder.
+
+    Returns:
+        A :class:`Classifier`: ``classifier.predict(images)``, whose columns are ``classifier.config.names``.
+
+    Raises:
+        MissingFileError: if the folder holds no head, or no backbone.
+        CheckpointError: if one is damaged, or they do not belong together.
+    """
+    folder = Path(path)
+    file = folder / HEAD
+    if not file.is_file():
+        raise MissingFileError(f"there is no {file}: export a run of `midway-zoo train classification`.")
+    described, state = _read(file)
+    name = described.get("backbone")
+    if name is None:
+        return build_classifier(load_checkpoint(folder), described, state, str(file))
+    if not (folder / BACKBONE).is_file():
+        raise MissingFileError(f"there is no {folder / BACKBONE}, the backbone of {file}: export the run again.")
+    backbone = timm_backbone(name, _read(folder / BACKBONE)[1], str(folder / BACKBONE))
+    return build_classifier(backbone, described, state, str(file))
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            described = json.loads((file.metadata() or {})[METADATA_KEY])
+            return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is no part of a classifier: {error}. Export the run again.") from error
+
+
+def build_classifier(
+    backbone: BackboneLike, described: Mapping[str, Any], state: Mapping[str, Tensor], origin: str
+) -> Classifier:
+    """A classifier of a backbone and what its head's file says; ``origin`` is for messages.
+
+    Raises:
+        CheckpointError: if they do not belong together.
+    """
+    try:
+        settings = dict(described["classifier"])
+        config = ClassifierConfig(**{**settings, "names": tuple(settings["names"])})
+        classifier = Classifier(backbone, config)
+        classifier.head.load_state_dict({key.removeprefix("head."): value for key, value in state.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise CheckpointError(f"{origin} is no head of this backbone: {reason}") from error
+    return classifier.eval()
+
+
+def describe_classifier(classifier: Classifier) -> dict[str, Any]:
+    """What :func:`build_classifier` reads; JSON types."""
+    name = classifier.backbone_name if classifier.network is None else None
+    return {"classifier": asdict(classifier.config), "backbone": name}

@@ -1,0 +1,84 @@
+"""The paper's tables as commands: what they are, that they are commands, and that what is done is not done again."""
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from midway_zoo.cli import build_parser, main, reproduce
+from midway_zoo.cli.reproduce import TABLES, Step, steps_of
+from midway_zoo.train.config import load_config
+from midway_zoo.train.tasks import config_class
+
+
+def test_tables_are_listed(capsys) -> None:
+    assert main(["reproduce"]) == 0
+    printed = capsys.readouterr().out
+    assert "table1\n" in printed
+    assert "vits-linear-bdd100k          mIoU 39.7, aAcc 90.3 (reported by the authors)" in printed
+    assert all(row.name in printed for rows in TABLES.values() for row in rows)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_every_step_is_a_command_with_a_configuration(table: str, tmp_path: Path) -> None:
+    for row in TABLES[table]:
+        for step in steps_of(row, tmp_path, tmp_path / "out", ["num_workers=4"]):
+            options = build_parser().parse_args(list(step.words))
+            if step.words[0] == "train" and step.words[1] != "export":
+                config = load_config(config_class(options.task), options.recipe, options.settings)
+                config.check()
+                assert config.num_workers == 4
+    assert len({row.name for row in TABLES[table]}) == len(TABLES[table])
+
+
+def test_a_dry_run_prints_and_does_nothing(tmp_path: Path, capsys) -> None:
+    data, out = tmp_path / "my data", tmp_path / "out"
+    assert main(["reproduce", "flow", "--data", str(data), "--out", str(out), "--row", "vits-flow", "--dry-run"]) == 0
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert lines[0][:5] == ["midway-zoo", "train", "flow", "--recipe", "flow_full"]
+    assert f"data.root={data}" in lines[0]
+    assert [line[1:3] for line in lines] == [["train", "flow"], ["train", "export"], ["eval", "flow"], ["eval", "flow"]]
+    assert not out.exists()
+
+
+def test_what_is_done_is_skipped_and_set_beside_the_published(tmp_path: Path, capsys, monkeypatch) -> None:
+    ran: list[Step] = []
+
+    def run(step: Step) -> None:
+        ran.append(step)
+        if step.words[1] == "flow" and step.words[0] == "train":
+            return
+        step.result.parent.mkdir(parents=True, exist_ok=True)
+        names = ("flying_things", "sintel")["sintel" in step.words], ("test", "subval")["sintel" in step.words]
+        parts = [f"{names[0]}_{rendered}_{names[1]}" for rendered in ("clean", "final")]
+        results = [{"data": part, "metrics": {"epe": 5.04}} for part in parts]
+        step.result.write_text(json.dumps({"results": results}))
+
+    monkeypatch.setattr(reproduce, "_run", run)
+    arguments = ["reproduce", "flow", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--row", "vits-flow"]
+    assert main(arguments) == 0
+    assert len(ran) == 4
+    assert "| vits-flow | Sintel clean EPE | 5.0 | 4.1 |" in (tmp_path / "out" / "flow.md").read_text()
+    (tmp_path / "out" / "vits-flow" / "sintel.json").unlink()
+    assert main(arguments) == 0
+    assert [step.words[4] for step in ran[4:]] == ["sintel"]
+    assert "# done: midway-zoo train flow" in capsys.readouterr().out
+
+
+def test_segmentation_figures_are_percent(tmp_path: Path) -> None:
+    row = TABLES["table1"][0]
+    (tmp_path / row.name).mkdir()
+    (tmp_path / row.name / "segmentation.json").write_text(json.dumps({"results": {"mIoU": 0.401, "aAcc": 0.9}}))
+    assert "| vits-linear-bdd100k | mIoU % | 40.1 | 39.7 |" in reproduce.table_of([row], tmp_path)
+    assert "| - | 50.4 |" in reproduce.table_of(TABLES["table1"][1:2], tmp_path)
+
+
+def test_what_cannot_be_is_refused(tmp_path: Path, capsys) -> None:
+    assert main(["reproduce", "table1"]) == 1
+    assert "pass --data ROOT" in capsys.readouterr().err
+    assert main(["reproduce", "table1", "--data", str(tmp_path), "--row", "vits-linear-bdd"]) == 1
+    assert "Did you mean 'vits-linear-bdd100k'" in capsys.readouterr().err
+    arguments = ["reproduce", "table2", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--row", "venice-flow", "--set", "no_such=1"]) == 1
+    assert "ended with 1; mend that" in capsys.readouterr().err
