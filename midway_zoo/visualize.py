@@ -295,10 +295,10 @@ def flow_legend(width: int, max_flow: float, *, longest: float | None = None) ->
     """
     text = f"edge: {max_flow:.3g} px"
     if longest is not None and longest < STILL:
-        text += f"; hardly any motion: at most {longest:.2g} px"
+        text += f"\nhardly any motion: {longest:.2g} px at most"
     font = ImageFont.load_default(14)
     side = 44
-    needed = side + 20 + math.ceil(font.getlength(text))
+    needed = side + 20 + math.ceil(max(font.getlength(line) for line in text.splitlines()))
     strip = Image.new("RGB", (max(width, needed), side + 8), (255, 255, 255))
     wheel = Image.fromarray(flow_wheel(side).permute(1, 2, 0).contiguous().numpy())
     strip.paste(wheel, (4, 4))

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 import midway_zoo.analysis as analysis
+from midway_zoo.demo.crossed import CrossedMotion, crossed_motion
 from midway_zoo.demo.footage import Footage
 from midway_zoo.flow.metrics import FlowMetrics
 from midway_zoo.inference.clips import infer_motion_latents
@@ -34,8 +35,8 @@ class Findings(ShapeRepr):
     """(T, D, h, w): patch features of the last block."""
     latents: MotionLatent
     """Of the T - 1 neighbours."""
-    similarity: Tensor | None
-    """(T - 1, T - 1) cosines of the motion latents; None for less than three pairs."""
+    crossed: CrossedMotion
+    """What the motion latents tell of motion, on pairs of its own in which every picture moves in every direction."""
     flow: Tensor
     """(T - 1, 2, H, W)."""
     method: str
@@ -70,6 +71,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
     assert isinstance(features, Tensor)  # of one size, so of one grid
     latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
+    crossed = timed("motion similarity", lambda: crossed_motion(network, untrained(network)))
     found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network)))
     assert isinstance(found.flow, Tensor)
     flow = found.flow.cpu()
@@ -87,7 +89,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     return Findings(
         features=features.float().cpu(),
         latents=latents,
-        similarity=analysis.latent_similarity(latents).cpu() if len(frames) > 3 else None,
+        crossed=crossed,
         flow=flow,
         method=found.method,
         points=points,
@@ -105,11 +107,16 @@ def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
     return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
 
 
-def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
-    """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
+def untrained(network: MidwayNetwork) -> MidwayNetwork:
+    """A network of the same shape with random weights, the same every time."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        fresh = MidwayNetwork(network.config).to(network.device).eval()
+        return MidwayNetwork(network.config).to(network.device).eval()
+
+
+def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
+    """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
+    fresh = untrained(network)
     size = max(min(network.config.img_size), min(frames.shape[2:]))
     last = network.config.depth - 1
     maps = extract_features(fresh, frames, blocks=(last,), size=size).maps[last]

@@ -13,6 +13,7 @@ MARGIN = 32
 GAP = 8  # between pictures of a block
 BETWEEN = 40  # between blocks
 _WIDTH = 1280  # of a row of blocks, at most, unless a block alone is wider
+_TEXT_WIDTH = 260  # of a title and its legend, at least
 _SMOOTH = 4  # drawn this much larger and reduced: Pillow's lines have hard edges
 
 _LINE = (208, 215, 222)
@@ -31,6 +32,11 @@ class Block:
     picture: Image.Image
     key: Image.Image | None = None
     """A small picture that explains the colours, at the right end of the title."""
+
+    @property
+    def width(self) -> int:
+        """In pixels: the picture's, unless title and legend need more."""
+        return max(self.picture.width, _TEXT_WIDTH + (0 if self.key is None else self.key.width + GAP))
 
 
 @cache
@@ -100,7 +106,7 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
         blocks: at least one.
     """
     rows = _rows(blocks)
-    width = max(sum(block.picture.width for block in part) + BETWEEN * (len(part) - 1) for part in rows)
+    width = max(sum(block.width for block in part) + BETWEEN * (len(part) - 1) for part in rows)
     texts = [text for line in lines for text in wrapped(line, TEXT, width)]
     top = HEADING + 14 + len(texts) * (TEXT + 5)
     drawn = [_draw_row(part) for part in rows]
@@ -122,11 +128,11 @@ def _rows(blocks: Sequence[Block]) -> list[list[Block]]:
     rows: list[list[Block]] = []
     left = 0
     for block in blocks:
-        if not rows or left + block.picture.width > _WIDTH:
+        if not rows or left + block.width > _WIDTH:
             rows.append([])
             left = 0
         rows[-1].append(block)
-        left += block.picture.width + BETWEEN
+        left += block.width + BETWEEN
     return rows
 
 
@@ -134,7 +140,7 @@ def _draw_row(blocks: Sequence[Block]) -> Image.Image:
     """Blocks side by side, their pictures on one line."""
     legends = [wrapped(block.legend, TEXT, _text_width(block)) for block in blocks]
     top = TITLE + 8 + max(len(legend) for legend in legends) * (TEXT + 4) + 6
-    width = sum(block.picture.width for block in blocks) + BETWEEN * (len(blocks) - 1)
+    width = sum(block.width for block in blocks) + BETWEEN * (len(blocks) - 1)
     result = Image.new("RGB", (width, top + max(block.picture.height for block in blocks)), PAPER)
     draw = ImageDraw.Draw(result)
     left = 0
@@ -143,14 +149,14 @@ def _draw_row(blocks: Sequence[Block]) -> Image.Image:
         for index, text in enumerate(legend):
             draw.text((left, TITLE + 6 + index * (TEXT + 4)), text, fill=GREY, font=font(TEXT))
         if block.key is not None:
-            result.paste(block.key, (left + block.picture.width - block.key.width, max(top - 6 - block.key.height, 0)))
+            result.paste(block.key, (left + block.width - block.key.width, max(top - 6 - block.key.height, 0)))
         result.paste(block.picture, (left, top))
-        left += block.picture.width + BETWEEN
+        left += block.width + BETWEEN
     return result
 
 
 def _text_width(block: Block) -> int:
-    return block.picture.width - (0 if block.key is None else block.key.width + GAP)
+    return block.width - (0 if block.key is None else block.key.width + GAP)
 
 
 def wrapped(text: str, size: int, width: int) -> list[str]:

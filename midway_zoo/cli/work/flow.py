@@ -16,7 +16,7 @@ from midway_zoo.inference.frames import FrameSource, open_frames
 from midway_zoo.inference.spool import TensorSpool
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import FlowPrediction
-from midway_zoo.visualize import above_legend, flow_legend, flow_to_image
+from midway_zoo.visualize import STILL, above_legend, flow_legend, flow_to_image
 
 _OPTIONS = ("method", "size", "tile", "overlap", "coarse", "refine", "mirrored", "draws", "seed", "batch_size")
 
@@ -63,7 +63,7 @@ def _of_pair(options: argparse.Namespace, network: MidwayNetwork, chosen: FlowOp
     facts = description(options, network, source=str(options.source), target=str(options.target), grid=prediction.grid)
     if options.picture:  # first: the flow is what a repeated command would find in its way
         longest = _longest(prediction)
-        shown = options.max_flow or max(longest, 1e-6)
+        shown = options.max_flow or max(longest, STILL)  # noise shall look pale
         picture = flow_to_image(flow, max_flow=shown)
         picture = above_legend(picture, flow_legend(picture.shape[2], shown, longest=longest))
         write_png(options.picture, picture, metadata=facts, overwrite=options.force)
@@ -136,4 +136,4 @@ def first_look(network: MidwayNetwork, options: argparse.Namespace, chosen: Flow
         before = frame if index in wanted else None
         if index > max(wanted):
             break
-    return max(max(lengths, default=0.0) * 1.25, 0.5)
+    return max(max(lengths, default=0.0) * 1.25, STILL)
