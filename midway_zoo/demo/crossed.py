@@ -8,7 +8,7 @@ from torch import Tensor
 import midway_zoo.analysis as analysis
 from midway_zoo.inference.motion import infer_motion_latent
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import _ShapeRepr
+from midway_zoo.results import ShapeRepr
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 _PICTURES, _SIDE, _PIXELS = 4, 64, 5
@@ -17,7 +17,7 @@ _SEED = 2027
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class CrossedMotion(_ShapeRepr):
+class CrossedMotion(ShapeRepr):
     """Likeness of the motion latents of n pairs, ordered by direction, then by picture."""
 
     similarity: Tensor
