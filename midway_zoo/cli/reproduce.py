@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from midway_zoo.errors import ConfigError, DataError, nearest
-from midway_zoo.files import atomic
 
 DESCRIPTION = (
     "Without a table, list the tables and their rows. With one, run the commands behind it in order: train, export, "
@@ -160,6 +159,8 @@ def steps_of(row: Row, data: Path, out: Path, extra: Sequence[str] = ()) -> list
 
 
 def _reproduce(options: argparse.Namespace) -> None:
+    from midway_zoo.files import atomic
+
     if options.table is None:
         sys.stdout.writelines(_listing())
         return

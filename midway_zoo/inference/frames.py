@@ -54,7 +54,10 @@ class FrameSource:
         """Raise :class:`InputError` if ``taken`` frames are too few for a pair (t, t + gap)."""
         if taken <= gap:
             needed = "two" if gap == 1 else f"{gap + 1}, for gap={gap},"
-            raise InputError(f"the clip gave {taken} frame(s) at {self.sampling}; at least {needed} are needed.")
+            raise InputError(
+                f"the clip gave {taken} frame(s) at {self.sampling}; at least {needed} are needed: pass "
+                "more of the clip (a smaller stride, a higher fps), or two images."
+            )
 
 
 def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) -> FrameSource:

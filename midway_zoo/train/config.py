@@ -96,7 +96,9 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
     except OmegaConfBaseException as error:
         raise ConfigError(f"the configuration cannot be resolved: {str(error).splitlines()[0]}") from error
     if missing:
-        raise ConfigError(f"no value for {', '.join(missing)}; pass {' '.join(f'{key}=...' for key in missing)}.")
+        given = " ".join(f"{key}=..." for key in missing)
+        pick = "" if recipe is not None else f"pick a recipe: --recipe {' | '.join(_recipes_of(schema))}; or "
+        raise ConfigError(f"no value for {', '.join(missing)}; {pick}pass {given}.")
     config: Config = whole  # type: ignore[assignment]
     if config.precision == "False":  # what YAML makes of precision=no
         config.precision = "no"
@@ -132,6 +134,17 @@ def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Seque
             message = str(error).splitlines()[0]
             raise ConfigError(f"{origin}: {error.full_key or 'configuration'}: {message}") from error
     return merged
+
+
+def _recipes_of(schema: type[RunConfig]) -> list[str]:
+    """Bundled recipes whose keys are all this configuration's."""
+    known = list(key_names(schema))
+    fitting = []
+    for name in recipe_names():
+        origin, text = read_recipe(name)
+        if all(any(_belongs(key, one) for one in known) for key in _leaves(_parse(text, origin))):
+            fitting.append(name)
+    return fitting
 
 
 def to_yaml(config: RunConfig) -> str:

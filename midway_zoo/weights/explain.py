@@ -54,8 +54,11 @@ def explain(error: BaseException, name: str, where: str, repo: str) -> WeightsUn
         repo: "org/name".
     """
     by_hand = (
-        f"On a connected machine run `midway-zoo download {name}` and copy the cache, or pass cache_dir= with a folder "
-        "that has it, or give the path of the downloaded file to midway_zoo.load_checkpoint."
+        f"On a connected machine run `hf download {repo}` and copy the Hub's cache (HF_HOME), or pass the path of a "
+        "folder with its files in place of the name."
+        if name == repo
+        else f"On a connected machine run `midway-zoo download {name}` and copy the cache, or pass cache_dir= with a "
+        "folder that has it, or give the path of the downloaded file to midway_zoo.load_checkpoint."
     )
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     cause = error.cause or error if isinstance(error, NetworkError) else error

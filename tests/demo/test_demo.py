@@ -14,7 +14,8 @@ import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.cli.demo import generated_clip
 from midway_zoo.demo import sheet
-from midway_zoo.demo.findings import notable_points, random_features, true_tracks, warp_differences
+from midway_zoo.demo.crossed import crossed_motion, crossed_pairs
+from midway_zoo.demo.findings import notable_points, random_features, true_tracks, untrained, warp_differences
 from midway_zoo.demo.footage import SIDE, Footage, packaged_clip, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.inference.video_writer import write_video
@@ -240,3 +241,25 @@ from midway_zoo.cli.demo import generated_clip
 assert len(generated_clip(2)) == 2
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_crossed_pairs_hold_every_picture_in_every_direction() -> None:
+    sources, targets, motions = crossed_pairs()
+    assert len(sources) == len(targets) == len(motions) == 16
+    for source, target, (x, y) in zip(sources, targets, motions.long().tolist(), strict=True):
+        inner = slice(5, -5)
+        moved = target[:, 5 + y : target.shape[1] - 5 + y, 5 + x : target.shape[2] - 5 + x]
+        assert torch.equal(moved, source[:, inner, inner])  # what was at (x, y) is at (x, y) + motion
+
+
+def test_motion_is_told_from_content() -> None:
+    network = mz.create_model("midway_nano.scenes", pretrained=True)
+    found = crossed_motion(network, untrained(network))
+    assert found.agreement > 0.25
+    assert max(found.random, found.pixels) < 0.1
+
+
+def test_titles_have_room_over_narrow_pictures() -> None:
+    block = Block("Predicted flow", "legend", Image.new("RGB", (40, 60)), Image.new("RGB", (130, 44)))
+    assert block.width > 40 + 130
+    assert sheet.compose("heading", [], [block]).shape[2] >= block.width
