@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 import midway_zoo as mz
-from midway_zoo.errors import InputError, InputTypeError, UnknownModelError
+from midway_zoo.errors import InputError, InputTypeError, MissingFileError, UnknownModelError
 from tests.inference.calls import (
     EVERY_CALL,
     close,
@@ -22,10 +22,16 @@ from tests.inference.calls import (
 
 
 @EVERY_CALL
-@pytest.mark.parametrize("model", [None, 5, Path("midway_vits"), torch.nn.Identity()], ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("model", [None, 5, torch.nn.Identity()], ids=lambda m: type(m).__name__)
 def test_a_model_of_another_type_is_refused(call: Callable[..., Any], model: Any) -> None:
     with pytest.raises(InputTypeError, match=rf"{type(model).__name__} is no Midway network.*create_model"):
         call(model, *pair())
+
+
+@EVERY_CALL
+def test_a_path_that_is_not_there_is_named(call: Callable[..., Any]) -> None:
+    with pytest.raises(MissingFileError, match=r"no file midway_vits\. .*create_model"):
+        call(Path("midway_vits"), *pair())
 
 
 @EVERY_CALL
