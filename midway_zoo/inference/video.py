@@ -250,13 +250,12 @@ class VideoFile:
         return self._av.open(str(self.path))
 
     def _choose_stream(self) -> None:
-        streams = self._container.streams
-        cover = self._av.stream.Disposition.attached_pic
-        moving = [one for one in streams.video if not one.disposition & cover]
+        streams, kinds = self._container.streams.video, self._av.stream.Disposition
+        moving = [one for one in streams if not one.disposition & kinds.attached_pic]
         if not moving:
-            raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams.video else ""))
-        best = streams.best("video")  # what players show: the default one, rather than a preview
-        self.stream = stream = next((one for one in moving if best is not None and one.index == best.index), moving[0])
+            raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams else ""))
+        # Of several the first that is marked as the default, so that a preview before it is not taken for the film.
+        self.stream = stream = next((one for one in moving if one.disposition & kinds.default), moving[0])
         # Not by frames: threads of frames report damage late, and then not of every frame.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = self._threads

@@ -29,7 +29,7 @@ def test_highway(formula_vits: Path, shared: Path, tmp_path: Path, capsys) -> No
     assert main([*features, "--picture", str(tmp_path / "pca.png")]) == 0
     saved = load_file(tmp_path / "f.safetensors")
     assert saved["block11"].shape == (2, 384, 14, 25)
-    assert Image.open(tmp_path / "pca.png").size == (2 * 400, 224)
+    assert Image.open(tmp_path / "pca.png").size == (2 * 400 + 8, 224)  # a gap between the two
     network = mz.load_checkpoint(checkpoint)
     assert torch.equal(saved["cls"], mz.extract_features(network, [a, b], batch_size=8).cls)
 
