@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from types import NoneType
 from typing import Any, get_args
 
 from midway_zoo.errors import ConfigError, InputError, MidwayZooError
@@ -38,7 +39,7 @@ def check_draws(draws: Any, seed: Any) -> None:
 
 @dataclass(frozen=True)
 class Range:
-    """Limits of a number, of each number of a list, or a choice of names. None is always allowed."""
+    """Limits of a number, of each number of a list, or a choice of names; None is for fields whose type says so."""
 
     at_least: float | None = None
     above: float | None = None
@@ -106,7 +107,7 @@ def check_fields(config: Any, prefix: str = "", error: type[MidwayZooError] = Co
             check_fields(value, f"{prefix}{entry.name}.", error)
         elif entry.type is bool and not isinstance(value, bool):
             raise error(f"{prefix}{entry.name}={value!r} must be true or false.")
-        elif limits is not None and value is not None:
+        elif limits is not None and (value is not None or NoneType not in _leaves(entry.type)):
             _check_limits(f"{prefix}{entry.name}", value, limits, entry.type, error)
 
 

@@ -41,7 +41,7 @@ def test_highway(formula_vits: Path, shared: Path, tmp_path: Path, capsys) -> No
     flow = ["flow", checkpoint, str(a), str(b), "--size", "112", "-o", str(tmp_path / "flow.flo")]
     assert main([*flow, "--picture", str(tmp_path / "flow.png")]) == 0
     assert mz.flow.read_flow(tmp_path / "flow.flo").shape == (2, 540, 960)
-    assert Image.open(tmp_path / "flow.png").size == (960, 540)
+    assert Image.open(tmp_path / "flow.png").size == (960, 540 + 52)  # the legend below
     assert "wrote" in capsys.readouterr().out
 
 
