@@ -19,6 +19,7 @@ from midway_zoo.cli import main
 from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from midway_zoo.files import write_png
 from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.train.checkpoints import mark_best, save_checkpoint
 from midway_zoo.train.weights import network_from
@@ -195,9 +196,12 @@ def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert said("cache", "--cache-dir", nowhere) == ""
     assert said("cache", "--clear", "all", "--cache-dir", nowhere) == "0.0 MB freed\n"
     assert "midway-zoo download" in said("verify", "midway_vits", "--cache-dir", nowhere, status=1)
-    output = ["-o", str(tmp_path / "out.safetensors")]
-    assert "holds one encoder" in said("features", NAME, "x.png", *output, "--paired", status=1)
-    assert "unknown configuration key" in said("features", NAME, "x.png", *output, "--config", "num_hads=1", status=1)
+    output, picture = ["-o", str(tmp_path / "out.safetensors")], tmp_path / "x.png"
+    write_png(picture, torch.zeros(3, 32, 32, dtype=torch.uint8))
+    assert "holds one encoder" in said("features", NAME, str(picture), *output, "--paired", status=1)
+    assert "unknown configuration key" in said(
+        "features", NAME, str(picture), *output, "--config", "num_hads=1", status=1
+    )
     assert path.stat() == before
 
 
