@@ -42,6 +42,21 @@ def test_library_is_thin() -> None:
     assert lines_after("from midway_zoo import *") > lines_after("import midway_zoo")
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "import midway_zoo, timm",
+        "import timm, midway_zoo",
+        # as transformers and others ask whether timm is installed
+        "import midway_zoo, importlib.util; importlib.util.find_spec('timm'); import timm",
+        "import midway_zoo.models.network, timm",
+    ],
+)
+def test_encoders_are_registered_whenever_timm_is_imported(before: str) -> None:
+    code = f"{before}; assert timm.is_model('midway_vits'); assert timm.__spec__.loader is timm.__loader__"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in mz.__all__:
         assert name == "__version__" or getattr(mz, name).__doc__, name

@@ -245,11 +245,13 @@ _COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c")
 def draw(results: dict[str, dict[str, float]]) -> Image.Image:
     """Figures of all checkpoints over the pairs they have seen."""
     rows = sorted(results.values(), key=lambda row: row["pairs"])
-    pairs = [row["pairs"] for row in rows]
-    panels = [
-        (title, [(colour, pairs, [row[name] for row in rows]) for colour, name in zip(_COLOURS, names, strict=False)])
-        for title, names in _PANELS
-    ]
+    panels = []
+    for title, names in _PANELS:
+        series = []
+        for colour, name in zip(_COLOURS, names, strict=False):
+            known = [row for row in rows if name in row]
+            series.append((colour, [row["pairs"] for row in known], [row[name] for row in known]))
+        panels.append((title, series))
     return draw_panels(panels, "pairs")
 
 

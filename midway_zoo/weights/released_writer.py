@@ -125,8 +125,10 @@ def released_args(config: MidwayConfig, args: Mapping[str, Any] | None = None) -
         args: a configuration whose further ``midway_model_configs`` are kept.
 
     Raises:
-        ConfigError: for an encoder that the layout has no name for.
+        ConfigError: for an encoder that the layout has no name for, or forward dynamics that attend by place.
     """
+    if config.forward_places:
+        raise ConfigError("forward_places=True has no place in the released layout; export with --layout zoo.")
     values: dict[str, Any] = {
         "arch": _arch(config),
         "patch_size": config.patch_size,

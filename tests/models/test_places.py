@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from midway_zoo.config import architecture_config, override
-from midway_zoo.errors import InputError
+from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.perturbation import sensitivity
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import align
+from midway_zoo.weights.released_writer import released_args
 
 GRID = (6, 9)
 
@@ -84,3 +85,8 @@ def test_it_is_off_unless_asked_for() -> None:
     extra = {name for name in placed.state_dict() if "displace" in name or "sharpness" in name}
     assert len(extra) == 9
     assert set(placed.state_dict()) - extra == set(plain.state_dict())
+
+
+def test_the_released_layout_cannot_say_it() -> None:
+    with pytest.raises(ConfigError, match=r"forward_places=True .* --layout zoo"):
+        released_args(override(architecture_config("midway_nano"), {"forward_places": True}))

@@ -18,9 +18,9 @@ SECTIONS = ("network", "head", "objective", "optim", "views")
 NO_HYPERPARAMETER = {"head.product", "network.overrides", "network.grad_checkpointing", "network.mlp_recompute"}
 # What the recipes do not take over, each told in the table.
 DIFFERENT = {
-    "bdd100k_vits": {"precision"},
-    "bdd100k_vitb": {"precision", "batch_size"},
-    "wt_venice_vits": {"precision", "data.repeats"},
+    "bdd100k_vits": {"precision", "head.product"},
+    "bdd100k_vitb": {"precision", "head.product", "batch_size"},
+    "wt_venice_vits": {"precision", "head.product", "data.repeats"},
 }
 
 

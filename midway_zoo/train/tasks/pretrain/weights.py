@@ -90,6 +90,7 @@ def _room(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _released_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Our configuration by the released names, as far as they have one."""
     optim, views, objective, head = config["optim"], config["views"], config["objective"], config["head"]
+    start = objective.get("teacher_temperature_start")  # runs of earlier versions have none
     return {
         "experiment": "main",
         "out_dim": head["out"],
@@ -97,9 +98,9 @@ def _released_settings(config: dict[str, Any]) -> dict[str, Any]:
         "momentum_teacher": optim["ema_momentum"],
         "use_bn_in_head": False,
         "dino_weight": objective["dino_weight"],
-        "warmup_teacher_temp": objective["teacher_temperature"],
+        "warmup_teacher_temp": objective["teacher_temperature"] if start is None else start,
         "teacher_temp": objective["teacher_temperature"],
-        "warmup_teacher_temp_epochs": 0,
+        "warmup_teacher_temp_epochs": 0 if start is None else objective["teacher_temperature_epochs"],
         "use_fp16": config["precision"] == "fp16",
         "weight_decay": optim["weight_decay"],
         "weight_decay_end": optim["weight_decay_end"],
