@@ -145,8 +145,8 @@ class Parts:
                 raise CheckpointError(
                     f"{self.name} has no part {part!r}: it is a plain state_dict ({known}, ...), which "
                     "does not say of what network. Build that with create_model(NAME), call "
-                    "load_state_dict(torch.load(FILE, weights_only=True)), and save_pretrained(FOLDER): the folder can be "
-                    "passed as a model."
+                    "load_state_dict(torch.load(FILE, weights_only=True)), and save_pretrained(FOLDER): the folder can "
+                    "be passed as a model."
                 )
             raise CheckpointError(
                 f"{self.name} has no part {part!r} (it holds: {known}). Is it a released Midway checkpoint?"
