@@ -156,8 +156,8 @@ def _cache(options: argparse.Namespace) -> None:
         sys.stdout.write(f"{freed / 1e6:.1f} MB freed\n")
         return
     items = list_cache(options.cache_dir)
-    if not items:
-        sys.stdout.write("nothing is cached\n")
+    if not items and not options.quiet:
+        sys.stderr.write("nothing is cached\n")
     for item in items:
         parts = ", ".join(sorted(item.parts))
         sys.stdout.write(f"{item.name}  {item.commit[:12]}  {item.size_bytes / 1e6:.1f} MB  {parts}\n")

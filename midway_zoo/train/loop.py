@@ -436,7 +436,8 @@ class Run:
         return every is not None and (step + 1) % every == 0
 
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
-        self.writer.wait()
+        with self.stop.saving():
+            self.writer.wait()
         self.accelerator.wait_for_everyone()  # the first process has written it: all name the same checkpoint
         checkpoint = latest_checkpoint(self.out)
         best = best_checkpoint(self.out) if self.task.best_by else None

@@ -143,9 +143,10 @@ class Parts:
             known = ", ".join(short(key) for key in list(self._content)[:8])
             if any(isinstance(held, TensorRef) for held in self._content.values()):
                 raise CheckpointError(
-                    f"{self.name} is a plain state_dict (it holds: {known}), which does not say what network it is of. "
-                    "Build that with create_model(NAME) and call load_state_dict(torch.load(FILE, weights_only=True)); "
-                    "save_pretrained(FOLDER) then writes what can be passed as a model."
+                    f"{self.name} has no part {part!r}: it is a plain state_dict ({known}, ...), which "
+                    "does not say of what network. Build that with create_model(NAME), call "
+                    "load_state_dict(torch.load(FILE, weights_only=True)), and save_pretrained(FOLDER): the folder can "
+                    "be passed as a model."
                 )
             raise CheckpointError(
                 f"{self.name} has no part {part!r} (it holds: {known}). Is it a released Midway checkpoint?"
