@@ -124,9 +124,7 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
         raise InputError("a feature map holds NaN or infinity; finite values are expected.")
     tokens = torch.cat([m.flatten(1).T for m in maps]).double()
     tokens = tokens - tokens.mean(dim=0)
-    vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -3:].flip(1)
-    # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
+    vectors = principal_axes(tokens, 3)
     colours = tokens @ vectors
     low, high = colours.amin(dim=0), colours.amax(dim=0)
     colours = ((colours - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
@@ -135,6 +133,13 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
         image = part.T.unflatten(1, one.shape[1:])
         images.append(image if size is None else F.interpolate(image[None], size=size, mode="nearest-exact")[0])
     return images
+
+
+def principal_axes(tokens: Tensor, count: int) -> Tensor:
+    """(D, count) unit vectors along which centred tokens (n, D) vary most, the most first."""
+    vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -count:].flip(1)
+    # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
+    return vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
 
 
 def heatmap_overlay(
