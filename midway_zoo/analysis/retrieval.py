@@ -22,7 +22,7 @@ from midway_zoo.inference.clips import encoded_pairs
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.folders import frame_files, is_image, natural_key
 from midway_zoo.inference.frames import open_frames
-from midway_zoo.inference.images import Images, Size
+from midway_zoo.inference.images import Images, Size, count, iterate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import ShapeRepr
 from midway_zoo.storage import state_digest
@@ -221,11 +221,10 @@ def find_motion(
         raise InputError(
             f"the index was made with other weights (SHA-256 {index.weights[:12]}...); make it again with this model."
         )
-    images = [source, target] if not isinstance(source, list | tuple) else [*source, *target]
-    parts = list(_pairs(network, images, 1, None, 1, size, 2))
-    if len(parts) != 1 or len(parts[0][0]) != 1:
-        raise InputError("a query is one pair: one source and one target image.")
-    motion, appearance, _ = parts[0]
+    if count(source) != 1 or count(target) != 1:
+        raise InputError(f"{count(source)} sources, {count(target)} targets: a query is one pair, one image each.")
+    images = [next(iterate(source)), next(iterate(target))]
+    ((motion, appearance, _),) = _pairs(network, images, 1, None, 1, size, 2)
     asked, stored = (motion, index.motion) if by == "motion" else (appearance, index.appearance)
     mean = stored.mean(dim=0) if len(stored) > 2 else torch.zeros(stored.shape[1])
     scores = _cosines(asked, stored, mean)
@@ -304,8 +303,7 @@ def _pairs(
             second = pairs.target.tokens(target=True)
             out = network.require_dynamics().motion_latents(first, second, pairs.source.grid)
         latents = out.motion_latents[min(out.motion_latents)]
-        count = len(latents)
-        times = torch.full((count,), torch.nan, dtype=torch.float64)
+        times = torch.full((len(latents),), torch.nan, dtype=torch.float64)
         if pairs.pts_seconds is not None:
             times = pairs.pts_seconds[:, 0]
         yield latents.flatten(1).float().cpu(), first[-1][:, 0].float().cpu(), times

@@ -91,7 +91,7 @@ def _most_alike(
     source: EncodedFrames, target: EncodedFrames, points: Tensor, given: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     """Where the features under points are found again, over the whole target."""
-    rows, columns = source.grid
+    columns = source.grid[1]
     token = tokens_under(points, given, source.grid)
     own = source.tokens()[-1][0, 1:][token[:, 1] * columns + token[:, 0]]
     cosines = F.normalize(own.float(), dim=-1) @ F.normalize(target.tokens(target=True)[-1][0, 1:].float(), dim=-1).T
