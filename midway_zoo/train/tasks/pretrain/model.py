@@ -90,8 +90,9 @@ class PretrainModel(nn.Module):
 
         Returns:
             Scalars: "loss" and its parts ("dino", "dino_crops", "dynamics", "dynamics_LEVEL"); without gradient,
-            for health: "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the teacher's
-            normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
+            for health: "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the
+            teacher's normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the
+            mean gate.
         """
         seen = self._see(views)
         results: dict[str, Tensor] = {}
