@@ -1,4 +1,4 @@
-"""Do segmentation heads learn, and does it matter on what? Generated scenes, bundled against random backbone, three seeds.
+"""Do segmentation heads learn, and on what? Generated scenes, bundled against random backbone, three seeds.
 
     python examples/segmentation_scenes.py --out runs/seg_scenes
 
