@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "midway_zoo"
 
 # Lower floors first. A module may import modules of its own room and of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors", "timm_hook", "bars", "extras"),
+    ("version", "errors", "timm_hook", "bars", "extras", "style"),
     ("files", "checks"),
     ("config", "manifest"),
     ("results", "card"),
@@ -22,6 +22,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("scenes", "visualize"),
     ("readouts",),
     ("analysis",),
+    ("figures",),
     ("demo",),
     ("train",),
     ("cli",),
@@ -43,7 +44,17 @@ INSIDE = (
     ("weights.registry", "midway_zoo.weights"),
     ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
-HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")
+HEAVY = (
+    "av",
+    "h5py",
+    "accelerate",
+    "torch.distributed",
+    "omegaconf",
+    "torchvision",
+    "tensorboard",
+    "PIL",
+    "matplotlib",
+)
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 
 

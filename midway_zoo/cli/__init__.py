@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
+from midway_zoo.cli import analyse, demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError
@@ -36,6 +36,7 @@ def build_parser() -> Parser:
     train.add_commands(commands)
     evaluation.add_commands(commands)
     reproduce.add_commands(commands)
+    analyse.add_commands(commands)
     return parser
 
 

@@ -1,0 +1,80 @@
+"""Figures of numbers: what the latent carries, and tracking against the truth."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from midway_zoo import style
+from midway_zoo.analysis import LatentReport, TruthScores
+from midway_zoo.analysis.carries import PROBES, REPLAYS
+from midway_zoo.figures.canvas import colour, page
+
+_KINDS = {"scenes": "generated scenes", "clips": "real clips, moved by known motions"}
+
+
+def latent_figure(report: LatentReport) -> Any:
+    """Probes, leakage and replay of :func:`~midway_zoo.analysis.latent_report`, a row for each kind of pictures."""
+    figure, axes = page(len(report.figures), 3, height=2.5 * len(report.figures), width_ratios=[4, 4, 5])
+    for row, (kind, answers) in enumerate(report.figures.items()):
+        probes = {who: [found["probes"][name] for name in PROBES] for who, found in answers.items()}
+        _bars(
+            axes[row, 0], [name.replace("mean ", "mean\n") for name in PROBES], probes, "R² of linear probes", low=-0.05
+        )
+        leaks = {
+            who: [
+                found["leakage"]["thumbnail"],
+                found["leakage"]["colour"],
+                found["leakage"]["same_picture"] / 100,
+                found["leakage"]["same_motion"] / 100,
+            ]
+            for who, found in answers.items()
+        }
+        names = ["thumb-\nnail R²", "colour\nR²", "nearest:\npicture", "nearest:\nmotion"]
+        _bars(axes[row, 1], names, leaks, "looks or motion?", low=-0.05)
+        level = max(answers["weights"]["replay"])
+        replay = {who: [answers[who]["replay"][level][name] for name in REPLAYS] for who in ("weights", "random")}
+        _bars(axes[row, 2], list(REPLAYS), replay, f"replay: error 2 - 2 cos, level {level}")
+        axes[row, 0].set_ylabel(_KINDS.get(kind, kind), color=colour(style.INK))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
+    """Hits, copies and PCK of tokens that move by a patch or more, of every network (panel) and rule (bars)."""
+    figure, axes = page(len(scores), 1, height=1.9 * len(scores), sharex=True)
+    groups = {"hits": "hits", "copies": "copies", "within 1 token": "moved_pck_1", "within 2 tokens": "moved_pck_2"}
+    for one, (name, found) in zip(axes[:, 0], scores.items(), strict=True):
+        values = {rule: [figures[key] for key in groups.values()] for rule, figures in found.rules.items()}
+        _bars(one, list(groups), values, name, high=109)
+        one.axhline(found.chance, color=colour(style.INK), linewidth=0.6, linestyle=":")
+        one.set_ylabel("% of moved tokens")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=5, frameon=False)
+    return figure
+
+
+def _bars(
+    axes: Any,
+    names: list[str],
+    series: Mapping[str, list[float]],
+    title: str,
+    *,
+    low: float = 0.0,
+    high: float | None = None,
+) -> None:
+    """Groups of bars with a value each; what is below the axis is cut, its value still written."""
+    width = 0.84 / len(series)
+    largest = max(value for values in series.values() for value in values if value == value)
+    top = high if high is not None else max(largest, 0.1) * 1.15
+    for index, (who, values) in enumerate(series.items()):
+        places = [number + (index - (len(series) - 1) / 2) * width for number in range(len(names))]
+        axes.bar(places, [max(value, low) for value in values], width, label=who, color=colour(style.SERIES[index]))
+        for place, value in zip(places, values, strict=True):
+            text = f"{value:.0f}" if high is not None else f"{value:.2f}".removeprefix("0").replace("-0", "-")
+            axes.text(place, max(value, 0) + 0.01 * top, text, ha="center", va="bottom", fontsize=6)
+    axes.set_ylim(low, top)
+    axes.set_xticks(range(len(names)), names)
+    axes.tick_params(length=2, width=0.5)
+    axes.set_title(title, color=colour(style.INK))
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,170 @@
+"""What all figures share: the page, pictures and marks on it, and how it is written."""
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from midway_zoo import style
+from midway_zoo.errors import InputError, MissingExtraError
+from midway_zoo.extras import install_command
+from midway_zoo.files import METADATA_KEY, atomic
+from midway_zoo.inference.images import to_tensor
+
+PICTURES = (".png", ".svg", ".pdf")
+"""Endings that :func:`save_figure` writes."""
+WIDTH = 7.0
+"""Inches: two columns of a paper, and most of a slide."""
+_DPI = 200
+_SETTINGS = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "axes.linewidth": 0.6,
+    "svg.fonttype": "path",  # text as outlines: the same with whatever fonts a reader has
+    "svg.hashsalt": "midway-zoo",  # the same figure gives the same bytes
+    "pdf.fonttype": 42,
+}
+
+
+def import_matplotlib() -> Any:
+    """Matplotlib, or :class:`MissingExtraError`."""
+    try:
+        import matplotlib
+        import matplotlib.figure
+    except ImportError as error:
+        raise MissingExtraError(f"figures need Matplotlib: {install_command('figures')}") from error
+    return matplotlib
+
+
+def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, Any]:
+    """A figure of ``width`` x ``height`` inches and its axes, an array (rows, columns)."""
+    matplotlib = import_matplotlib()
+    with matplotlib.rc_context(_SETTINGS):
+        figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
+        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
+    return figure, axes
+
+
+def cell_height(picture: Tensor, columns: int, width: float = WIDTH) -> float:
+    """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title."""
+    return width / columns * picture.shape[-2] / picture.shape[-1] + 0.25
+
+
+def colour(rgb: Sequence[int]) -> tuple[float, ...]:
+    """RGB from 0 to 255 as Matplotlib takes it."""
+    return tuple(value / 255 for value in rgb)
+
+
+def palette(anchors: Sequence[Sequence[int]]) -> Any:
+    """A colour map through evenly spaced anchors; NaN is light grey."""
+    import_matplotlib()
+    from matplotlib.colors import LinearSegmentedColormap
+
+    made = LinearSegmentedColormap.from_list("midway", [colour(anchor) for anchor in anchors])
+    made.set_bad(colour(style.LINE))
+    return made
+
+
+def show(axes: Any, picture: Tensor, title: str = "") -> None:
+    """A picture (3, H, W), uint8 or float in [0, 1], without ticks, its pixels' centres at integers."""
+    values = picture.detach().cpu()
+    values = values.float() / 255 if values.dtype == torch.uint8 else values.float().clamp(0, 1)
+    axes.imshow(values.permute(1, 2, 0).numpy(), interpolation="nearest")
+    bare(axes, title)
+
+
+def heat(axes: Any, picture: Tensor | None, values: Tensor, low: float, high: float, title: str = "") -> Any:
+    """Values (h, w) over a picture (3, H, W), which is drawn in grey so that colours mean values alone."""
+    shape = values.shape if picture is None else picture.shape[-2:]
+    extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+    if picture is not None:
+        grey = picture.detach().cpu().float().mean(0)
+        axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
+    alpha = 1.0 if picture is None else 0.62
+    options = {"vmin": low, "vmax": high, "extent": extent, "alpha": alpha, "interpolation": "nearest"}
+    drawn = axes.imshow(values.detach().cpu().float().numpy(), cmap=palette(style.HEAT), **options)
+    bare(axes, title)
+    return drawn
+
+
+def bare(axes: Any, title: str = "") -> None:
+    """No ticks, a thin frame."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for side in axes.spines.values():
+        side.set_edgecolor(colour(style.LINE))
+    if title:
+        axes.set_title(title, color=colour(style.INK), pad=3)
+
+
+def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False) -> None:
+    """A mark of point ``index`` in its colour: a dot, or a ring that leaves visible what is there."""
+    face = "none" if ring else colour(style.point_colour(index))
+    edge = colour(style.point_colour(index)) if ring else "black"
+    if ring:
+        axes.plot(*xy, marker="o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=3.0)
+    axes.plot(
+        *xy,
+        marker="o",
+        markersize=9 if ring else 6,
+        markerfacecolor=face,
+        markeredgecolor=edge,
+        markeredgewidth=1.6 if ring else 0.8,
+    )
+
+
+def bar_of(figure: Any, drawn: Any, axes: Any, label: str) -> None:
+    """A colour bar beside axes."""
+    found = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=30)
+    found.set_label(label, color=colour(style.GREY))
+    found.outline.set_linewidth(0.4)
+    found.solids.set_alpha(1)
+
+
+def save_figure(
+    figure: Any, path: str | Path, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
+) -> None:
+    """Write a figure by its ending: .png (200 dots per inch), .svg or .pdf.
+
+    Args:
+        figure: of a function of :mod:`midway_zoo.figures`.
+        path: of the file.
+        metadata: kept in the file as JSON: PNG as a text, SVG and PDF as the description.
+        overwrite: replace an existing file.
+
+    Raises:
+        InputError: for another ending.
+        OutputExistsError: if the file exists and ``overwrite`` is false.
+    """
+    path = Path(path)
+    kind = path.suffix.lower()
+    if kind not in PICTURES:
+        raise InputError(f"{path}: figures are written to {', '.join(PICTURES)}, not {path.suffix or 'such a name'}.")
+    text = None if metadata is None else json.dumps(metadata, sort_keys=True)
+    facts: dict[str, Any] = {".png": {METADATA_KEY: text}, ".svg": {"Description": text, "Date": None}}.get(
+        kind, {"Subject": text, "CreationDate": None}
+    )
+    with atomic(path, overwrite=overwrite) as temporary, import_matplotlib().rc_context(_SETTINGS):
+        figure.savefig(
+            temporary, format=kind[1:], dpi=_DPI, metadata={k: v for k, v in facts.items() if v or "Date" in k}
+        )
+
+
+def figure_to_tensor(figure: Any, *, dpi: int = 150) -> Tensor:
+    """A figure's pixels, uint8 (3, H, W)."""
+    file = io.BytesIO()
+    with import_matplotlib().rc_context(_SETTINGS):
+        figure.savefig(file, format="png", dpi=dpi)
+    file.seek(0)
+    with Image.open(file) as picture:
+        return (to_tensor(picture.convert("RGB")) * 255).round().to(torch.uint8)
