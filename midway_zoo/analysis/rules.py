@@ -32,6 +32,7 @@ RuleName: TypeAlias = Literal["paper", "sensitivity", "similarity", "flow"]
 RULES: tuple[RuleName, ...] = ("paper", "sensitivity", "similarity", "flow")
 CANDIDATES = 5
 """Of the paper's rule."""
+_OVERLAP = 0.5  # of the flow head's tiles: a point needs no more, and tiles are a fifth as many as by default
 
 
 def check_rule(rule: str) -> None:
@@ -61,7 +62,7 @@ def track_by(
         xy: (x, y) in pixels of the first frame, or several (n, 2).
         rule: which.
         size, level, draws, seed, stride, fps: as in :func:`~midway_zoo.analysis.track`; "similarity" takes no
-            perturbations, and "flow" sees frames as :func:`~midway_zoo.predict_flow` does by itself.
+            perturbations, and "flow" sees frames at their own size, in tiles.
 
     Returns:
         As :func:`~midway_zoo.analysis.track`. ``confidence`` is the sensitivity of the token that was found, for
@@ -127,7 +128,7 @@ def _by_head(network: MidwayNetwork, clip: ClipLike, points: Tensor, stride: int
         )
     carried = _Carried([points], [torch.ones(len(points), device=points.device)], [])
     grid = (0, 0)
-    for flow in predict_flows(network, clip, method="head", stride=stride, fps=fps):
+    for flow in predict_flows(network, clip, method="head", overlap=_OVERLAP, stride=stride, fps=fps):
         if len(carried.places) == 1:
             height, width = flow.flow[0].shape[-2:]
             check_inside(points, (height, width))

@@ -6,11 +6,12 @@ from typing import Any
 from midway_zoo import style
 from midway_zoo.analysis import LatentReport, TruthScores
 from midway_zoo.analysis.carries import PROBES, REPLAYS
-from midway_zoo.figures.canvas import colour, page
+from midway_zoo.figures.canvas import colour, page, styled
 
 _KINDS = {"scenes": "generated scenes", "clips": "real clips, moved by known motions"}
 
 
+@styled
 def latent_figure(report: LatentReport) -> Any:
     """Probes, leakage and replay of :func:`~midway_zoo.analysis.latent_report`, a row for each kind of pictures."""
     figure, axes = page(len(report.figures), 3, height=2.5 * len(report.figures), width_ratios=[4, 4, 5])
@@ -39,6 +40,7 @@ def latent_figure(report: LatentReport) -> Any:
     return figure
 
 
+@styled
 def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
     """Hits, copies and PCK of tokens that move by a patch or more, of every network (panel) and rule (bars)."""
     figure, axes = page(len(scores), 1, height=1.9 * len(scores), sharex=True)

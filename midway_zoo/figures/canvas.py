@@ -2,7 +2,9 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ WIDTH = 7.0
 _DPI = 200
 _SETTINGS = {
     "font.size": 9,
-    "axes.titlesize": 9,
+    "axes.titlesize": 8.5,
     "axes.labelsize": 8,
     "xtick.labelsize": 8,
     "ytick.labelsize": 8,
@@ -33,6 +35,8 @@ _SETTINGS = {
     "svg.hashsalt": "midway-zoo",  # the same figure gives the same bytes
     "pdf.fonttype": 42,
 }
+
+_one_at_a_time = threading.RLock()
 
 
 def import_matplotlib() -> Any:
@@ -45,12 +49,22 @@ def import_matplotlib() -> Any:
     return matplotlib
 
 
+def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that draws, in this module's sizes of type; Matplotlib's settings are the process' own, and so one
+    figure is drawn at a time."""
+
+    @wraps(draw)
+    def drawn(*args: Any, **options: Any) -> Any:
+        with _one_at_a_time, import_matplotlib().rc_context(_SETTINGS):
+            return draw(*args, **options)
+
+    return drawn
+
+
 def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, Any]:
     """A figure of ``width`` x ``height`` inches and its axes, an array (rows, columns)."""
-    matplotlib = import_matplotlib()
-    with matplotlib.rc_context(_SETTINGS):
-        figure = matplotlib.figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
-        axes = figure.subplots(rows, columns, squeeze=False, **options)
+    figure = import_matplotlib().figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
     return figure, axes
 
@@ -131,6 +145,7 @@ def bar_of(figure: Any, drawn: Any, axes: Any, label: str) -> None:
     found.solids.set_alpha(1)
 
 
+@styled
 def save_figure(
     figure: Any, path: str | Path, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
@@ -154,17 +169,16 @@ def save_figure(
     facts: dict[str, Any] = {".png": {METADATA_KEY: text}, ".svg": {"Description": text, "Date": None}}.get(
         kind, {"Subject": text, "CreationDate": None}
     )
-    with atomic(path, overwrite=overwrite) as temporary, import_matplotlib().rc_context(_SETTINGS):
-        figure.savefig(
-            temporary, format=kind[1:], dpi=_DPI, metadata={k: v for k, v in facts.items() if v or "Date" in k}
-        )
+    known = {name: value for name, value in facts.items() if value or "Date" in name}
+    with atomic(path, overwrite=overwrite) as temporary:
+        figure.savefig(temporary, format=kind[1:], dpi=_DPI, metadata=known)
 
 
+@styled
 def figure_to_tensor(figure: Any, *, dpi: int = 150) -> Tensor:
     """A figure's pixels, uint8 (3, H, W)."""
     file = io.BytesIO()
-    with import_matplotlib().rc_context(_SETTINGS):
-        figure.savefig(file, format="png", dpi=dpi)
+    figure.savefig(file, format="png", dpi=dpi)
     file.seek(0)
     with Image.open(file) as picture:
         return (to_tensor(picture.convert("RGB")) * 255).round().to(torch.uint8)

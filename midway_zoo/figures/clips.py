@@ -8,7 +8,7 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import ClipSimilarity, Components, Match
-from midway_zoo.figures.canvas import bar_of, bare, cell_height, colour, page, palette, point, show
+from midway_zoo.figures.canvas import bar_of, bare, cell_height, colour, page, palette, point, show, styled
 
 _MOST = 6
 
@@ -20,6 +20,7 @@ def spread(count: int, most: int = _MOST) -> list[int]:
     return [round(index * (count - 1) / (most - 1)) for index in range(most)]
 
 
+@styled
 def tracks_figure(
     frames: Sequence[Tensor],
     tracks: Mapping[str, Tensor],
@@ -57,6 +58,7 @@ def tracks_figure(
     return figure
 
 
+@styled
 def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = ()) -> Any:
     """Cosines between the motions of a clip, under frames of it if there are any.
 
@@ -91,6 +93,7 @@ def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = ()) -> A
     return figure
 
 
+@styled
 def components_figure(
     frames: Sequence[Tensor],
     found: Components,
@@ -120,6 +123,7 @@ def components_figure(
     return figure
 
 
+@styled
 def retrieval_figure(
     query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, Tensor | None, Tensor | None]]]
 ) -> Any:

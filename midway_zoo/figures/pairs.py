@@ -8,12 +8,13 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import AttentionMaps, GateMaps, HeatMaps, MotionAttention
-from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, show
+from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, show, styled
 from midway_zoo.visualize import features_to_image
 
 _MOST = 6  # points or columns that stay legible
 
 
+@styled
 def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, labels: Sequence[str] = ()) -> Any:
     """Source with marked points beside targets with their heat maps, a row for each point; rings are the peaks.
 
@@ -42,6 +43,7 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
     return figure
 
 
+@styled
 def matrix_figure(matrix: Tensor, grid: tuple[int, int], title: str = "") -> Any:
     """A sensitivity matrix (N, N): a bright diagonal is the identity, bright lines beside it are motion."""
     figure, axes = page(1, 1, height=4.2, width=4.8)
@@ -58,6 +60,7 @@ def matrix_figure(matrix: Tensor, grid: tuple[int, int], title: str = "") -> Any
     return figure
 
 
+@styled
 def gates_figure(source: Tensor, target: Tensor, gates: GateMaps, row: int = 0) -> Any:
     """Source and target above the mean gates of a pair: a row for each level, a column for each gated block."""
     levels = list(gates.mean)
@@ -82,6 +85,7 @@ def gates_figure(source: Tensor, target: Tensor, gates: GateMaps, row: int = 0) 
     return figure
 
 
+@styled
 def attention_figure(
     pictures: Sequence[Tensor], found: AttentionMaps | MotionAttention, xy: Sequence[float] | None = None
 ) -> Any:
@@ -115,9 +119,9 @@ def _motion_attention(pictures: Sequence[Tensor], found: MotionAttention) -> Any
     figure, axes = page(2, tokens + 2, height=2 * cell_height(pictures[0], tokens + 2) + 0.2)
     for row, (name, maps) in enumerate((("source", found.source[0]), ("target", found.target[0]))):
         show(axes[row, 0], pictures[row], name)
-        drawn = [(f"all: {100 * float(maps.sum()) / found.source.shape[1]:.0f} %", maps.mean(0))]
+        drawn = [(f"all {100 * float(maps.sum()) / found.source.shape[1]:.0f} %", maps.mean(0))]
         drawn += [
-            (f"token {number + 1}: {100 * float(maps[number].sum()):.0f} %", maps[number]) for number in range(tokens)
+            (f"token {number + 1} {100 * float(maps[number].sum()):.0f} %", maps[number]) for number in range(tokens)
         ]
         for column, (title, one) in enumerate(drawn, 1):
             heat(axes[row, column], pictures[row], one, 0.0, float(one.max()), title)
@@ -129,6 +133,7 @@ def _motion_attention(pictures: Sequence[Tensor], found: MotionAttention) -> Any
     return figure
 
 
+@styled
 def backward_figure(pictures: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Any:
     """Images above feature maps {name: (B, D, h, w)}, each map's first three components as red, green and blue."""
     count = min(len(pictures), _MOST)

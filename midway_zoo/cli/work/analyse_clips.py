@@ -40,7 +40,9 @@ def similarity(options: argparse.Namespace) -> None:
     """Likeness of the motions along a clip."""
     network = prepared(options, options.video)
     frames = clip_frames(options.video, options)
-    found = analysis.clip_similarity(network, again(frames), gap=options.gap, size=options.size, batch_size=options.batch_size)
+    found = analysis.clip_similarity(
+        network, again(frames), gap=options.gap, size=options.size, batch_size=options.batch_size
+    )
     tensors = {"similarity": found.similarity, "tokens": found.latents.tokens}
     if found.latents.pts_seconds is not None:
         tensors["pts_seconds"] = found.latents.pts_seconds
