@@ -69,9 +69,9 @@ def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **opti
     return figure, axes
 
 
-def cell_height(picture: Tensor, columns: int, width: float = WIDTH) -> float:
-    """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title."""
-    return width / columns * picture.shape[-2] / picture.shape[-1] + 0.25
+def cell_height(picture: Tensor, columns: int, width: float = WIDTH, *, titled: bool = True) -> float:
+    """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title if each row has them."""
+    return width / columns * picture.shape[-2] / picture.shape[-1] + (0.25 if titled else 0.06)
 
 
 def colour(rgb: Sequence[int]) -> tuple[float, ...]:

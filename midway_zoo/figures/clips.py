@@ -38,7 +38,9 @@ def tracks_figure(
     """
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 2)
-    figure, axes = page(len(tracks), len(chosen), height=len(tracks) * cell_height(frames[0], width))
+    figure, axes = page(
+        len(tracks), len(chosen), height=len(tracks) * cell_height(frames[0], width, titled=False) + 0.2
+    )
     height, across = frames[0].shape[1:]
     for row, (name, xy) in enumerate(tracks.items()):
         for column, index in enumerate(chosen):
@@ -104,7 +106,9 @@ def components_figure(
     """Frames, their first component, and the foreground's own three as red, green and blue; the ground is white."""
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 3)
-    figure, axes = page(3, len(chosen), height=3 * cell_height(frames[0], width), width=7.0 * len(chosen) / width)
+    figure, axes = page(
+        3, len(chosen), height=3 * cell_height(frames[0], width, titled=False) + 0.2, width=7.0 * len(chosen) / width
+    )
     longest = float(found.first.abs().max()) or 1.0
     colours = torch.where(found.foreground[:, None], found.colours, torch.ones(()))
     for column, index in enumerate(chosen):

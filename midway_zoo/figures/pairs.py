@@ -28,7 +28,10 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
     names = list(labels) or [f"target {number + 1}" if len(targets) > 1 else "target" for number in range(shown)]
     columns = max(shown + 1, 3)
     figure, axes = page(
-        points, shown + 1, height=points * cell_height(source, columns), width=7.0 * (shown + 1) / columns + 0.6
+        points,
+        shown + 1,
+        height=points * cell_height(source, columns, titled=False) + 0.2,
+        width=7.0 * (shown + 1) / columns + 0.6,
     )
     low, high = float(maps.heatmaps[:shown, :points].min()), float(maps.heatmaps[:shown, :points].max())
     drawn = None
@@ -100,7 +103,7 @@ def attention_figure(
         return _motion_attention(pictures, found)
     heads = min(found.maps.shape[1], _MOST - 2)
     count = min(len(pictures), _MOST)
-    figure, axes = page(count, heads + 2, height=count * cell_height(pictures[0], heads + 2))
+    figure, axes = page(count, heads + 2, height=count * cell_height(pictures[0], heads + 2, titled=False) + 0.4)
     for row in range(count):
         maps = found.maps[row].cpu().float()
         show(axes[row, 0], pictures[row], "image" if row == 0 else "")
