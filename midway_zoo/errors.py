@@ -44,6 +44,10 @@ class InterruptedWorkError(MidwayZooError, InterruptedError):
     """Work that was stopped by Ctrl-C. What it had done by then is kept; the message says how far it got."""
 
 
+class DiskFullError(MidwayZooError, OSError):
+    """There is no room for a result. What was written before it is whole; the same command goes on from there."""
+
+
 class MissingExtraError(MidwayZooError, ImportError):
     """An optional dependency that is not installed."""
 
