@@ -15,7 +15,7 @@ DESCRIPTION = (
 )
 EPILOG = (
     "Exit codes: 0 all items are there, 3 the others are but some failed, 1 it could not go on (the same command "
-    "resumes), 130 interrupted. What is in OUT is read with midway_zoo.extract.Extracted(OUT), or any reader of Parquet."
+    "resumes), 130 interrupted. OUT is read with midway_zoo.extract.Extracted(OUT), or with any reader of Parquet."
 )
 FAILED = 3
 """Exit code: all is done, and some items failed."""
@@ -53,13 +53,13 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
     group.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto", help="of the flow")
     group.add_argument("--blocks", type=_blocks, metavar="N,...", help='maps to keep; "none": class tokens alone')
     group.add_argument(
-        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="default: float32"
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="default: %(default)s"
     )
     group.add_argument(
         "--images", choices=("each", "clip"), help="images are items each, or frames of a clip per folder; by --what"
     )
     group.add_argument("--chunk", type=int, default=64, help="frames of a clip in a row, at most; default: %(default)s")
-    group.add_argument("--format", choices=("parquet", "safetensors"), default="parquet", help="default: parquet")
+    group.add_argument("--format", choices=("parquet", "safetensors"), default="parquet", help="default: %(default)s")
 
 
 def _add_running(command: argparse.ArgumentParser) -> None:
@@ -69,9 +69,7 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster; default: one on this machine")
     group.add_argument("--batch-size", type=positive, default=8, help="default: %(default)s")
     group.add_argument("--shard-mb", type=positive, default=128, help="size of a file, default: %(default)s")
-    group.add_argument(
-        "--shard-items", type=positive, metavar="N", help="items a worker takes at once; default: a share"
-    )
+    group.add_argument("--shard-items", type=positive, metavar="N", help="items that a worker takes at once")
     group.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     group.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
 

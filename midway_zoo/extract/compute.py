@@ -213,7 +213,7 @@ class ClipExtraction:
         tensors = {name: torch.cat([part[name] for part in found if name in part]) for name in names}
         first = batches[0]
         count = sum(len(batch.images) for batch in batches)
-        return Row(first.item.key, first.chunk, last, first.first, count, *first.given, tensors)
+        return Row(first.item.key, first.chunk, last, first.first, count, first.given[0], first.given[1], tensors)
 
     def _tensors(self, batch: ClipBatch) -> dict[str, Tensor]:
         extractor, found = self._of, dict[str, Tensor]()

@@ -138,7 +138,7 @@ class Reader:
     def _clip_or_failure(self, piece: Piece) -> Iterator[Read]:
         try:
             yield from self._clip(piece)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is this item's)
             _raise_if_hopeless(error)
             yield Failed(piece.items[0], reason_of(error))
 
@@ -152,7 +152,7 @@ class Reader:
                 given = (image.shape[1], image.shape[2])
                 side = self._look.sides(*given)[0]
                 found.setdefault(side, []).append((item, resize(image, side), given))
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  (as of clips)
                 _raise_if_hopeless(error)
                 yield Failed(item, reason_of(error))
         for some in found.values():

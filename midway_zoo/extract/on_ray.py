@@ -22,7 +22,6 @@ _CPUS = 2
 def import_ray() -> Any:
     """Ray with its Data library, or :class:`MissingExtraError`. Its usage reports are off unless asked for."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # actors without a GPU leave the variable alone
     try:
         import ray
         import ray.data

@@ -87,6 +87,7 @@ class Results:
     def __init__(self, root: str) -> None:
         self.root = root
         self.local = None if is_remote(root) else Path(root)
+        self._system: Any
         self._system, self._path = filesystem(root) if self.local is None else (None, "")
 
     def __str__(self) -> str:

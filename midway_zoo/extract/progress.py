@@ -98,7 +98,7 @@ def unit_progress(results: Results, unit: Unit, names: Iterable[str]) -> UnitPro
     for key, chunk in unit.begun.items():
         progress.of(key).chunks = set(range(chunk))
     for name in names:
-        number, sequence, last = parse_name(name) or (0, 0, False)
+        _, sequence, last = parse_name(name) or (0, 0, False)
         if last:
             name, ended = name.replace("-last", ""), name
             results.rename(f"{FOLDER}/{ended}", f"{FOLDER}/{name}")

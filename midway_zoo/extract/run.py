@@ -226,8 +226,8 @@ def _work(results: Results, extractor: Extractor, job: Job, running: Running, pr
                     run_unit(unit, extractor, results, job, note, files.get(unit.number, ()))
         except KeyboardInterrupt as error:
             raise InterruptedWorkError(
-                f"interrupted: {len(keys) - left + tally.items} of {len(keys)} items are settled in {results}; the same "
-                "command goes on from there."
+                f"interrupted: {len(keys) - left + tally.items} of {len(keys)} items are settled in {results}; the "
+                "same command goes on from there."
             ) from error
         except DiskFullError as error:
             done = f"{len(keys) - left + tally.items} of {len(keys)} items were settled"

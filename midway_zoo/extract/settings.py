@@ -89,9 +89,10 @@ class Settings:
     def from_dict(cls, saved: dict[str, Any]) -> "Settings":
         """What :meth:`to_dict` gave."""
         known = {field.name for field in fields(cls)}
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key in known}
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key in known
+        }
+        return cls(**values)
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any], where: str) -> None:

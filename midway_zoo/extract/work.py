@@ -199,7 +199,7 @@ def _clip(read: ClipBatch | ClipEnd, clip: ClipExtraction, writer: _Writer, note
         for row in clip.end(read.frames) if isinstance(read, ClipEnd) else clip.add(read):
             if writer.add(row):
                 note(Tally(int(row.last), 0, row.frames, row.bytes))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is this item's)
         raise_if_fatal(error)
         _fail(read.item, reason_of(error), writer, note)
         return False
@@ -209,7 +209,7 @@ def _clip(read: ClipBatch | ClipEnd, clip: ClipExtraction, writer: _Writer, note
 def _images(batch: ImageBatch, extractor: Extractor, writer: _Writer, note: Note) -> None:
     try:
         rows = extractor.images(batch)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  (as of clips)
         raise_if_fatal(error)
         if len(batch.items) == 1:
             _fail(batch.items[0], reason_of(error), writer, note)
