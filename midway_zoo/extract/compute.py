@@ -1,5 +1,6 @@
 """Features, motion latents and flow of prepared frames, every frame encoded once for all of them."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ class Extractor:
     """A network with the settings of an extraction.
 
     Args:
-        network: on its device; it is brought to the dtype of the settings.
+        network: on its device; of another dtype than the settings' a copy is used.
         settings: checked against the network.
 
     Raises:
@@ -76,7 +77,8 @@ class Extractor:
     def __init__(self, network: MidwayNetwork, settings: Settings) -> None:
         settings.for_network(network.config)
         self.settings, self.dtype = settings, getattr(torch, settings.dtype)
-        self.network = network.to(self.dtype).eval()
+        # The caller's network stays as it is.
+        self.network = network if network.dtype == self.dtype else copy.deepcopy(network).to(self.dtype)
         self.blocks = settings.kept_blocks(network.config)
         self.normalise = normaliser(self.network)
         self.flow: Method | None = None

@@ -67,8 +67,8 @@ def find_items(source: str, images: Literal["each", "clip"]) -> Listing:
 
     Args:
         source: a folder, which is searched with all folders in it; a ``.txt`` list with a path or URL per line,
-            relative to the list's folder; a pattern with ``*``, ``?`` or ``{000..063}``; a tar (``.tar``, ``.tar.gz``, ``.tgz``)
-            whose members are taken; one video or image; or any of these as a URL that fsspec reads.
+            relative to the list's folder; a pattern with ``*``, ``?`` or ``{000..063}``; a tar (``.tar``, ``.tar.gz``,
+            ``.tgz``) whose members are taken; one video or image; or any of these as a URL that fsspec reads.
         images: what image files are: "each" an item of its own, or the images of a folder the frames of one "clip".
 
     Raises:

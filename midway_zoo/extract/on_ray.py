@@ -22,6 +22,7 @@ _CPUS = 2
 def import_ray() -> Any:
     """Ray with its Data library, or :class:`MissingExtraError`. Its usage reports are off unless asked for."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it tells users of its own code's weak points
     try:
         import ray
         import ray.data
@@ -90,8 +91,11 @@ def run(
         rows = [{"unit": unit.to_json(), "known": " ".join(files.get(unit.number, ()))} for unit in pending]
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
-        extractor.network.cpu()
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        device = extractor.network.device
+        extractor.network.cpu()  # as every node can read it
         arguments = {"extractor": ray.put(extractor), "out": str(results), "job": job}
+        extractor.network.to(device)
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4096)).map_batches(
             Worker, batch_size=1, fn_constructor_kwargs=arguments, **options
         )

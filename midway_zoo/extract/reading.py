@@ -10,7 +10,7 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingFileError, nearest
 from midway_zoo.extract.compute import Row
-from midway_zoo.extract.index import INDEX, ITEMS, survey
+from midway_zoo.extract.index import FAILURES, INDEX, ITEMS, survey
 from midway_zoo.extract.places import ABOUT, Results
 from midway_zoo.extract.progress import files_by_unit
 from midway_zoo.extract.shards import FOLDER, read_rows
@@ -67,6 +67,9 @@ class Extracted:
     def _shards_of(self, item: str) -> list[str]:
         shards = self._index().get(item)
         if shards is None:
+            failed = dict(json.loads(line).values() for line in (self._results.text(FAILURES) or "").splitlines())
+            if item in failed:
+                raise InputError(f"{item} failed: {failed[item]} (extract with retry_failed tries it again).")
             raise InputError(f"{self._results} has no item {item}.{nearest(item, self._index())}")
         return shards
 

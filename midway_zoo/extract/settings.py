@@ -1,6 +1,6 @@
 """What is extracted and how: kept with the results, and compared by whoever adds to them."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from midway_zoo.checks import check_fields, field_range, is_integer, is_number
@@ -84,15 +84,6 @@ class Settings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, saved: dict[str, Any]) -> "Settings":
-        """What :meth:`to_dict` gave."""
-        known = {field.name for field in fields(cls)}
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in saved.items() if key in known
-        }
-        return cls(**values)
 
 
 def check_same(saved: dict[str, Any], asked: dict[str, Any], where: str) -> None:
