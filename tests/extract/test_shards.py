@@ -21,23 +21,14 @@ def about(dtype: str = "float32") -> About:
 
 
 def some_rows(dtype: torch.dtype = torch.float32) -> list[Row]:
-    """Three, of which one lacks times, one lacks the flow, and one has flow of no pairs."""
+    """Four, of which three lack times, one lacks the flow, and one has flow of no pairs."""
     torch.manual_seed(3)
     values = {"cls": torch.randn(2, 4).to(dtype), "flow": torch.randn(1, 2, 5, 6).to(dtype)}
     timed = {"pts_seconds": torch.tensor([0.0, 1 / 30], dtype=torch.float64), "concealed": torch.tensor([False, True])}
     return [
         Row("a", 0, False, 0, 2, 5, 6, {**timed, **values}),
         Row("ä/b.mp4", 0, True, 0, 2, 5, 6, {name: one.clone() for name, one in values.items()}),
-        Row(
-            "c",
-            7,
-            True,
-            448,
-            1,
-            5,
-            6,
-            {"cls": torch.randn(1, 4).to(dtype), "flow": torch.empty(0, 2, 5, 6, dtype=dtype)},
-        ),
+        Row("c", 7, True, 448, 1, 5, 6, {"cls": values["cls"][:1] + 1, "flow": torch.empty(0, 2, 5, 6, dtype=dtype)}),
         Row("d", 0, True, 0, 1, 5, 6, {"cls": torch.randn(1, 4).to(dtype)}),
     ]
 
