@@ -17,6 +17,7 @@ _logger = logging.getLogger(__name__)
 _UNITS = 256
 """A plan has about so many units or more, so that workers can share them, until these reach the sizes below."""
 _ITEMS = 1024
+"""Of a unit at most."""
 _BYTES, _LEAST_BYTES = 2**30, 2**24
 """Of a unit's sources: an hour or so of compressed video, and what is not divided further."""
 
@@ -52,21 +53,27 @@ def divided(
         per_unit: items of a unit; None for about as many units as workers may want.
         begun: see :class:`Unit`.
     """
-    most = per_unit or min(max(1, -(-len(items) // _UNITS)), _ITEMS)
+    share = max(1.0, sum(map(_work, items)) / _UNITS)
     budget = min(max(sum(item.size for item in items) // _UNITS, _LEAST_BYTES), _BYTES)
     groups: list[list[Item]] = []
-    held = 0
+    held, work = 0, 0.0
     for item in items:
-        if not groups or len(groups[-1]) == most or (per_unit is None and held + item.size > budget):
+        full = work + _work(item) > share + 1e-6 or held + item.size > budget
+        if not groups or len(groups[-1]) == (per_unit or _ITEMS) or (full and per_unit is None):
             groups.append([])
-            held = 0
+            held, work = 0, 0.0
         groups[-1].append(item)
-        held += item.size
+        held, work = held + item.size, work + _work(item)
     begun = begun or {}
     return [
         Unit(first + index, tuple(group), {item.key: begun[item.key] for item in group if item.key in begun})
         for index, group in enumerate(groups)
     ]
+
+
+def _work(item: Item) -> float:
+    """A picture is little to do beside a clip."""
+    return 1 / 32 if item.kind == "image" else 1.0
 
 
 def planned(results: Results) -> Iterator[Unit]:

@@ -19,12 +19,17 @@ def items(count: int, size: int = 1) -> list[Item]:
 def test_units_are_many_enough_to_share_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [len(unit.items) for unit in divided(items(3), 7)] == [1, 1, 1]
     assert [unit.number for unit in divided(items(3), 7)] == [7, 8, 9]
-    assert len(divided(items(10_000), 0)) == 250
+    assert len(divided(items(10_000), 0)) == 257
     monkeypatch.setattr(plan, "_ITEMS", 20)
     assert len(divided(items(10_000), 0)) == 500
     hours = divided(items(2000, 2**30), 0)
     assert all(len(unit.items) == 1 for unit in hours)
     assert [len(unit.items) for unit in divided(items(10), 0, per_unit=4)] == [4, 4, 2]
+
+
+def test_pictures_go_together() -> None:
+    pictures = [Item(f"{index}.png", "image", ((f"{index}.png", -1, 1),)) for index in range(100)]
+    assert [len(unit.items) for unit in divided(pictures, 0)] == [32, 32, 32, 4]
 
 
 def test_every_item_is_planned_once(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ RAY = {"engine": "ray", "workers": 2, "shard_items": 2}
 def _nothing_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Workers import the tests' network from here; Ray and what it started is gone after a test."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [os.getcwd(), os.environ.get("PYTHONPATH")])))  # noqa: PTH109
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else they wait for every other program
     before = {process.pid for process in psutil.process_iter()}
     yield
     ray.shutdown()
@@ -66,7 +67,7 @@ def workers() -> list[psutil.Process]:
     return found
 
 
-def once(condition: object, seconds: float = 60) -> None:
+def once(condition: object, seconds: float = 200) -> None:
     """Wait until something is so."""
     end = time.monotonic() + seconds
     while not condition():
@@ -109,6 +110,7 @@ def test_a_node_is_killed(nano: mz.MidwayNetwork, many: Path, expected: Rows, tm
     """Two raylets on this machine, one of which ends with its worker; the other does the rest."""
     from ray.cluster_utils import Cluster
 
+    before: list[int] = []
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     try:
         second = cluster.add_node(num_cpus=1)
@@ -116,6 +118,7 @@ def test_a_node_is_killed(nano: mz.MidwayNetwork, many: Path, expected: Rows, tm
 
         def kill() -> None:
             once(lambda: shards(tmp_path / "ray") >= 2)
+            before.append(shards(tmp_path / "ray"))
             cluster.remove_node(second, allow_graceful=False)
 
         thread = threading.Thread(target=kill)
@@ -125,6 +128,7 @@ def test_a_node_is_killed(nano: mz.MidwayNetwork, many: Path, expected: Rows, tm
     finally:
         ray.shutdown()
         cluster.shutdown()
+    assert before[0] < 9  # there was something left
     assert (summary.items, summary.failed) == (16, 1)
     assert_same(rows(tmp_path / "ray"), expected)
 
