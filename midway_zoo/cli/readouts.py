@@ -69,13 +69,8 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog="Example: midway-zoo eval tracking midway_nano.scenes --root /data/clips --tracker flow -o points.json",
     )
     add_backbone(command)
-    command.add_argument(
-        "--root",
-        required=True,
-        type=Path,
-        help="NAME.mp4 or NAME/ of frames beside NAME.npz (points as TAP-Vid has "
-        "them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)",
-    )
+    beside = "NAME.npz (points as TAP-Vid has them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)"
+    command.add_argument("--root", required=True, type=Path, help=f"NAME.mp4 or NAME/ of frames beside {beside}")
     command.add_argument(
         "--tracker",
         choices=("similarity", "perturbation", "flow"),
