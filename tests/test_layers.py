@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights",),
     ("flow",),
     ("inference",),
-    ("scenes", "visualize"),
+    ("scenes", "visualize", "extract"),
     ("readouts",),
     ("analysis",),
     ("figures",),
@@ -54,6 +54,8 @@ HEAVY = (
     "tensorboard",
     "PIL",
     "matplotlib",
+    "pyarrow",
+    "ray",
 )
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 
