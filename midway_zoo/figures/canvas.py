@@ -85,8 +85,7 @@ def palette(anchors: Sequence[Sequence[int]]) -> Any:
     from matplotlib.colors import LinearSegmentedColormap
 
     made = LinearSegmentedColormap.from_list("midway", [colour(anchor) for anchor in anchors])
-    made.set_bad(colour(style.LINE))
-    return made
+    return made.with_extremes(bad=colour(style.LINE))
 
 
 def show(axes: Any, picture: Tensor, title: str = "") -> None:

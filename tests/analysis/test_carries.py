@@ -147,7 +147,7 @@ def test_a_network_that_rests_copies_and_every_variant_is_compared(nano: mz.Midw
     assert set(found.rules) == {"paper", "sensitivity", "similarity", "still"}
     assert found.rules["still"]["copies"] == 100
     assert found.rules["still"]["hits"] == 0
-    assert 0 < found.moved < found.tokens <= 128
+    assert 0 < found.moved <= found.tokens <= 128
     assert found.chance == 100 / 64
     for values in found.rules.values():
         assert all(0 <= value <= 100 for value in values.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 import midway_zoo as mz
 import midway_zoo.analysis as analysis
 from midway_zoo.analysis import rules, tracking
-from midway_zoo.analysis.moved import ScenePictures, draw_motions, moved_pairs
+from midway_zoo.analysis.moved import Motions, ScenePictures, moved_pairs
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.files import write_png
 from midway_zoo.inference.encoded import EncodedFrames
@@ -97,8 +97,16 @@ MOTIONS, PICTURES = 10, 5
 
 
 def write_clips(root: Path, pictures: ScenePictures, numbers: range) -> None:
-    """Folders of two frames: every picture in each of ten motions."""
-    motions = draw_motions(MOTIONS, 64, seed=4, longest=0.14, movers=False)
+    """Folders of two frames: every picture moved by seven pixels in each of ten directions.
+
+    Shifts alone: zoom and rotation cannot be read off the bundled network's latents (see MODEL_CARD)."""
+    angle = torch.arange(MOTIONS) * 2 * torch.pi / MOTIONS
+    motions = Motions(
+        7 * torch.stack([angle.cos(), angle.sin()], dim=1),
+        torch.ones(MOTIONS),
+        torch.zeros(MOTIONS),
+        torch.zeros(MOTIONS, dtype=torch.int64),
+    )
     for number in numbers:
         pairs = moved_pairs(pictures, [number] * MOTIONS, motions, 64)
         for motion in range(MOTIONS):

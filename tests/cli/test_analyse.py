@@ -18,7 +18,8 @@ MODEL = ("midway_nano", "--random")
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four frames of noise, 64 x 48 pixels, that go eight pixels to the right."""
-    folder = tmp_path_factory.mktemp("clip")
+    folder = tmp_path_factory.mktemp("clips") / "one"
+    folder.mkdir()
     wide = torch.randint(0, 256, (3, 48, 96), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     for index in range(4):
         write_png(folder / f"{index}.png", wide[:, :, 24 - 8 * index : 88 - 8 * index])
