@@ -18,7 +18,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = add_command(commands, "flow", "optical flow of two images or a video", DESCRIPTION)
     command.add_argument("source", metavar="A", type=Path, help="image, or without B a video or a folder of frames")
     command.add_argument("target", metavar="B", type=Path, nargs="?", help="image")
-    command.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto")
+    command.add_argument(
+        "--method",
+        choices=("auto", "head", "perturbation"),
+        default="auto",
+        help="the flow head, or zero-shot by perturbation; auto: the head if there is one",
+    )
     command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
     command.add_argument("--overlap", type=float, help="head: of tiles, from 0 to below 1; default: little")
     command.add_argument("--coarse", action="store_true", help="head: place tiles by the flow of the whole image")

@@ -62,7 +62,7 @@ def add_command(commands: Any, name: str, short: str, description: str) -> argpa
         metavar="CKPT_OR_NAME",
         help="pretrained name, hf-hub:ORG/REPO, .pth, .safetensors, exported folder or training run",
     )
-    command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="file to write")
     command.add_argument("--force", action="store_true", help="replace existing output files")
     command.add_argument("--size", type=size, help='shorter side in pixels, HEIGHTxWIDTH, or "full"; default: native')
     command.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")

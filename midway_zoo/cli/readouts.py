@@ -69,14 +69,14 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
         epilog="Example: midway-zoo eval tracking midway_nano.scenes --root /data/clips --tracker flow -o points.json",
     )
     add_backbone(command)
+    beside = "NAME.npz (points as TAP-Vid has them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)"
+    command.add_argument("--root", required=True, type=Path, help=f"NAME.mp4 or NAME/ of frames beside {beside}")
     command.add_argument(
-        "--root",
-        required=True,
-        type=Path,
-        help="NAME.mp4 or NAME/ of frames beside NAME.npz (points as TAP-Vid has "
-        "them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)",
+        "--tracker",
+        choices=("similarity", "perturbation", "flow"),
+        default="similarity",
+        help="how points are followed, default: %(default)s",
     )
-    command.add_argument("--tracker", choices=("similarity", "perturbation", "flow"), default="similarity")
     command.add_argument("--mode", choices=("first", "strided"), default="first", help="default: %(default)s")
     command.add_argument("--side", type=positive, default=256, help="similarity: shorter side, default: %(default)s")
     command.set_defaults(run=_tracking)
@@ -92,9 +92,9 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         epilog="Example: midway-zoo propagate midway_nano.scenes clip.mp4 first.png -o masks",
     )
     add_backbone(command, output=False)
-    command.add_argument("video", metavar="VIDEO|FOLDER", type=Path)
+    command.add_argument("video", metavar="VIDEO|FOLDER", type=Path, help="a video, or a folder of frames")
     command.add_argument("mask", metavar="MASK", type=Path, help="of the first frame: a PNG of object numbers")
-    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR|OUT.mp4")
+    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR|OUT.mp4", help="masks, or a film")
     command.add_argument("--stride", type=int, default=1, help="take every n-th frame, default: %(default)s")
     command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
     _add_propagation(command)

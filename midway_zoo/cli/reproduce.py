@@ -116,7 +116,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description=DESCRIPTION,
         epilog="Example: midway-zoo reproduce table1 --data /data --row vits-linear-bdd100k --out repro --dry-run",
     )
-    command.add_argument("table", nargs="?", choices=tuple(TABLES))
+    command.add_argument("table", nargs="?", choices=tuple(TABLES), help="which; without it the tables are listed")
     command.add_argument("--data", type=Path, metavar="ROOT", help=f"holds {', '.join(FOLDERS.values())}, Sintel, ...")
     command.add_argument("--row", action="append", metavar="ROW", help="this row alone; may be repeated")
     command.add_argument("--out", type=Path, default=Path("reproduce"), metavar="DIR", help="default: %(default)s")

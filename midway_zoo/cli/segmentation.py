@@ -56,7 +56,7 @@ def add_eval_command(tasks: argparse._SubParsersAction[argparse.ArgumentParser])
         epilog="Example: midway-zoo eval segmentation exported/seg --dataset bdd100k --root /data/bdd100k -o seg.json",
     )
     command.add_argument("model", metavar="CKPT", type=Path, help=_MODEL)
-    command.add_argument("--dataset", required=True, choices=DATASETS)
+    command.add_argument("--dataset", required=True, choices=DATASETS, help="which layout ROOT has")
     command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
     command.add_argument("--split", choices=("train", "val"), default="val", help="default: %(default)s")
     command.add_argument("--limit", type=positive, metavar="N", help="at most N images, evenly spaced")

@@ -42,7 +42,7 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
         help="probe videos once, so that runs start at once",
         description="Probe every video (or folder of frames) under ROOT in parallel and write an index file.",
     )
-    command.add_argument("root", metavar="ROOT", type=Path)
+    command.add_argument("root", metavar="ROOT", type=Path, help="folder of videos, or of folders of frames")
     command.add_argument(
         *("-o", "--index", "--output"),
         dest="output",
@@ -59,8 +59,8 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
         help="re-encode videos for fast random access",
         description="Re-encode the videos under ROOT to OUT: small, with a key frame every few frames. Resumable.",
     )
-    command.add_argument("root", metavar="ROOT", type=Path)
-    command.add_argument("out", metavar="OUT", type=Path)
+    command.add_argument("root", metavar="ROOT", type=Path, help="folder of videos, or of folders of frames")
+    command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     command.add_argument("--height", type=int, default=360, help="shorter side in pixels; default: %(default)s")
     command.add_argument("--gop", type=int, default=15, help="frames from key frame to key frame; default: %(default)s")
     command.add_argument("--format", choices=("video", "frames"), default="video", help="default: %(default)s")

@@ -23,7 +23,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "download", help="fetch pretrained weights", description="Fetch pretrained weights into the cache, verified."
     )
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="a pretrained name")
     command.add_argument("--part", choices=("encoder", "network"), default="network", help="default: %(default)s")
     command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
     command.add_argument("--revision", help="branch, tag or commit; default: the manifest's")
@@ -39,7 +39,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Check every tensor of a file, or of the cached parts of a name, against checksums; of weights "
         "that are part of the package also that they give their golden outputs.",
     )
-    command.add_argument("target", metavar="NAME|PATH")
+    command.add_argument("target", metavar="NAME|PATH", help="a pretrained name, or a file of weights")
     command.add_argument(
         "--full",
         action="store_true",
@@ -59,13 +59,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Publish a folder of `midway-zoo convert` (DIR for this package, DIR/encoder for timm), with a "
         "model card.",
     )
-    command.add_argument("folder", metavar="DIR", type=Path)
-    command.add_argument("repo_id", metavar="ORG/REPO")
+    command.add_argument("folder", metavar="DIR", type=Path, help="folder that `midway-zoo convert` wrote")
+    command.add_argument("repo_id", metavar="ORG/REPO", help="repository on the Hub; created if it is not there")
     command.add_argument("--private", action="store_true", help="create the repository as private")
     command.set_defaults(run=_push)
 
     command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=_MANIFEST)
-    command.add_argument("action", choices=("check", "pin"))
+    command.add_argument("action", choices=("check", "pin"), help="what to do")
     command.add_argument("path", nargs="?", type=Path, default=manifest.manifest_path(), help="default: %(default)s")
     command.add_argument("--parts", action="store_true", help=argparse.SUPPRESS)  # once the exception, now the rule
     command.add_argument("--no-parts", action="store_true", help="pin: leave out the parts, which have to be fetched")

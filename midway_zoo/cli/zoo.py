@@ -20,7 +20,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_list)
 
     command = commands.add_parser("info", help="describe a model", description="Describe a model.")
-    command.add_argument("name", metavar="NAME")
+    command.add_argument("name", metavar="NAME", help="an architecture or a pretrained name")
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_info)
 
@@ -30,8 +30,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         description="Convert a released .pth, a .safetensors file of this package, or a name whose weights are part of "
         "the package, to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
     )
-    command.add_argument("input", metavar="IN.pth|NAME", type=Path)
-    command.add_argument("output", metavar="OUT_DIR", type=Path)
+    command.add_argument("input", metavar="IN.pth|NAME", type=Path, help="a file, or bundled weights")
+    command.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to write")
     command.add_argument("--force", action="store_true", help="replace an earlier conversion")
     add_encoder_options(command)
     command.set_defaults(run=_convert)

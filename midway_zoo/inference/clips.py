@@ -170,7 +170,9 @@ def predict_flows(
         clip: as in :func:`~midway_zoo.infer_motion_latents`.
         stride: take frames 0, stride, 2 * stride, ...
         fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
-        method, bidirectional, size: as in :func:`predict_flow`.
+        method: as in :func:`predict_flow`.
+        bidirectional: also the flow from target to source, and where both agree.
+        size: as in :func:`predict_flow`.
         batch_size: frames, or tiles, at once.
         **options: as in :func:`predict_flow`.
 

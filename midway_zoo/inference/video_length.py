@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 
 from midway_zoo.errors import MidwayZooError
-from midway_zoo.inference.video import VideoFile
+from midway_zoo.inference.video_file import VideoFile
 
 
 def estimated_frames(path: Path, *, stride: int = 1, fps: float | None = None) -> int | None:

@@ -27,6 +27,18 @@ class DecodedFrame:
     """See :class:`VideoFrame`."""
 
 
+@dataclass(frozen=True)
+class Entry:
+    """A key frame at which decoding begins. By default the file's first packet."""
+
+    packets: int = 0
+    """That stand before it in the file."""
+    frames: int = 0
+    """That are shown before it."""
+    key: int | None = None
+    """Its time in ticks. Frames that follow it in the file and are shown before it build on what was left out."""
+
+
 @dataclass
 class Damage:
     """What was wrong with what was read of a file."""

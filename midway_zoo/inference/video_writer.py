@@ -13,7 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import InputError
 from midway_zoo.files import atomic
-from midway_zoo.inference.video import import_av
+from midway_zoo.inference.video_file import import_av
 
 _TICK = Fraction(1, 60000)
 """Seconds: the usual rates divide it, and MPEG-4 keeps the denominator in 16 bits."""

@@ -128,7 +128,8 @@ class MidwayNetwork(
         """The encoder's normed class tokens, (B, D), without the work of its last block that only patches need.
 
         Args:
-            images, target: see :meth:`encode`.
+            images: (B, 3, H, W), as :meth:`encode` takes them.
+            target: use the target encoder where there is one (paired mode).
         """
         self.grid_of(images)
         encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder

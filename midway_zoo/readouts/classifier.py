@@ -1,25 +1,20 @@
 """A linear classifier on a ViT, and classifiers on disk: what ``midway-zoo train export`` writes of such a run."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
-from midway_zoo.files import METADATA_KEY
+from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.inference.images import Images, iterate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.readouts.backbone import BackboneLike, block_tokens, load_backbone
 from midway_zoo.readouts.feature_cache import EvalTransform
-from midway_zoo.readouts.segmenter_files import timm_backbone
-from midway_zoo.weights.registry import load_checkpoint
+from midway_zoo.readouts.head_files import read_exported
 
 HEAD = "classification_head.safetensors"
 """Tensors "head.weight" (K, D') and "head.bias" (K,); metadata "classifier" (:class:`ClassifierConfig`) and "backbone",
@@ -121,27 +116,8 @@ def load_classifier(path: str | PathLike[str]) -> Classifier:
         MissingFileError: if the folder holds no head, or no backbone.
         CheckpointError: if one is damaged, or they do not belong together.
     """
-    folder = Path(path)
-    file = folder / HEAD
-    if not file.is_file():
-        raise MissingFileError(f"there is no {file}: export a run of `midway-zoo train classification`.")
-    described, state = _read(file)
-    name = described.get("backbone")
-    if name is None:
-        return build_classifier(load_checkpoint(folder), described, state, str(file))
-    if not (folder / BACKBONE).is_file():
-        raise MissingFileError(f"there is no {folder / BACKBONE}, the backbone of {file}: export the run again.")
-    backbone = timm_backbone(name, _read(folder / BACKBONE)[1], str(folder / BACKBONE))
-    return build_classifier(backbone, described, state, str(file))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})[METADATA_KEY])
-            return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is no part of a classifier: {error}. Export the run again.") from error
+    backbone, described, state, file = read_exported(path, HEAD, BACKBONE, "classification")
+    return build_classifier(backbone, described, state, file)
 
 
 def build_classifier(

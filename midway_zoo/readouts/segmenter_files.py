@@ -1,23 +1,19 @@
 """Segmenters on disk: what ``midway-zoo train export`` writes of a segmentation run, and how it is read."""
 
-import json
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
-from midway_zoo.files import METADATA_KEY, atomic
-from midway_zoo.readouts.backbone import TIMM, Backbone
+from midway_zoo.errors import CheckpointError, ConfigError
+from midway_zoo.files import atomic
+from midway_zoo.readouts.head_files import read_exported
 from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig
 from midway_zoo.visualize import label_colours
-from midway_zoo.weights.registry import load_checkpoint
 
 HEAD = "segmentation_head.safetensors"
 """Tensors "head.*", and where features are standardised "mean" and "std" (parts * D,); metadata "segmenter"
@@ -42,46 +38,8 @@ def load_segmenter(path: str | PathLike[str]) -> Segmenter:
         MissingFileError: if the folder holds no head, or no backbone.
         CheckpointError: if one is damaged, or they do not belong together.
     """
-    folder = Path(path)
-    file = folder / HEAD
-    if not file.is_file():
-        raise MissingFileError(f"there is no {file}: export a run of `midway-zoo train segmentation`.")
-    described, state = _read(file)
-    name = described.get("backbone")
-    if name is None:
-        return build_segmenter(load_checkpoint(folder), described, state, str(file))
-    if not (folder / BACKBONE).is_file():
-        raise MissingFileError(f"there is no {folder / BACKBONE}, the backbone of {file}: export the run again.")
-    weights = _read(folder / BACKBONE)[1]
-    return build_segmenter(timm_backbone(name, weights, str(folder / BACKBONE)), described, state, str(file))
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})[METADATA_KEY])
-            return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is no head or backbone of a segmenter: {error}. Export the run again."
-        ) from error
-
-
-def timm_backbone(name: str, weights: Mapping[str, Tensor], origin: str) -> Backbone:
-    """A ViT of timm with these weights; nothing is fetched.
-
-    Raises:
-        CheckpointError: if this timm has no such model, or the weights are not its own.
-    """
-    plain = name.removeprefix(TIMM)
-    if not timm.is_model(plain):
-        raise CheckpointError(f"{origin} is of timm's {plain!r}, which timm {timm.__version__} does not have.")
-    vit = timm.create_model(plain, pretrained=False, num_classes=0, dynamic_img_size=True)
-    try:
-        vit.load_state_dict(dict(weights))
-    except RuntimeError as error:
-        raise CheckpointError(f"{origin} is no {plain}: {' '.join(str(error).split())[:300]}") from error
-    return Backbone(vit, name=TIMM + plain).eval()
+    backbone, described, state, file = read_exported(path, HEAD, BACKBONE, "segmentation")
+    return build_segmenter(backbone, described, state, file)
 
 
 def write_mask(

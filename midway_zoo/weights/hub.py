@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 
 PARTS = ("student", "teacher", "dynamics")
 """What a released file is split into."""
+_UNFINISHED = "unfinished"
+"""Kept as a part of this name: tensors that had come when a download failed."""
 
 
 class Part(NamedTuple):
@@ -157,6 +159,7 @@ def _complete(place: _Place, parts: Sequence[str], remote: RemoteFile, options: 
         missing = [part for part in parts if not place.has(part)]
         if missing:
             _download(place, missing, remote, options)
+            place.discard(_UNFINISHED)
 
 
 def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
@@ -199,10 +202,27 @@ def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, opti
     for part in [part for part, refs in named.items() if not refs]:
         del named[part]
         _store_part(place, part, {}, selected, remote, options)
-    with contextlib.closing(read_parts(remote, archive, named)) as found:
-        for part, tensors in found:  # stored at once: what comes after it may fail
-            plain = {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items()}
-            _store_part(place, part, plain, selected, remote, options)
+    names = {name for refs in named.values() for name in refs}
+    arrived = {name: tensor for name, tensor in _unfinished(place).items() if name in names}
+    try:
+        with contextlib.closing(read_parts(remote, archive, named, arrived)) as found:
+            for part, tensors in found:  # stored at once: what comes after it may fail
+                plain = {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items()}
+                _store_part(place, part, plain, selected, remote, options)
+    except BaseException as error:
+        if arrived and isinstance(error, (KeyboardInterrupt, *network_errors())):
+            with contextlib.suppress(MidwayZooError):  # of a full disk
+                _store_part(place, _UNFINISHED, arrived, selected, remote, options)
+        raise
+
+
+def _unfinished(place: _Place) -> dict[str, torch.Tensor]:
+    """What an earlier call fetched of parts that it could not complete, by "part/name"."""
+    if not place.has(_UNFINISHED):
+        return {}
+    with contextlib.suppress(CheckpointError):  # damaged, and removed
+        return load_part(place.weights(_UNFINISHED), rehash=True).tensors
+    return {}
 
 
 def _store_part(

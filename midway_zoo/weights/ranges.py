@@ -62,27 +62,33 @@ def plan(archive: TorchArchive, refs: Refs, spare: float = 0.0) -> list[Run]:
 
 
 def read_parts(
-    file: RemoteFile, archive: TorchArchive, parts: Mapping[str, Refs]
+    file: RemoteFile, archive: TorchArchive, parts: Mapping[str, Refs], arrived: dict[str, torch.Tensor]
 ) -> Generator[tuple[str, dict[str, torch.Tensor]], None, None]:
     """Fetch tensors of several parts, each storage checked by its CRC-32; with a progress bar.
+
+    Args:
+        file: on the Hub.
+        archive: the same, opened.
+        parts: names of tensors, all different, and where each is.
+        arrived: tensors by name that need not be fetched, of an earlier call. After a failure it holds those of
+            unfinished parts that came until then.
 
     Yields:
         A part's name and tensors as soon as it is complete, the first parts first: what comes later may fail.
     """
-    refs = {name: ref for part in parts.values() for name, ref in part.items()}
+    refs = {name: ref for part in parts.values() for name, ref in part.items() if name not in arrived}
     rank = {name: index for index, part in enumerate(parts.values()) for name in part}
     wanted = sum({ref.storage.key: archive.storage_entry(ref.storage).file_size for ref in refs.values()}.values())
     runs = plan(archive, refs, MOST_UNWANTED * wanted - file.received)
     runs.sort(key=lambda run: (min(rank[name] for name in run.names), run.start - run.stop))  # the longest first
     missing = {part: set(members) for part, members in parts.items()}
-    tensors: dict[str, torch.Tensor] = {}
-    for found in _fetch(file, archive, refs, runs):
-        tensors |= found
+    for found in itertools.chain([dict(arrived)], _fetch(file, archive, refs, runs)):
+        arrived |= found
         for part, names in list(missing.items()):
             names.difference_update(found)
             if not names:
                 del missing[part]
-                yield part, {name: tensors.pop(name) for name in parts[part]}
+                yield part, {name: arrived.pop(name) for name in parts[part]}
     if missing:
         raise CheckpointError(f"{file.filename}: the tensors of {', '.join(missing)} did not all come; try again.")
 

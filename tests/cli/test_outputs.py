@@ -202,13 +202,6 @@ def test_help_imports_neither_torch_nor_timm() -> None:
     assert result.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("order", ["midway_zoo, timm", "timm, midway_zoo"])
-def test_timm_knows_the_encoders_whichever_comes_first(order) -> None:
-    code = f"import {order}; print(timm.list_models('midway*'))"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "['midway_nano', 'midway_vitb', 'midway_vits']"
-
-
 def test_files_follow_the_umask(model, clip, tmp_path) -> None:
     before = os.umask(0o022)
     try:

@@ -41,8 +41,10 @@ def write(
     full_range: bool | None = None,
     container: str | None = None,
     options: dict[str, str] | None = None,
+    further: dict[str, str] | None = None,
 ) -> Path:
-    """Encode RGB images. ``matrix`` (ITU-T H.273) and ``full_range`` are converted to and written as tags."""
+    """Encode RGB images. ``matrix`` (ITU-T H.273) and ``full_range`` are converted to and written as tags; ``options``
+    are the container's, ``further`` the encoder's."""
     with av.open(str(path), "w", format=container, options=options or {}) as file:
         stream = file.add_stream(codec, rate=rate)
         stream.height, stream.width = images[0].shape[:2]
@@ -51,7 +53,7 @@ def write(
         context.thread_count = 1
         if codec == "libx264":
             keys = {"g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "preset": "ultrafast", "crf": "6"}
-            context.options = {**keys, "bf": str(bframes), "b_strategy": "0"}
+            context.options = {**keys, "bf": str(bframes), "b_strategy": "0", **(further or {})}
         elif codec in ("mpeg4", "mpeg2video"):
             context.options = {
                 "g": str(gop),

@@ -10,7 +10,8 @@ from PIL import Image
 import midway_zoo as mz
 from midway_zoo.errors import InputError
 from midway_zoo.inference.video import read_video
-from tests.inference.footage import grey, level, write
+from midway_zoo.inference.video_entry import find_beginning
+from tests.inference.footage import damage_packet, grey, level, write
 
 FRAMES = 30
 
@@ -40,6 +41,42 @@ def test_frames_come_in_the_order_in_which_they_are_shown(tmp_path: Path, codec:
     times = np.array([frame.pts_seconds for frame in frames])
     np.testing.assert_allclose(times - times[0], np.arange(FRAMES) / 20, atol=2e-3)
     assert [frame.index for frame in read_video(path, fps=10)] == list(range(0, FRAMES, 2))
+    assert_parts_are_parts(path)
+
+
+def assert_parts_are_parts(path: Path) -> None:
+    """Whether decoding begins at the file's start or at a key frame makes no difference to what is given."""
+    whole = list(read_video(path))
+    zero = whole[0].pts_seconds
+    for start in (0.05, 0.4, 0.7, 0.8, 1.2, 1.4):
+        part = list(read_video(path, start=start, end=start + 0.3))
+        wanted = [frame for frame in whole if start - 2e-3 < frame.pts_seconds - zero < start + 0.3 - 2e-3]
+        assert [frame.index for frame in part] == [frame.index for frame in wanted], start
+        assert [frame.pts_seconds for frame in part] == [frame.pts_seconds for frame in wanted]
+        assert [level(frame.image) for frame in part] == [level(frame.image) for frame in wanted]
+        assert [frame.concealed for frame in part] == [frame.concealed for frame in wanted]
+
+
+@pytest.mark.parametrize(
+    "params", ["open-gop=1:bframes=3", "open-gop=0:bframes=3", "open-gop=1:bframes=2:b-pyramid=none"]
+)
+def test_a_part_begins_at_the_key_frame_before_it(
+    tmp_path: Path, params: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    further = {"x264-params": params + ":b-adapt=0:keyint=8:min-keyint=8:scenecut=0"}
+    path = write(tmp_path / "video.mp4", [grey(k) for k in range(FRAMES)], bframes=3, further=further)
+    assert_parts_are_parts(path)
+    assert find_beginning(path, 1.3).entry.packets >= 16
+    assert not caplog.records
+
+
+def test_damage_before_a_part_is_not_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write(tmp_path / "video.mp4", [grey(k, noise=True) for k in range(FRAMES)])
+    damage_packet(path, 3)
+    assert any(frame.concealed for frame in read_video(path))
+    caplog.clear()
+    assert [frame.index for frame in read_video(path, start=1.0) if not frame.concealed] == list(range(20, FRAMES))
+    assert not caplog.records
 
 
 def test_avi_of_another_rate_keeps_its_times(tmp_path: Path) -> None:
@@ -66,6 +103,7 @@ def test_joined_recordings_go_on_ascending(tmp_path: Path) -> None:
     times = [frame.pts_seconds for frame in frames]
     assert [level(frame.image) for frame in frames] == list(range(20))
     assert (np.diff(times) > 0).all()
+    assert_parts_are_parts(joined)
 
 
 def test_a_part_of_a_video(tmp_path: Path) -> None:

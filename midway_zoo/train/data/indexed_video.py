@@ -14,7 +14,7 @@ from torch import Tensor
 from midway_zoo.errors import InputError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.images import to_uint8
-from midway_zoo.inference.video import VideoFile, upright
+from midway_zoo.inference.video_file import VideoFile, upright
 from midway_zoo.inference.video_order import DecodedFrame
 from midway_zoo.train.data.runs import Runs, packed, unpacked
 from midway_zoo.train.data.video_files import Kind, read_images, stamp

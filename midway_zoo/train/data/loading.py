@@ -1,6 +1,8 @@
 """Loading samples, for every task: their numbers step by step, the loader, what is done about those that fail."""
 
+import atexit
 import logging
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,7 +88,13 @@ class _Batches:
         self._loader = loader
 
     def __iter__(self) -> Iterator[Any]:
-        for batch in self._loader:
+        others = set(multiprocessing.active_children())
+        batches = iter(self._loader)
+        for worker in set(multiprocessing.active_children()) - others:
+            # Python ends its children by SIGTERM and waits for them. These ignore it, and would be waited for for ever
+            # where an error keeps the loader alive (as a traceback does) and so from ending them itself.
+            atexit.register(worker.kill)
+        for batch in batches:
             if isinstance(batch, _Failed):
                 raise batch.error
             yield batch

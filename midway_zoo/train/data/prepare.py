@@ -24,7 +24,7 @@ from midway_zoo.files import atomic, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.images import read_image, scaled_size, to_uint8
-from midway_zoo.inference.video import VideoFile, colour_matrix, import_av, orientation, upright
+from midway_zoo.inference.video_file import VideoFile, colour_matrix, import_av, orientation, upright
 from midway_zoo.inference.video_writer import Colours, VideoWriter
 from midway_zoo.train.data.video_files import Source, base_folder, find_sources, read_timing
 

@@ -17,7 +17,7 @@ from midway_zoo.bars import bar
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files, suffix_of
-from midway_zoo.inference.video import import_av
+from midway_zoo.inference.video_file import import_av
 from midway_zoo.train.data.indexed_video import IndexedVideo
 from midway_zoo.train.data.runs import as_json
 from midway_zoo.train.data.video_files import Kind, Source, base_folder, find_sources, stamp

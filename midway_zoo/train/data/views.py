@@ -56,6 +56,14 @@ class ViewsConfig(PhotometricConfig):
     """The target's dynamics box lies up to this share of the box's sides away from the source's, each way, as far as
     the frame reaches: motion by the crop, on stills too. An option that the authors' code has and the released runs
     left at 0: both boxes are the same."""
+    dynamics_degrees: float = field_range(0.0, at_least=0, at_most=180)
+    """The target's dynamics crop is turned about its middle by up to so many degrees either way, what lies outside
+    being mirrored in; like the next two an option that the authors' code has (affine augmentation) and the released
+    runs left off."""
+    dynamics_zoom: float = field_range(0.0, at_least=0, below=1)
+    """... and enlarged or reduced by up to the factor 1 + dynamics_zoom."""
+    dynamics_shear: float = field_range(0.0, at_least=0, below=90)
+    """... and sheared along its rows by up to so many degrees either way."""
     flip_p: float = field_range(0.5, at_least=0, at_most=1)
 
 
@@ -73,6 +81,9 @@ class _Numbers(Protocol):
 
     def shifts(self) -> Floats:
         """(B, 2): down and right."""
+
+    def affine(self) -> Floats:
+        """(B, 3): turn, zoom and shear."""
 
     def flips(self) -> Floats:
         """(B,)"""
@@ -92,6 +103,9 @@ class _PairNumbers:
 
     def shifts(self) -> Floats:
         return self._rng.random((1, 2))
+
+    def affine(self) -> Floats:
+        return self._rng.random((1, 3))
 
     def flips(self) -> Floats:
         return self._rng.random(1)
@@ -115,6 +129,9 @@ class _BatchNumbers:
 
     def shifts(self) -> Floats:
         return self._draws.uniform(2)
+
+    def affine(self) -> Floats:
+        return self._draws.uniform(3)
 
     def flips(self) -> Floats:
         return next(self._flips)
@@ -176,11 +193,36 @@ def shifted_boxes(boxes: Boxes, height: int, width: int, share: float, uniform: 
     return np.concatenate([low + (uniform * (high - low + 1)).astype(np.int64), sides], axis=1)
 
 
+def affine_matrices(config: ViewsConfig, uniform: Floats) -> npt.NDArray[np.float32]:
+    """From places in the warped crop to places in the crop, both from -1 to 1: (B, 2, 3).
+
+    Args:
+        config: of the views.
+        uniform: (B, 3) in [0, 1): turn, zoom and shear.
+    """
+    turn, zoom, shear = (2 * uniform - 1).T
+    angle, slant = np.deg2rad(turn * config.dynamics_degrees), np.tan(np.deg2rad(shear * config.dynamics_shear))
+    scale = (1 + config.dynamics_zoom) ** -zoom
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    none = np.zeros_like(cos)
+    rows = [cos, slant * cos - sin, none, sin, slant * sin + cos, none]
+    return np.stack(rows, axis=1).reshape(-1, 2, 3).astype(np.float32)
+
+
+def warp(images: Tensor, matrices: Tensor) -> Tensor:
+    """uint8 images (B, 3, S, S) at the places that matrices (B, 2, 3) name, bilinear, mirrored beyond their borders."""
+    grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
+    warped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return warped.round_().clamp_(0, 255).to(torch.uint8)
+
+
 class _Plan(NamedTuple):
     """What is cut from B pairs; all boxes in the frames' coordinates."""
 
     dynamics: Boxes
     """(B, 2, 4): the source's and the target's."""
+    affine: npt.NDArray[np.float32] | None
+    """(B, 2, 3): of the target's dynamics crop; None where it is not warped."""
     shared: Boxes
     """(B, 2, 4): of the global views of both frames."""
     own: Boxes
@@ -195,10 +237,11 @@ class ViewSampler:
     """Cuts the views of pairs and draws their photometric parameters.
 
     Views are uint8: "dynamics" (2, 3, S, S), source and target, of type 1 and 2, never flipped (one box, or the
-    target's moved by ``config.dynamics_shift``); "globals" (4, 3, G, G), x1, x2 of the source and y1, y2 of the
-    target, where x1 and y1 share their box and flip and are of type 1, x2 and y2 likewise of type 2; "locals" (2 *
-    local_crops, 3, L, L), the source's, then the target's; and "photometric" is float32 (6 + 2 * local_crops, 11),
-    the parameters for :func:`midway_zoo.train.data.photometric.augment` of these views in this order.
+    target's moved by ``config.dynamics_shift`` and warped by the options beside it); "globals" (4, 3, G, G), x1, x2 of
+    the source and y1, y2 of the target, where x1 and y1 share their box and flip and are of type 1, x2 and y2 likewise
+    of type 2; "locals" (2 * local_crops, 3, L, L), the source's, then the target's; and "photometric" is float32 (6 + 2
+    * local_crops, 11), the parameters for :func:`midway_zoo.train.data.photometric.augment` of these views in this
+    order.
 
     Args:
         config: of the views.
@@ -233,8 +276,11 @@ class ViewSampler:
         unflipped = [(frame, box, False) for frame, box in zip(frames, dynamics, strict=True)]
         both = [(frame, box, flip) for frame in frames for box, flip in zip(shared, flips, strict=False)]
         single = [(frames[i // count], own[i], flips[2 + i]) for i in numbers]
+        crop = _cut_each(unflipped, config.dynamics_size)
+        if plan.affine is not None:
+            crop[1:] = warp(crop[1:], torch.from_numpy(plan.affine))
         return {
-            "dynamics": _cut_each(unflipped, config.dynamics_size),
+            "dynamics": crop,
             "globals": _cut_each(both, config.global_size),
             "locals": _cut_each(single, config.local_size),
             "photometric": torch.from_numpy(plan.photometric[0]),
@@ -267,6 +313,8 @@ class ViewSampler:
         else:
             crop = cut(pairs, put(plan.dynamics[:, :1]), put(unflipped[: len(frames)]), config.dynamics_size)
             crop = crop.unflatten(2, (2, 3))[:, 0]
+        if plan.affine is not None:
+            crop = torch.stack([crop[:, 0], warp(crop[:, 1], put(plan.affine))], dim=1)
         both = cut(pairs, put(plan.shared), put(plan.flips[:, :2]), config.global_size)
         size = config.local_size
         single = frames.new_empty(len(frames), 0, 3, size, size, dtype=torch.uint8)
@@ -287,6 +335,8 @@ class ViewSampler:
         dynamics = moved = self._box_inside(frame, config.dynamics_area, numbers)
         if config.dynamics_shift:
             moved = shifted_boxes(dynamics, height, width, config.dynamics_shift, numbers.shifts())
+        warped = config.dynamics_degrees or config.dynamics_zoom or config.dynamics_shear
+        affine = affine_matrices(config, numbers.affine()) if warped else None
         initial = self._box_inside(frame, config.initial_area, numbers)
         areas = [config.global_area] * 2 + [config.local_area] * (2 * config.local_crops)
         boxes, flips = np.empty((pairs, len(areas), 4), dtype=np.int64), np.empty((pairs, len(areas)))
@@ -295,6 +345,7 @@ class ViewSampler:
         parameters = photometric_parameters(config, self._kinds * pairs, numbers.photometric(views))
         return _Plan(
             np.stack([dynamics, moved], 1),
+            affine,
             boxes[:, :2],
             boxes[:, 2:],
             flips < config.flip_p,

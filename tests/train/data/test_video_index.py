@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from midway_zoo.errors import InputError, MissingFileError
-from midway_zoo.inference.video import VideoFile
+from midway_zoo.inference.video_file import VideoFile
 from midway_zoo.train.data import video_index as module
 from midway_zoo.train.data import video_probe
 from midway_zoo.train.data.indexed_video import IndexedVideo

@@ -14,7 +14,16 @@ from torchvision.transforms import RandomResizedCrop
 from midway_zoo.errors import ConfigError, InputError, InputTypeError
 from midway_zoo.scenes.draws import Draws
 from midway_zoo.train.data.photometric import Column, augment
-from midway_zoo.train.data.views import Boxes, ViewSampler, ViewsConfig, cut, random_boxes, shifted_boxes
+from midway_zoo.train.data.views import (
+    Boxes,
+    ViewSampler,
+    ViewsConfig,
+    affine_matrices,
+    cut,
+    random_boxes,
+    shifted_boxes,
+    warp,
+)
 
 ASPECT = (3 / 4, 4 / 3)
 TRIES = 10
@@ -293,6 +302,21 @@ def test_the_target_s_dynamics_box_can_be_shifted() -> None:
         ViewSampler(ViewsConfig(dynamics_shift=1.0))
 
 
+def test_the_target_s_dynamics_crop_can_be_warped() -> None:
+    """About its middle; the source, and the places of all else, stay as they are."""
+    picture = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    quarter = affine_matrices(ViewsConfig(dynamics_degrees=90), np.array([[1.0, 0.5, 0.5]]))
+    assert torch.equal(warp(picture, torch.from_numpy(quarter)), picture.rot90(1, (2, 3)))
+    large = affine_matrices(ViewsConfig(dynamics_zoom=0.5), np.array([[0.5, 1.0, 0.5], [0.5, 0.0, 0.5]]))
+    np.testing.assert_allclose(large[:, [0, 1], [0, 1]], [[2 / 3] * 2, [3 / 2] * 2], rtol=1e-6)
+    slanted = affine_matrices(ViewsConfig(dynamics_shear=45), np.array([[0.5, 0.5, 1.0]]))
+    np.testing.assert_allclose(slanted[0], [[1, 1, 0], [0, 1, 0]], atol=1e-6)
+    small = {"dynamics_size": 32, "global_size": 24, "local_size": 12, "local_crops": 0}
+    still, moved = (sample(3, config=ViewsConfig(**small, **more)) for more in ({}, {"dynamics_degrees": 20.0}))
+    assert torch.equal(still["dynamics"][0], moved["dynamics"][0])
+    assert not torch.equal(still["dynamics"][1], moved["dynamics"][1])
+
+
 # Whole batches of rendered frames.
 
 
@@ -368,6 +392,17 @@ def test_a_shift_moves_the_dynamics_crop_of_the_target_alone(rendered: ViewsConf
     still = ViewSampler(rendered).batch(same, Draws(0, np.arange(64)))
     assert torch.equal(still["dynamics"][:, 0], batch["dynamics"][:, 0])
     assert torch.equal(still["dynamics"][:, 0], still["dynamics"][:, 1])
+
+
+def test_a_warp_of_a_batch_is_each_pair_s_own(rendered: ViewsConfig) -> None:
+    frames = torch.rand(3, 1, 3, 40, 40).expand(-1, 2, -1, -1, -1)
+    still = ViewSampler(rendered).batch(frames, Draws(0, np.arange(3)))["dynamics"]
+    rendered.dynamics_zoom, rendered.dynamics_shear = 0.4, 20.0
+    warped = ViewSampler(rendered).batch(frames, Draws(0, np.arange(3)))["dynamics"]
+    alone = ViewSampler(rendered).batch(frames[1:2], Draws(0, np.arange(1, 2)))["dynamics"]
+    assert torch.equal(still[:, 0], warped[:, 0])
+    assert all(not torch.equal(before, after) for before, after in zip(still[:, 1], warped[:, 1], strict=True))
+    assert torch.equal(warped[1:2], alone)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (32, 32)])

@@ -8,6 +8,7 @@ import torch
 
 import midway_zoo as mz
 from midway_zoo import manifest
+from midway_zoo.errors import WeightsUnavailableError
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.ranges import CONNECTIONS, plan
 from tests.weights.hub.hub_server import HubServer
@@ -36,6 +37,30 @@ def test_bytes_and_requests(hub: HubServer, large: Path) -> None:
     assert len(hub.requests) < 60
     fetching = [request for request in hub.requests if request.host == "cdn"]
     assert len({request.client for request in fetching}) <= CONNECTIONS + 1  # and one that read the directory
+
+
+def test_what_came_before_a_failure_is_not_fetched_again(
+    hub: HubServer, large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.add_repo("lab/large")
+    hub.add_file("lab/large", "large.pth", large, lfs=True)
+    mz.register_weights("midway_vits.large", repo_id="lab/large", file="large.pth", overwrite=True)
+    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: None)
+    entry = manifest.find("midway_vits.large")
+    hub.faults.add("status", status=503, times=None, after=4, host="cdn")
+    with pytest.raises(WeightsUnavailableError):
+        hub_weights.fetch("midway_vits.large", entry, ["teacher"])
+    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".unfinished"]
+    hub.faults.clear()
+    sent = hub.bytes_sent()
+    paths = hub_weights.fetch("midway_vits.large", entry, ["teacher"])
+    tensors = hub_weights.load_part(paths["teacher"]).tensors
+    encoder = 4 * sum(tensor.numel() for tensor in tensors.values())
+    assert sent > 0.3 * encoder
+    assert hub.bytes_sent() < 1.25 * encoder
+    state = mz.load_checkpoint(large).encoder.state_dict()
+    assert all(torch.equal(tensors[name], value) for name, value in state.items())
+    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".teacher"]
 
 
 def _archive(sizes: list[int], wanted: list[int]) -> tuple[SimpleNamespace, dict]:

@@ -61,6 +61,9 @@ class ObjectiveConfig:
 
     dino_weight: float = field_range(1.0, at_least=0)
     """0 trains the dynamics only. (DINO only: network.overrides.dynamics=false.)"""
+    dynamics_dino_weight: float = field_range(0.0, at_least=0)
+    """Of DINO between the two dynamics crops, the student's class token of either against the teacher's of the other.
+    An option that the authors' code has and the released runs left off."""
     dynamics_weights: list[float] = field_range(default_factory=lambda: [1.0, 1.0, 1.0])
     """Weights of levels 2, 1, 0."""
     dynamics_reduction: str = field_range("sum", choices=("sum", "mean"))
@@ -157,5 +160,16 @@ class PretrainConfig(RunConfig):
         network, weights = self.midway_config(), self.objective.dynamics_weights
         if self.objective.dino_weight == 0 and not network.dynamics:
             raise ConfigError("objective.dino_weight=0 and network.overrides.dynamics=false leave nothing to train.")
+        crops = self.objective.dynamics_dino_weight
+        if crops and not (self.objective.dino_weight and network.dynamics):
+            raise ConfigError(
+                f"objective.dynamics_dino_weight={crops} needs objective.dino_weight above 0 and "
+                "network.overrides.dynamics=true: it adds to both losses."
+            )
+        if crops and network.feature_blocks[-1] != network.depth - 1:
+            raise ConfigError(
+                f"objective.dynamics_dino_weight={crops} needs the last block's tokens; "
+                f"network.overrides.feature_blocks={list(network.feature_blocks)} must end with {network.depth - 1}."
+            )
         if network.dynamics and len(weights) < len(network.levels):
             raise ConfigError(f"objective.dynamics_weights={weights}: one weight per level, {len(network.levels)}.")

@@ -92,13 +92,16 @@ class DINOLoss(nn.Module):
         self.register_buffer("center_sum", torch.zeros(1, prototypes), persistent=False)
         self.register_buffer("center_count", torch.zeros(()), persistent=False)
 
-    def forward(self, student: Tensor, teacher: Tensor, temperature: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, student: Tensor, teacher: Tensor, temperature: Tensor | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Loss of one (micro-)batch; in training the teacher's logits are noted for :meth:`update_center`.
 
         Args:
             student: logits (V, B, K), global views first.
-            teacher: logits (4, B, K); no gradient flows into it.
+            teacher: logits (Q, B, K), of the 4 global views unless ``mask`` is given; no gradient flows into it.
             temperature: of the teacher, (), where a schedule changes it; None: the configuration's.
+            mask: (Q, V), 1 where a pair of views counts and 0 elsewhere; None: :func:`pair_mask`.
 
         Returns:
             The mean over pairs of views and the batch, a scalar; and the mean entropy of the teacher's
@@ -109,9 +112,9 @@ class DINOLoss(nn.Module):
         targets = F.softmax((teacher - self.center) / sharpness, dim=-1)
         scaled = student / self.student_temperature
         # -sum_k p log softmax(s) = logsumexp(s) - p . s, since p sums to one: no (V, B, K) log-softmax per pair.
-        dots = torch.bmm(targets.transpose(0, 1), scaled.permute(1, 2, 0))  # (B, 4, V)
+        dots = torch.bmm(targets.transpose(0, 1), scaled.permute(1, 2, 0))  # (B, Q, V)
         terms = torch.logsumexp(scaled, dim=-1).transpose(0, 1)[:, None] - dots
-        mask = pair_mask(student.shape[0], student.device)
+        mask = pair_mask(student.shape[0], student.device) if mask is None else mask
         loss = (terms.mean(0) * mask).sum() / mask.sum()
         entropy = -torch.xlogy(targets, targets).sum(-1).mean()
         if self.training:

@@ -30,6 +30,7 @@ class PretrainModel(nn.Module):
         super().__init__()
         architecture, objective = config.midway_config(), config.objective
         self.dino_weight = objective.dino_weight
+        self.dynamics_dino_weight = objective.dynamics_dino_weight
         self.resample = config.network.resample
         self.network = MidwayNetwork(architecture)
         initialise_dynamics(self.network, config.network.dynamics_init)
@@ -88,9 +89,10 @@ class PretrainModel(nn.Module):
                 first, or absent; "teacher_temperature" (), or absent where it is the configuration's.
 
         Returns:
-            Scalars: "loss" and its parts ("dino", "dynamics", "dynamics_LEVEL"); without gradient, for health:
-            "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the teacher's
-            normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the mean gate.
+            Scalars: "loss" and its parts ("dino", "dino_crops", "dynamics", "dynamics_LEVEL"); without gradient,
+            for health: "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the
+            teacher's normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the
+            mean gate.
         """
         seen = self._see(views)
         results: dict[str, Tensor] = {}
@@ -98,6 +100,9 @@ class PretrainModel(nn.Module):
         if self.dino is not None:
             results |= self._dino(self.dino, seen, views)
             terms.append(self.dino_weight * results["dino"])
+            if self.dynamics_dino_weight:
+                results["dino_crops"] = self._dino_of_crops(self.dino, seen, views)
+                terms.append(self.dynamics_dino_weight * results["dino_crops"])
         if self.network.dynamics is not None:
             results |= self._dynamics(seen)
             terms.append(results["dynamics"])
@@ -156,6 +161,15 @@ class PretrainModel(nn.Module):
             "center_norm": loss.center.norm(),
             "cls_std": seen.teacher_cls.float().std(0).mean(),
         }
+
+    def _dino_of_crops(self, loss: DINOLoss, seen: "_Seen", views: Mapping[str, Tensor]) -> Tensor:
+        """DINO across the frames of the dynamics crops; their last tokens, [a; b] and [b; a], are there already."""
+        student = cast(DINOHead, self.head)(seen.source[-1][:, 0]).unflatten(0, (2, -1))
+        with torch.no_grad():
+            teacher = cast(DINOHead, self.teacher_head)(seen.target[-1][:, 0]).unflatten(0, (2, -1))
+        # The teacher's first half is of the other frame than the student's: what faces each other counts.
+        value, _ = loss(student, teacher, views.get("teacher_temperature"), torch.eye(2, device=student.device))
+        return value
 
     def _dynamics(self, seen: "_Seen") -> dict[str, Tensor]:
         dynamics = self.network.require_dynamics()

@@ -8,10 +8,11 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import CheckpointError
 from midway_zoo.readouts.backbone import BackboneLike
+from midway_zoo.readouts.head_files import timm_backbone
 from midway_zoo.readouts.labelled import IGNORE
 from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig, enlarged
 from midway_zoo.readouts.segmentation_heads import AuxiliaryHead
-from midway_zoo.readouts.segmenter_files import BACKBONE_ROOMS, build_segmenter, timm_backbone
+from midway_zoo.readouts.segmenter_files import BACKBONE_ROOMS, build_segmenter
 from midway_zoo.train.checkpoints import STATE, Checkpoint
 from midway_zoo.train.weights import network_of_checkpoint
 

@@ -5,6 +5,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
 
+from midway_zoo.errors import ConfigError
 from midway_zoo.train.config import load_config
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.model import PretrainModel, resample_as_released
@@ -45,6 +46,29 @@ def test_dynamics_begin_as_asked() -> None:
     assert plain.dynamics.pos_embed.std().item() == pytest.approx(0.02, rel=0.2)
     assert plain.dynamics.motion_tokens.any()
     assert plain.encoder.cls_token.std() < 1e-5
+
+
+def test_dino_between_the_dynamics_crops_is_across_frames() -> None:
+    model = build("objective.dynamics_dino_weight=2", "objective.dino_weight=1", "head.out=16")
+    side = model.network.config.grid[0] * model.network.config.patch_size
+    views = {key: torch.randn(count, 2, 3, side, side) for key, count in (("dynamics", 2), ("globals", 4))}
+    found = model(views)
+    torch.testing.assert_close(found["loss"], found["dino"] + 2 * found["dino_crops"] + found["dynamics"])
+    ours, other = views["dynamics"]
+    expected = 0.0
+    for source, target in ((ours, other), (other, ours)):
+        logits = model.teacher_head(model.network.encode_cls(target, target=True)) - model.dino.center
+        wanted = (logits / model.dino.teacher_temperature).softmax(-1)
+        said = model.head(model.network.encode_cls(source)) / model.dino.student_temperature
+        expected = expected - (wanted * said.log_softmax(-1)).sum(-1).mean() / 2
+    torch.testing.assert_close(found["dino_crops"], expected, atol=1e-4, rtol=1e-4)
+    given = ["out=unused", "data.root=unused", *TINY_NETWORK, "objective.dynamics_dino_weight=1"]
+    for setting, said in (
+        ("objective.dino_weight=0", "needs objective.dino_weight above 0"),
+        ("network.overrides.depth=5", "must end with 4"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            load_config(PretrainConfig, "nano", [*given, setting]).check()
 
 
 def bicubic(distance: float) -> float:

@@ -1,0 +1,77 @@
+"""Do segmentation heads learn, and on what? Generated scenes, bundled against random backbone, three seeds.
+
+    python examples/segmentation_scenes.py --out runs/seg_scenes
+
+Trains every head on both backbones with every seed (runs are resumed, finished ones are only read), and prints mIoU on
+scenes that no run has trained on, beside what one gets without looking: everything ground, and guesses as frequent as
+the classes are. ``--out`` also gets ``table.json``.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from midway_zoo.cli import main as midway_zoo
+from midway_zoo.readouts.segmentation_metrics import SegmentationMetrics
+from midway_zoo.train.config import load_config
+from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
+from midway_zoo.train.tasks.segmentation.data import held_out_scenes
+
+ROWS = {
+    "linear on v": ["head.kind=linear", "features.source=backward"],
+    "linear on the encoder": ["head.kind=linear", "features.source=encoder"],
+    "UperNet": ["head.kind=upernet", "features.source=encoder", "head.width=64", "optim.lr=1e-3"],
+}
+BACKBONES = {"bundled": "init_from=midway_nano.scenes", "random": "init_from=null"}
+RECIPE = "segmentation_scenes_nano"
+SCENES = ["data.scenes.classes=4", "data.val_scenes=256"]  # and the ground
+
+
+def mean_iou(folder: Path, settings: list[str], steps: int) -> float:
+    """Of one run, in percent."""
+    out = [f"out={folder}", f"schedule_steps={steps}", "save_every=100000", "trackers=[]", "num_workers=0", *SCENES]
+    if midway_zoo(["train", "segmentation", "--recipe", RECIPE, "--quiet", *out, *settings]):
+        raise SystemExit(f"the run in {folder} failed")
+    state = max((folder / "checkpoints").glob("*/state.json"), key=lambda path: path.parent.name)
+    return 100 * float(json.loads(state.read_text())["validation"]["mIoU"])
+
+
+def without_looking() -> dict[str, float]:
+    """mIoU in percent of saying ground everywhere, and of guessing each class as often as it is there."""
+    config = load_config(SegmentationConfig, RECIPE, ["out=unused", *SCENES])
+    labels = torch.cat([labels for _, labels in held_out_scenes(config.data, torch.device("cpu"), batch_size=64)])
+    count = config.data.scenes.num_classes
+    shuffled = labels.flatten()[torch.randperm(labels.numel(), generator=torch.Generator().manual_seed(0))]
+    found = {}
+    for name, guess in (("all ground", torch.zeros_like(labels)), ("guesses", shuffled.view_as(labels))):
+        metrics = SegmentationMetrics(count + 1)
+        metrics.update(guess, labels)
+        found[name] = 100 * metrics.compute()["mIoU"]
+    return found
+
+
+def main() -> None:
+    """Train what is missing, then print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of table.json")
+    parser.add_argument("--steps", type=int, default=400, help="of each run, 64 scenes of 64 x 64 pixels each")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    table: dict[str, list[float]] = {}
+    for row, head in ROWS.items():
+        for backbone, weights in BACKBONES.items():
+            name = f"{row}, {backbone}"
+            for seed in range(options.seeds):
+                folder = options.out / f"{name} {seed}".replace(" ", "_").replace(",", "")
+                value = mean_iou(folder, [*head, weights, f"seed={seed}"], options.steps)
+                table.setdefault(name, []).append(round(value, 1))
+                print(f"{name}, seed {seed}: mIoU {value:.1f} %", flush=True)
+    result = {"steps": options.steps, "miou": table, "without_looking": without_looking()}
+    (options.out / "table.json").write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
