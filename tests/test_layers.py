@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("flow",),
     ("inference",),
     ("scenes", "visualize"),
+    ("exporting",),
     ("readouts",),
     ("analysis",),
     ("demo",),

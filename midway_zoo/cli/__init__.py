@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
+from midway_zoo.cli import demo, export, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError
@@ -28,6 +28,7 @@ def build_parser() -> Parser:
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     zoo.add_commands(commands)
     weights.add_commands(commands)
+    export.add_commands(commands)
     demo.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)

@@ -66,7 +66,9 @@ class FollowedNetwork(MidwayNetwork):
             encoder, places = self.target_encoder, self.target_places
         wanted = list(self.config.feature_blocks if blocks is None else blocks)
         patches = encoder.patch_embed.proj(images).flatten(2).transpose(1, 2)
-        x = torch.cat([encoder.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + places(self.grid_of(images))
+        x = torch.cat([encoder.cls_token.expand(images.shape[0], -1, -1), patches], dim=1) + places(
+            self.grid_of(images)
+        )
         found = []
         for index in range(max(wanted) + 1):
             x = encoder.blocks[index](x)

@@ -26,7 +26,7 @@ class Part(nn.Module):
         return ((images - self.mean) / self.std).to(self.network.dtype)
 
     def latents(self, source: Sequence[Tensor], target: Sequence[Tensor], images: Tensor) -> dict[str, Tensor]:
-        """``tokens`` (B, M, C), the final ones; those of the levels above, ``level2``, ``level1``; ``pooled`` (B, C)."""
+        """``tokens`` (B, M, C), the final ones; ``level2``, ``level1``, those of the levels above; ``pooled``."""
         grid = self.network.grid_of(images)
         found = self.network.require_dynamics().motion_latents(source, target, grid).motion_latents
         last = min(found)
@@ -80,8 +80,8 @@ class FlowPart(Part):
 class StreamPart(Part):
     """Motion since the frame before, each frame encoded once.
 
-    ``previous`` (B, 4, 1 + h * w, D) is the ``state`` that the call before gave: the four levels of tokens of its frame.
-    A stream begins with zeros, and what comes out beside the first ``state`` has no meaning.
+    ``previous`` (B, 4, 1 + h * w, D) is the ``state`` that the call before gave: the four levels of tokens of its
+    frame. A stream begins with zeros, and what comes out beside the first ``state`` has no meaning.
     """
 
     inputs = ("images", "previous")

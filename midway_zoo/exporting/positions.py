@@ -1,7 +1,7 @@
 """Position tables that exporters can follow to any size: bicubic resampling as two small matrix products.
 
-timm resamples with ``F.interpolate(mode="bicubic", antialias=True)``. What is written for that differs between exporters
-and runtimes, where they know it at all; products and elementwise functions are the same everywhere.
+timm resamples with ``F.interpolate(mode="bicubic", antialias=True)``. What is written for that differs between
+exporters and runtimes, where they know it at all; products and elementwise functions are the same everywhere.
 """
 
 from typing import Any
