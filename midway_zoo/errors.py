@@ -48,6 +48,14 @@ class InterruptedWorkError(MidwayZooError, InterruptedError):
     """Work that was stopped by Ctrl-C. What it had done by then is kept; the message says how far it got."""
 
 
+class DiskFullError(MidwayZooError, OSError):
+    """There is no room for a result. What was written before it is whole; the same command goes on from there."""
+
+
+class DeviceLostError(MidwayZooError, RuntimeError):
+    """An accelerator that does not work any more in this process."""
+
+
 class MissingExtraError(MidwayZooError, ImportError):
     """An optional dependency that is not installed."""
 

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights",),
     ("flow",),
     ("inference",),
-    ("scenes", "visualize"),
+    ("scenes", "visualize", "extract"),
     ("exporting",),
     ("readouts",),
     ("analysis",),
@@ -44,7 +44,18 @@ INSIDE = (
     ("weights.registry", "midway_zoo.weights"),
     ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
-HEAVY = ("av", "h5py", "accelerate", "torch.distributed", "omegaconf", "torchvision", "tensorboard", "PIL")
+HEAVY = (
+    "av",
+    "h5py",
+    "accelerate",
+    "torch.distributed",
+    "omegaconf",
+    "torchvision",
+    "tensorboard",
+    "PIL",
+    "pyarrow",
+    "ray",
+)
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, export, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
+from midway_zoo.cli import demo, export, extract, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError
@@ -32,6 +32,7 @@ def build_parser() -> Parser:
     demo.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)
+    extract.add_commands(commands)
     readouts.add_commands(commands)
     segmentation.add_commands(commands)
     train.add_commands(commands)
@@ -44,8 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        0 if it went well, 1 if it failed (one line on stderr), 130 if it was interrupted, 141 if nobody reads what it
-        prints any more. Misuse exits with 2.
+        0 if it went well, 1 if it failed (one line on stderr), 3 if ``extract`` left out items that failed, 130 if it
+        was interrupted, 141 if nobody reads what it prints any more. Misuse exits with 2.
     """
     for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.quiet = getattr(options, "quiet", False)
     _set_up(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
-        options.run(options)
+        code = options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # `midway-zoo list | head`: what Python flushes at its end must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -74,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("midway-zoo: interrupted\n")
         return INTERRUPTED
-    return 0
+    return code or 0
 
 
 def _set_up(*, quiet: bool, verbose: bool) -> None:

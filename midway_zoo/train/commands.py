@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from accelerate import Accelerator
 
+from midway_zoo.inference.sources import base_folder
 from midway_zoo.train.config import describe_config, load_config
 from midway_zoo.train.data.prepare import prepare
-from midway_zoo.train.data.video_files import base_folder
 from midway_zoo.train.data.video_index import Index, build_index, check_index_path, index_path
 from midway_zoo.train.distributed import make_accelerator
 from midway_zoo.train.loop import RunResult, fit, try_out

@@ -14,10 +14,11 @@ from torch import Tensor
 from midway_zoo.errors import InputError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.images import to_uint8
+from midway_zoo.inference.sources import Kind
 from midway_zoo.inference.video_file import VideoFile, upright
 from midway_zoo.inference.video_order import DecodedFrame
 from midway_zoo.train.data.runs import Runs, packed, unpacked
-from midway_zoo.train.data.video_files import Kind, read_images, stamp
+from midway_zoo.train.data.video_files import read_images, stamp
 
 Read: TypeAlias = tuple[dict[int, Tensor], dict[int, str]]
 """Frames by their positions, uint8 (3, H, W), and reasons for those that cannot be read."""

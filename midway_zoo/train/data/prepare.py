@@ -24,9 +24,10 @@ from midway_zoo.files import atomic, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.images import read_image, scaled_size, to_uint8
+from midway_zoo.inference.sources import Source, base_folder, find_sources
 from midway_zoo.inference.video_file import VideoFile, colour_matrix, import_av, orientation, upright
 from midway_zoo.inference.video_writer import Colours, VideoWriter
-from midway_zoo.train.data.video_files import Source, base_folder, find_sources, read_timing
+from midway_zoo.train.data.video_files import read_timing
 
 OPTIONS_FILE = "midway_prepare.json"
 """In the output folder, how it was prepared: a run that is taken up again must go on the same way."""
@@ -102,7 +103,7 @@ def prepare(
     video that cannot be read is reported and does not stop the others.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
+        root: see :func:`~midway_zoo.inference.sources.find_sources`.
         out: output folder, made if need be.
         height: shorter side in pixels, as in "360p"; smaller videos keep their size. Sides are made even.
         gop: frames from keyframe to keyframe.

@@ -17,10 +17,11 @@ from midway_zoo.bars import bar
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files, suffix_of
+from midway_zoo.inference.sources import Kind, Source, base_folder, find_sources
 from midway_zoo.inference.video_file import import_av
 from midway_zoo.train.data.indexed_video import IndexedVideo
 from midway_zoo.train.data.runs import as_json
-from midway_zoo.train.data.video_files import Kind, Source, base_folder, find_sources, stamp
+from midway_zoo.train.data.video_files import stamp
 from midway_zoo.train.data.video_probe import probe
 
 INDEX_NAME = "midway_index.json"
@@ -141,7 +142,7 @@ def build_index(
     it), and one frame is decoded.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
+        root: see :func:`~midway_zoo.inference.sources.find_sources`.
         workers: threads; by default twice the cores.
         known: an earlier index of the root; files that did not change since are taken from it.
         partial: file that keeps what was probed so far, every minute and when the work is interrupted; a call that
@@ -236,7 +237,7 @@ def load_or_build_index(
     root again for that. With several processes, let one call this before the others.
 
     Args:
-        root: see :func:`~midway_zoo.train.data.video_files.find_sources`.
+        root: see :func:`~midway_zoo.inference.sources.find_sources`.
         path: where the index is or shall be; by default see :func:`index_path`.
         workers: threads; by default twice the cores.
         refresh: look at every file for changes. False where another process has just done so: an index that is there

@@ -9,10 +9,11 @@ from midway_zoo.errors import InputError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.images import image_size
+from midway_zoo.inference.sources import Source
 from midway_zoo.inference.video_file import UnreadableVideoError, VideoFile, import_av, orientation
 from midway_zoo.train.data.indexed_video import IndexedVideo, timing_fields
 from midway_zoo.train.data.runs import Runs, packed
-from midway_zoo.train.data.video_files import Source, read_timing, stamp
+from midway_zoo.train.data.video_files import read_timing, stamp
 
 _CHECKED = 32
 """Packets that are compared with the container's index: more than any encoder reorders."""

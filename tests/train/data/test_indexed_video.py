@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from midway_zoo.errors import InputError
+from midway_zoo.inference.sources import Source
 from midway_zoo.inference.video import read_video
 from midway_zoo.train.data import indexed_video
 from midway_zoo.train.data.indexed_video import IndexedVideo
-from midway_zoo.train.data.video_files import Source
 from midway_zoo.train.data.video_index import build_index
 from tests.inference.test_video import CLOCKWISE, set_display_matrix
 from tests.train.data.videos import damage, shown, write_folder, write_video

@@ -1,0 +1,97 @@
+"""``midway-zoo extract``: features, motion and flow of many videos and images, to shards."""
+
+import argparse
+import sys
+
+from midway_zoo.cli.inference import size
+from midway_zoo.cli.train import positive
+from midway_zoo.cli.zoo import add_encoder_options
+
+DESCRIPTION = (
+    "Extract features, motion latents and flow of many videos and images to OUT: sharded Parquet or safetensors, with "
+    "an index (index.json, items.jsonl) and a list of what failed and why (failures.jsonl). The same command goes on "
+    "where it was stopped, by whatever it was; every item is there once. Several processes: accelerate launch -m "
+    "midway_zoo extract ..."
+)
+EPILOG = (
+    "Exit codes: 0 all items are there, 3 the others are but some failed, 1 it could not go on (the same command "
+    "resumes), 130 interrupted. OUT is read with midway_zoo.extract.Extracted(OUT), or with any reader of Parquet."
+)
+FAILED = 3
+"""Exit code: all is done, and some items failed."""
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Register this module's command."""
+    command = commands.add_parser(
+        "extract",
+        help="features, motion and flow of many videos, on many machines",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+    )
+    command.add_argument(
+        "input",
+        metavar="INPUT",
+        help="folder, .txt list, pattern, video, image, tar shards ('a/{000..063}.tar'), or a URL of these: s3://, "
+        "gs://, hf://",
+    )
+    command.add_argument("out", metavar="OUT", help="folder or URL; kept apart for each INPUT and each choice below")
+    _add_choices(command)
+    _add_running(command)
+    add_encoder_options(command)
+    command.set_defaults(run=_extract)
+
+
+def _add_choices(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("what decides the results (OUT keeps to the first choice)")
+    group.add_argument("--what", type=_words, default=("features",), metavar="PART,...", help="features,motion,flow")
+    group.add_argument("--model", default="midway_nano.scenes", metavar="CKPT_OR_NAME", help="default: %(default)s")
+    group.add_argument("--stride", type=int, default=1, help="of clips: every n-th frame, default: %(default)s")
+    group.add_argument("--fps", type=float, help="of videos: instead, take this many frames per second")
+    group.add_argument("--size", type=size, help='shorter side in pixels, HEIGHTxWIDTH, or "full"; default: native')
+    group.add_argument("--flow-size", type=size, metavar="SIZE", help="of the flow, default: --size")
+    group.add_argument("--method", choices=("auto", "head", "perturbation"), default="auto", help="of the flow")
+    group.add_argument("--blocks", type=_blocks, metavar="N,...", help='maps to keep; "none": class tokens alone')
+    group.add_argument(
+        "--dtype", choices=("float32", "float16", "bfloat16"), default="float32", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--images", choices=("each", "clip"), help="images are items each, or frames of a clip per folder; by --what"
+    )
+    group.add_argument("--chunk", type=int, default=64, help="frames of a clip in a row, at most; default: %(default)s")
+    group.add_argument("--format", choices=("parquet", "safetensors"), default="parquet", help="default: %(default)s")
+
+
+def _add_running(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("how it is run (may change from run to run)")
+    group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: this process")
+    group.add_argument("--workers", type=positive, help="Ray: default one a GPU, else one for two CPUs")
+    group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster; default: one on this machine")
+    group.add_argument("--batch-size", type=positive, default=8, help="default: %(default)s")
+    group.add_argument("--shard-mb", type=positive, default=128, help="size of a file, default: %(default)s")
+    group.add_argument("--shard-items", type=positive, metavar="N", help="items that a worker takes at once")
+    group.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    group.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(word for word in text.split(",") if word)
+
+
+def _blocks(text: str) -> tuple[int, ...]:
+    try:
+        return () if text == "none" else tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f'{text!r} is neither a list such as 5,11 nor "none"') from error
+
+
+def _extract(options: argparse.Namespace) -> int:
+    from midway_zoo.cli.work.extract import run_extract
+
+    summary = run_extract(options)
+    if not options.quiet:
+        failed = f", {summary.failed} failed (failures.jsonl)" if summary.failed else ""
+        sys.stdout.write(
+            f"{summary.items} of {summary.planned} items{failed}, {summary.frames} frames, in {summary.out}\n"
+        )
+    return FAILED if summary.failed else 0

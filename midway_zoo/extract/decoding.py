@@ -1,0 +1,338 @@
+"""Reading ahead: a thread decodes and resizes what comes next while the network computes."""
+
+import gzip
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from midway_zoo.errors import InputError, MissingExtraError
+from midway_zoo.extract.items import Item, Member, tar_members
+from midway_zoo.extract.places import is_disk_full, is_remote, joined, open_read
+from midway_zoo.inference.folders import suffix_of
+from midway_zoo.inference.frames import Frame, check_same_size, open_frames
+from midway_zoo.inference.images import reading, resize, to_tensor
+
+T = TypeVar("T")
+Sides: TypeAlias = tuple[tuple[int, int], "tuple[int, int] | None"]
+"""(height, width) at which a frame enters the network, and for the flow where that is another one."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How frames are to be prepared, decided by the settings and the network."""
+
+    sides: Callable[[int, int], Sides]
+    """For frames of a given (height, width)."""
+    chunk: Callable[[int, int], int]
+    """Frames of a chunk, for frames of a given (height, width)."""
+    batch_size: int
+    stride: int
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What is read in one go: a clip, or several images that follow each other."""
+
+    items: tuple[Item, ...]
+    first_chunk: int = 0
+    """Of a clip: chunks before it are there already."""
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Consecutive frames of a clip, within one chunk."""
+
+    item: Item
+    images: Tensor
+    """(b, 3, H, W) float32 in [0, 1], as large as the network sees them."""
+    flow_images: Tensor | None
+    """The same as large as the flow sees them, where that is another size."""
+    given: tuple[int, int]
+    first: int
+    """Index of the first frame, of those taken."""
+    chunk: int
+    """Which chunk they belong to."""
+    wanted: bool
+    """False for the frames before a chunk with which the clip is taken up: they are context."""
+    pts_seconds: list[float | None]
+    concealed: list[bool]
+
+
+@dataclass(frozen=True)
+class ClipEnd:
+    """A clip was read to its end."""
+
+    item: Item
+    frames: int
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of one network size."""
+
+    items: list[Item]
+    images: Tensor
+    given: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An item that could not be read."""
+
+    item: Item
+    reason: str
+
+
+Read: TypeAlias = "ClipBatch | ClipEnd | ImageBatch | Failed"
+
+
+def reason_of(error: BaseException) -> str:
+    """One line for the list of failures."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, InputError | OSError) and text else f"{type(error).__name__}: {text}"
+
+
+class Reader:
+    """Reads pieces, one after the other. Its files stay open from member to member of a tar.
+
+    Args:
+        base: what paths of members are relative to.
+        look: how frames are prepared.
+    """
+
+    def __init__(self, base: str, look: Look) -> None:
+        self._base, self._look = base, look
+        self._open: tuple[str, BinaryIO] | None = None
+        self.given_up: set[str] = set()
+        """Keys of clips of which nothing more is wanted."""
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
+    def read(self, pieces: Iterable[Piece]) -> Iterator[Read]:
+        """What is in them. An item that cannot be read is :class:`Failed`; the others go on."""
+        try:
+            for piece in pieces:
+                if piece.items[0].kind == "image":
+                    yield from self._images(piece)
+                else:
+                    yield from self._clip_or_failure(piece)
+        finally:
+            self.close()
+
+    def _clip_or_failure(self, piece: Piece) -> Iterator[Read]:
+        try:
+            yield from self._clip(piece)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it is this item's)
+            _raise_if_hopeless(error)
+            yield Failed(piece.items[0], reason_of(error))
+
+    # Images.
+
+    def _images(self, piece: Piece) -> Iterator[Read]:
+        found: dict[tuple[int, int], list[tuple[Item, Tensor, tuple[int, int]]]] = {}
+        for item in piece.items:
+            try:
+                image = self._image(item.members[0], item.key)
+                given = (image.shape[1], image.shape[2])
+                side = self._look.sides(*given)[0]
+                found.setdefault(side, []).append((item, resize(image, side), given))
+            except Exception as error:  # noqa: BLE001  (as of clips)
+                _raise_if_hopeless(error)
+                yield Failed(item, reason_of(error))
+        for some in found.values():
+            items, images, given_sizes = zip(*some, strict=True)
+            yield ImageBatch(list(items), torch.stack(images), list(given_sizes))
+
+    def _image(self, member: Member, key: str) -> Tensor:
+        path, offset, size = member
+        if offset < 0 and not is_remote(joined(self._base, path)):
+            return to_tensor(joined(self._base, path))
+        with reading(Path(key)), self._bytes(path, offset, size) as file, Image.open(file) as image:
+            return to_tensor(image)
+
+    # Clips.
+
+    def _clip(self, piece: Piece) -> Iterator[Read]:
+        item, look = piece.items[0], self._look
+        with self._frames(item) as frames:
+            first = next(frames, None)
+            if first is None:
+                raise InputError(f"{item.key} gave no frame.")
+            given = (first.image.shape[1], first.image.shape[2])
+            length = look.chunk(*given)
+            at = 0
+            if piece.first_chunk:
+                # From the last batch before: it is encoded as it was the first time, so that results are the same.
+                at = (piece.first_chunk - 1) * length + (length - 1) // look.batch_size * look.batch_size
+            rest = islice(_chained(first, frames), at, None)
+            while item.key not in self.given_up:
+                room = length - at % length
+                some = list(islice(rest, min(look.batch_size, room)))
+                if not some:
+                    break
+                yield self._batch(item, some, given, at, at // length, at // length >= piece.first_chunk)
+                at += len(some)
+            yield ClipEnd(item, at)
+
+    def _batch(
+        self, item: Item, frames: list[Frame], given: tuple[int, int], first: int, chunk: int, wanted: bool
+    ) -> ClipBatch:
+        for frame in frames:
+            check_same_size(frame.image, given)
+        side, flow_side = self._look.sides(*given)
+        images = torch.stack([resize(frame.image, side) for frame in frames])
+        larger = None if flow_side is None else torch.stack([resize(frame.image, flow_side) for frame in frames])
+        times, concealed = [frame.pts_seconds for frame in frames], [frame.concealed for frame in frames]
+        return ClipBatch(item, images, larger, given, first, chunk, wanted, times, concealed)
+
+    @contextmanager
+    def _frames(self, item: Item) -> Iterator[Iterator[Frame]]:
+        """Those of a clip that are taken."""
+        if item.kind == "tar":
+            next(tar_members(joined(self._base, item.members[0][0])), None)
+            raise InputError(f"{item.key} could not be listed to its end when the plan was made: get the file again.")
+        if item.kind == "frames":
+            if self._look.fps is not None:
+                raise InputError("fps needs a video, whose frames have times; for a folder of frames pass stride.")
+            taken = item.members[:: self._look.stride]
+            yield (Frame(self._image(member, f"{item.key}: {member[0]}")) for member in taken)
+            return
+        with self._local(item) as path:
+            source = iter(open_frames(path, stride=self._look.stride, fps=self._look.fps))
+            try:
+                yield source
+            finally:
+                cast(Any, source).close()  # and with it the video
+
+    @contextmanager
+    def _local(self, item: Item) -> Iterator[Path]:
+        """A file of an item on this machine: itself, or for its time a copy of what lies in a tar or elsewhere."""
+        path, offset, size = item.members[0]
+        if offset < 0 and not is_remote(joined(self._base, path)):
+            yield Path(joined(self._base, path))
+            return
+        with tempfile.TemporaryDirectory(prefix="midway_zoo_") as folder:
+            copy = Path(folder) / f"video{suffix_of(item.key)}"
+            with self._bytes(path, offset, size) as source, copy.open("wb") as target:
+                shutil.copyfileobj(source, target, 2**20)
+            yield copy
+
+    @contextmanager
+    def _bytes(self, path: str, offset: int, size: int) -> Iterator[Any]:
+        """A file, or the part of a tar that is one."""
+        place = joined(self._base, path)
+        if offset < 0:
+            with open_read(place) as file:
+                yield file
+            return
+        if self._open is None or self._open[0] != place:
+            self.close()
+            opened = open_read(place)
+            packed = place.lower().endswith("gz")
+            self._open = place, cast(BinaryIO, gzip.GzipFile(fileobj=opened)) if packed else opened
+        archive = self._open[1]
+        archive.seek(offset)
+        yield _Part(archive, offset, size, place)
+
+
+class _Part:
+    """A range of a file, read from its start."""
+
+    def __init__(self, file: BinaryIO, offset: int, size: int, name: str) -> None:
+        self._file, self._offset, self._size, self._at, self._name = file, offset, size, 0, name
+
+    def read(self, count: int = -1) -> bytes:
+        left = self._size - self._at
+        wanted = left if count < 0 else min(count, left)
+        self._file.seek(self._offset + self._at)
+        data = self._file.read(wanted)
+        if len(data) < wanted:
+            raise InputError(f"{self._name} ends within a member: the file is truncated, get it again.")
+        self._at += len(data)
+        return data
+
+    def seek(self, to: int, whence: int = 0) -> int:
+        self._at = min(max(0, to + (0, self._at, self._size)[whence]), self._size)
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+
+def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from rest
+
+
+def _raise_if_hopeless(error: Exception) -> None:
+    """What is not an item's own fault would be every item's."""
+    if isinstance(error, MissingExtraError) or is_disk_full(error):
+        raise error
+
+
+class Ahead(Generic[T]):
+    """An iterator that a thread goes through, a few results ahead of who takes them. A context manager.
+
+    What the iterator raises is raised where its result would have been. The thread ends with the context.
+    """
+
+    def __init__(self, items: Iterator[T], depth: int = 2) -> None:
+        self._items = items
+        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="midway_zoo-decode", daemon=True)
+
+    def __enter__(self) -> "Ahead[T]":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            kind, value = self._queue.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+
+    def _work(self) -> None:
+        try:
+            for item in self._items:
+                if not self._put(("item", item)):
+                    break
+            self._put(("end", None))
+        except BaseException as error:  # noqa: BLE001  (raised by who takes the results)
+            self._put(("error", error))
+        finally:
+            close = getattr(self._items, "close", None)
+            if close is not None:
+                close()
+
+    def _put(self, value: tuple[str, Any]) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._queue.put(value, timeout=0.1)
+            except queue.Full:
+                continue
+            return True
+        return False

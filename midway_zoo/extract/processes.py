@@ -1,0 +1,49 @@
+"""Which of several processes this one is, as `accelerate launch` or torchrun started them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from midway_zoo.errors import InputError, MissingExtraError
+from midway_zoo.extras import install_command
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of those that share the units of a plan."""
+
+    index: int
+    count: int
+    device: torch.device
+    wait: Callable[[], None]
+    """Until all have got here."""
+
+    @property
+    def first(self) -> bool:
+        return self.index == 0
+
+
+def launched(engine: str) -> Process:
+    """This process, as it was launched; one by itself without a launcher.
+
+    Raises:
+        MissingExtraError: if it was launched and Accelerate is missing.
+        InputError: if it was launched to use Ray, which starts its own workers.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return Process(0, 1, device, lambda: None)
+    if engine == "ray":
+        raise InputError("Ray starts its own workers: start one process, without accelerate launch or torchrun.")
+    try:
+        from accelerate import PartialState
+    except ImportError as error:
+        raise MissingExtraError(f"several processes need accelerate: {install_command('scale')} ({error}).") from error
+    # They meet once, before the work; listing a large input may take the first of them long.
+    options: dict[str, Any] = {"timeout": timedelta(hours=12)}
+    state = PartialState(cpu=not torch.cuda.is_available(), **options)
+    return Process(state.process_index, state.num_processes, state.device, state.wait_for_everyone)

@@ -1,0 +1,240 @@
+"""An extraction from beginning to end: the plan, who works at it, the index."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+
+from midway_zoo.bars import bar
+from midway_zoo.checks import check_integer
+from midway_zoo.errors import DiskFullError, InputError, InterruptedWorkError
+from midway_zoo.extract import on_ray
+from midway_zoo.extract.compute import Extractor
+from midway_zoo.extract.index import survey, write_index
+from midway_zoo.extract.items import Item, find_items
+from midway_zoo.extract.places import ABOUT, Results, is_remote
+from midway_zoo.extract.plan import Unit, add_new, divided, extend, planned
+from midway_zoo.extract.processes import Process, launched
+from midway_zoo.extract.progress import files_by_unit, is_complete
+from midway_zoo.extract.settings import Settings, check_same
+from midway_zoo.extract.shards import import_pyarrow
+from midway_zoo.extract.work import Job, Tally, run_unit
+from midway_zoo.inference.video_file import import_av
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.storage import state_digest
+from midway_zoo.version import __version__
+from midway_zoo.weights.registry import Model, resolve_network
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What an extraction came to, counted from its files."""
+
+    out: str
+    items: int
+    """Whole."""
+    failed: int
+    """Listed with reasons in failures.jsonl."""
+    planned: int
+    frames: int
+    """All that are kept."""
+    new: Tally
+    """What this run added; of Ray's workers all of them, of launched processes this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How an extraction is run. Nothing of it changes the results."""
+
+    engine: Literal["local", "ray"] = "local"
+    workers: int | None = None
+    """Of Ray: how many; None for one a GPU, or without any one for every two CPUs."""
+    ray_address: str | None = None
+    """Of a cluster that is there; None starts one on this machine, unless the program is connected to one."""
+    batch_size: int = 8
+    """Frames, or images, per pass."""
+    shard_mb: int = 128
+    """Megabytes of a file, about."""
+    shard_items: int | None = None
+    """Items of a unit of the plan; None for as many units as workers may want to share."""
+    retry_failed: bool = False
+    """Plan the failed items once more."""
+
+    def __post_init__(self) -> None:
+        if self.engine not in ("local", "ray"):
+            raise InputError(f'engine={self.engine!r}: "local" or "ray" is expected.')
+        check_integer("batch_size", self.batch_size, 1)
+        check_integer("shard_mb", self.shard_mb, 1)
+        for name in ("workers", "shard_items"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), 1)
+        if self.engine == "local" and (self.workers is not None or self.ray_address is not None):
+            raise InputError('workers and ray_address are for engine="ray"; the local engine is one process.')
+
+
+def extract(
+    model: Model,
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    settings: Settings | None = None,
+    running: Running | None = None,
+    *,
+    name: str | None = None,
+) -> Summary:
+    """Features, motion latents and flow of many videos and images, into a folder of shards.
+
+    The same call goes on where one was stopped, by whatever it was: each item is there once. What is in ``out``
+    decides, nothing else remembers. New items of the input are added; items that fail are listed and do not stop it.
+
+    Args:
+        model: a network on its device, or a pretrained name or path (then on a GPU if there is one).
+        source: what to extract from; see :func:`midway_zoo.extract.items.find_items`.
+        out: folder or URL; made if it is not there.
+        settings: what decides the results; see :class:`~midway_zoo.extract.settings.Settings`.
+        running: engine and sizes.
+        name: what the results call the model; None for its own name.
+
+    Raises:
+        ConfigError: if ``out`` holds results of other settings, naming each difference, or the network lacks what is
+            asked.
+        InputError: for an input that holds nothing, or arguments that make no sense.
+        MissingFileError: if there is no input.
+        MissingExtraError: if pyarrow, PyAV, Ray, Accelerate or the driver of a URL is needed and missing.
+        DiskFullError: if there is no room; what was written is kept.
+        InterruptedWorkError: after Ctrl-C, saying how far it got; what was whole is written.
+    """
+    settings, running = settings or Settings(), running or Running()
+    process = launched(running.engine)
+    if settings.format == "parquet":
+        import_pyarrow()
+    if running.engine == "ray":
+        on_ray.import_ray()
+    network = resolve_network(model)
+    if isinstance(model, str | PathLike):
+        network = network.to(process.device)
+    digest = state_digest(network)
+    source, results = fspath(source), Results(fspath(out))
+    extractor = Extractor(network, settings)
+    called = name or (fspath(model) if isinstance(model, str | PathLike) else type(network).__name__)
+    facts = _facts(called, network, digest, extractor)
+    with _alone(results, process):
+        if process.first:
+            _prepare(results, source, facts, settings, running)
+        process.wait()
+        saved = json.loads(results.text(ABOUT) or "{}")
+        job = Job(saved["base"], facts, running.batch_size, running.shard_mb * 2**20)
+        return _work(results, extractor, job, running, process)
+
+
+def _facts(called: str, network: MidwayNetwork, digest: str, extractor: Extractor) -> dict[str, Any]:
+    return {
+        "midway_zoo": __version__,
+        "model": called,
+        "weights_sha256": digest,
+        "provenance": network.provenance,
+        "settings": extractor.settings.to_dict(),
+        "tensors": list(extractor.names),
+    }
+
+
+@contextmanager
+def _alone(results: Results, process: Process) -> Iterator[None]:
+    """Nobody else adds to the results meanwhile; of launched processes the first one sees to it."""
+    if results.local is None or not process.first:
+        yield
+        return
+    results.local.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(results.local / ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"another extraction is writing to {results}; wait for it, or give another OUT.") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _prepare(results: Results, source: str, facts: dict[str, Any], settings: Settings, running: Running) -> None:
+    """Compare with what is there, and plan what is new."""
+    results.clear_unfinished()
+    shown = source if is_remote(source) else str(Path(source).absolute())
+    asked = {"input": shown, "weights_sha256": facts["weights_sha256"], **facts["settings"]}
+    saved = json.loads(results.text(ABOUT) or "null")
+    if saved is not None:
+        there = {"input": saved["input"], "weights_sha256": saved["weights_sha256"], **saved["settings"]}
+        check_same(there, asked, str(results))
+    listing = find_items(source, settings.images_are)
+    if any(item.kind == "video" for item in listing.items):
+        import_av()
+    if saved is None:
+        if results.names("data"):
+            raise InputError(f"{results} holds files in data/ but no {ABOUT}: give an empty folder as OUT.")
+        results.put_text(ABOUT, json.dumps({**facts, "input": shown, "base": listing.base}, indent=1))
+    elif saved["base"] != listing.base:
+        raise InputError(f"{source} lies at {listing.base} now, and lay at {saved['base']}; give another OUT.")
+    add_new(results, listing, running.shard_items)
+    if running.retry_failed:
+        _plan_failed(results, listing.items)
+
+
+def _plan_failed(results: Results, items: list[Item]) -> None:
+    """Failed items once more, from the chunk at which they failed."""
+    files = files_by_unit(results)
+    waiting = {
+        item.key for unit in planned(results) if not is_complete(files.get(unit.number, ())) for item in unit.items
+    }
+    entries = survey(results).entries
+    again = [item for item in items if item.key in entries and entries[item.key].failed and item.key not in waiting]
+    begun = {item.key: entries[item.key].progress.next_chunk for item in again}
+    if again:
+        extend(results, lambda first: divided(again, first, begun={key: n for key, n in begun.items() if n}))
+
+
+def _work(results: Results, extractor: Extractor, job: Job, running: Running, process: Process) -> Summary:
+    files = files_by_unit(results)
+    keys, pending = set[str](), list[Unit]()
+    left = 0
+    for unit in planned(results):
+        keys |= {item.key for item in unit.items}
+        if not is_complete(files.get(unit.number, ())) and unit.number % process.count == process.index:
+            pending.append(unit)
+            left += len(unit.items)
+    _logger.info("%d of %d items are left, in %d units", left, len(keys), len(pending))
+    tally = Tally()
+    with bar(total=len(keys), initial=len(keys) - left, unit=" items", hidden=not process.first) as shown:
+
+        def note(more: Tally) -> None:
+            nonlocal tally
+            tally += more
+            shown.update(more.items)
+            shown.set_postfix(frames=tally.frames, failed=tally.failed, refresh=False)
+
+        try:
+            if running.engine == "ray":
+                on_ray.run(pending, extractor, results, job, note, files, running.workers, running.ray_address)
+            else:
+                for unit in pending:
+                    run_unit(unit, extractor, results, job, note, files.get(unit.number, ()))
+        except KeyboardInterrupt as error:
+            raise InterruptedWorkError(
+                f"interrupted: {len(keys) - left + tally.items} of {len(keys)} items are settled in {results}; the "
+                "same command goes on from there."
+            ) from error
+        except DiskFullError as error:
+            done = f"{len(keys) - left + tally.items} of {len(keys)} items were settled"
+            raise DiskFullError(f"{error} ({done}, some perhaps not yet written.)") from error
+    found = write_index(results, job.facts)
+    for row in found.twice:
+        _logger.warning("there twice: %s", row)
+    frames = sum(shard["frames"] for shard in found.shards)
+    counts = {"items": found.whole, "failed": len(found.failures), "planned": len(keys), "frames": frames}
+    return Summary(out=str(results), new=tally, **counts)

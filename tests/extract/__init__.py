@@ -1,0 +1,1 @@
+"""Extraction: many videos and images to shards."""
