@@ -1,4 +1,4 @@
-"""Run a file of `midway-zoo export --format onnx` with onnxruntime, NumPy and Pillow alone: neither torch nor midway-zoo.
+"""Run a file of `midway-zoo export` with onnxruntime, NumPy and Pillow alone: neither torch nor midway-zoo.
 
     midway-zoo export midway_nano --part encoder -o encoder.onnx
     python examples/onnx_inference.py encoder.onnx IMAGE
@@ -7,8 +7,8 @@
     midway-zoo export midway_nano --part stream -o stream.onnx
     python examples/onnx_inference.py stream.onnx FOLDER
 
-The file says itself which part it is and how images go in. A folder is a stream: its frames in the order of their names,
-each encoded once. A part "flow" takes two images as well.
+The file says itself which part it is and how images go in. A folder is a stream: its frames in the order of their
+names, each encoded once. A part "flow" takes two images as well.
 """
 
 import argparse

@@ -7,7 +7,19 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from midway_zoo.cli import demo, export, extract, flow, inference, readouts, reproduce, segmentation, train, weights, zoo
+from midway_zoo.cli import (
+    demo,
+    export,
+    extract,
+    flow,
+    inference,
+    readouts,
+    reproduce,
+    segmentation,
+    train,
+    weights,
+    zoo,
+)
 from midway_zoo.cli import eval as evaluation
 from midway_zoo.cli.parsing import Parser
 from midway_zoo.errors import InterruptedWorkError, MidwayZooError

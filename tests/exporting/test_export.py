@@ -143,7 +143,7 @@ def test_half_precision_keeps_floats_outside(tiny: mz.MidwayNetwork, tmp_path: P
 
 
 def test_int8_is_smaller_and_measured(encoder_file: Path, tiny: mz.MidwayNetwork, tmp_path: Path) -> None:
-    images = [picture for picture in pictures(3, 32, 48)]
+    images = list(pictures(3, 32, 48))
     result = mz.export(tiny, tmp_path / "a.onnx", dtype="int8", size=(32, 48), images=images)
     assert result.cosine is not None
     assert 0.99 <= result.cosine < 1
