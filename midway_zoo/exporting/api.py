@@ -50,7 +50,8 @@ def export(
 
     Inputs are float32 images (B, 3, H, W), RGB, in [0, 1], of the file's size: normalisation is inside, resizing is
     not. Outputs are float32 and have names. The file describes itself in JSON: ``metadata_props["midway_zoo"]`` of
-    ONNX, the extra file "midway_zoo.json" of the others. The part is recorded on the CPU, and runs where its runtime does.
+    ONNX, the extra file "midway_zoo.json" of the others. The part is recorded on the CPU, and runs where its runtime
+    does.
 
     Args:
         model: a network, a pretrained name or a path.
