@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from midway_zoo.errors import DeviceLostError, MidwayZooError, MissingExtraError
+from midway_zoo.errors import DeviceLostError, MissingExtraError
 from midway_zoo.extract.attempts import Attempts
 from midway_zoo.extract.compute import ClipExtraction, Extractor, Row
 from midway_zoo.extract.decoding import Ahead, ClipBatch, ClipEnd, Failed, ImageBatch, Piece, Read, Reader, reason_of

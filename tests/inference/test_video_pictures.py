@@ -72,6 +72,8 @@ def flat(colour: tuple[int, int, int] = COLOUR, height: int = 48, width: int = 6
 
 @pytest.mark.parametrize("name", CODED)
 def test_colours_are_read_by_the_files_own_matrix_and_range(tmp_path: Path, name: str) -> None:
+    if CODED[name].get("matrix") == 9 and int(av.__version__.partition(".")[0]) < 18:
+        pytest.skip("PyAV 17 writes other colours for BT.2020; it reads them right")
     suffix = "mkv" if "container" in CODED[name] else "mp4"
     path = write(tmp_path / f"colour.{suffix}", [flat()] * 3, **CODED[name])
     found = next(read_video(path)).image.flatten(1).float().mean(dim=1).tolist()

@@ -55,6 +55,8 @@ def test_the_fixture_is_what_torch_2_2_and_the_loop_write(tmp_path: Path, numpy:
         assert ("GLOBAL", name) in found
     texts = {argument for name, argument in found if name == "BINUNICODE"}
     assert {"_metadata", "midway_${dataset}", "_growth_tracker", "module.backbone.cls_token"} <= texts
+    if numpy > int(np.__version__.partition(".")[0]):
+        return  # NumPy 1 cannot read what NumPy 2 wrote; this package can, below
     checkpoint = torch.load(tmp_path / "file.pth", weights_only=False)
     assert all(type(group["lr"]) is np.float64 for group in checkpoint["optimizer"]["param_groups"])
     assert type(checkpoint["optimizer"]["param_groups"][0]["weight_decay"]) is np.float64
