@@ -15,6 +15,7 @@ from midway_zoo.version import __version__
 if TYPE_CHECKING:
     from midway_zoo import flow, visualize
     from midway_zoo.config import MidwayConfig
+    from midway_zoo.exporting.api import export
     from midway_zoo.inference.clips import infer_motion_latents, predict_flows
     from midway_zoo.inference.features import extract_features
     from midway_zoo.inference.flow import predict_flow
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 # Module -> the public names that live in it; a name that is its module's own stands for the module itself.
 _HOMES = {
     "config": ("MidwayConfig",),
+    "exporting.api": ("export",),
     "flow": ("flow",),
     "inference.features": ("extract_features",),
     "inference.clips": ("infer_motion_latents", "predict_flows"),
@@ -68,6 +70,7 @@ __all__ = [
     "Segmentation",
     "__version__",
     "create_model",
+    "export",
     "extract_features",
     "flow",
     "infer_motion_latent",

@@ -40,6 +40,10 @@ class DataError(MidwayZooError, RuntimeError):
     """Training data of which too much cannot be read."""
 
 
+class ExportError(MidwayZooError, RuntimeError):
+    """A part of a network that cannot be exported, or a file that does not do what the network does."""
+
+
 class InterruptedWorkError(MidwayZooError, InterruptedError):
     """Work that was stopped by Ctrl-C. What it had done by then is kept; the message says how far it got."""
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -45,6 +46,10 @@ class DynamicsOutput(ShapeRepr):
     """(B, L, D): normed encoder tokens of the target frame, what ``predictions`` are held against."""
     gates: dict[int, list[Tensor]] | None = None
     """Per level, the gates (B, L, D) of forward blocks 1, 2, ... (none without gating); None unless asked for."""
+
+
+# What torch.export, torch.compile and torch.func ask of what a network returns.
+torch.export.register_dataclass(DynamicsOutput, serialized_type_name="midway_zoo.DynamicsOutput")
 
 
 @dataclass(frozen=True, repr=False, eq=False)

@@ -20,6 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("flow",),
     ("inference",),
     ("scenes", "visualize", "extract"),
+    ("exporting",),
     ("readouts",),
     ("analysis",),
     ("figures",),

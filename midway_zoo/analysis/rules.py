@@ -30,6 +30,7 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 RuleName: TypeAlias = Literal["paper", "sensitivity", "similarity", "flow"]
 RULES: tuple[RuleName, ...] = ("paper", "sensitivity", "similarity", "flow")
+"""Names of the rules."""
 CANDIDATES = 5
 """Of the paper's rule."""
 _OVERLAP = 0.5  # of the flow head's tiles: a point needs no more, and tiles are a fifth as many as by default

@@ -10,6 +10,7 @@ from typing import Any
 from midway_zoo.cli import (
     analyse,
     demo,
+    export,
     extract,
     flow,
     inference,
@@ -40,6 +41,7 @@ def build_parser() -> Parser:
     commands: Any = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     zoo.add_commands(commands)
     weights.add_commands(commands)
+    export.add_commands(commands)
     demo.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)

@@ -16,7 +16,8 @@ _MODEL = "pretrained name, hf-hub:ORG/REPO, released .pth, folder, run or export
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register ``analyse`` and its subcommands."""
-    group = commands.add_parser("analyse", help="ask what a network knows about motion, and show it")
+    short = "ask what a network knows about motion, and show it"
+    group = commands.add_parser("analyse", help=short, description=f"{short[0].upper()}{short[1:]}.")
     tasks = group.add_subparsers(dest="task", metavar="COMMAND", required=True)
     _add_pairs(tasks)
     _add_clips(tasks)
@@ -201,7 +202,15 @@ def _add(
     )
     command.add_argument("model", metavar="MODEL", nargs="+" if several else None, help=_MODEL)
     command.add_argument(
-        "-o", "--output", dest="outputs", action="append", type=Path, metavar="OUT", required=output, default=[]
+        "-o",
+        "--output",
+        dest="outputs",
+        action="append",
+        type=Path,
+        metavar="OUT",
+        required=output,
+        default=[],
+        help=f"{', '.join(endings)}; may be repeated",
     )
     command.add_argument("--force", action="store_true", help="replace existing output files")
     command.add_argument("--random", action="store_true", help="of a name: random weights, the floor of a comparison")

@@ -48,7 +48,7 @@ def extract_features(
     network = resolve_network(model)
     levels = _backward_levels(network) if backward else ()
     last = network.config.depth - 1
-    _check_blocks(blocks, last)
+    check_blocks(blocks, last)
     check_integer("batch_size", batch_size, 1)
     taps = sorted({*blocks, last, *(network.config.feature_blocks if backward else ())})
     cls: dict[int, Tensor] = {}
@@ -76,7 +76,8 @@ def extract_features(
     )
 
 
-def _check_blocks(blocks: Sequence[int], last: int) -> None:
+def check_blocks(blocks: Sequence[int], last: int) -> None:
+    """Raise :class:`InputError` unless they are different blocks of an encoder whose last one is ``last``."""
     indices = list(blocks) if isinstance(blocks, Sequence) else [None]
     usable = all(is_integer(index, 0, last) for index in indices)
     if not usable or not indices or len(set(indices)) < len(indices):

@@ -123,7 +123,7 @@ def bundled() -> mz.MidwayNetwork:
 
 def test_motion_finds_the_clip_of_the_same_motion_among_fifty(tmp_path: Path, bundled: mz.MidwayNetwork) -> None:
     """Queries show pictures that no clip shows. Ten motions, five clips each: chance is one in ten."""
-    pictures = ScenePictures(64, textures="procedural", seed=8)
+    pictures = ScenePictures(64, seed=8)
     write_clips(tmp_path / "clips", pictures, range(PICTURES))
     write_clips(tmp_path / "asked", pictures, range(100, 102))
     index = analysis.index_clips(bundled, tmp_path / "clips")
