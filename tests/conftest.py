@@ -2,8 +2,11 @@
 
 import os
 
-# Before torch: two threads in all are what the smallest supported machine has, and tests never reach the Hub.
-os.environ.setdefault("OMP_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
+# Before torch: two threads in all are what the smallest supported machine has, and tests never reach the Hub. Workers
+# of pytest-xdist would inherit what the process that starts them has set for itself.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest

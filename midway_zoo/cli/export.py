@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from midway_zoo.cli.inference import size
+from midway_zoo.cli.inference import integers, size
 from midway_zoo.cli.zoo import add_encoder_options
 
 _DESCRIPTION = (
@@ -40,9 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="batch, size or batch,size",
     )
     command.add_argument("--dtype", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s")
-    command.add_argument(
-        "--blocks", type=lambda text: tuple(int(part) for part in text.split(",")), help="of the encoder, such as 5,11"
-    )
+    command.add_argument("--blocks", type=integers, help="of the encoder, such as 5,11")
     command.add_argument(
         "--images", type=Path, nargs="+", metavar="IMAGE", help="to compare on; default: generated scenes"
     )

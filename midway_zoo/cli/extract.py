@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from midway_zoo.cli.inference import size
+from midway_zoo.cli.inference import integers, size
 from midway_zoo.cli.train import positive
 from midway_zoo.cli.zoo import add_encoder_options
 
@@ -79,10 +79,7 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _blocks(text: str) -> tuple[int, ...]:
-    try:
-        return () if text == "none" else tuple(int(part) for part in text.split(","))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f'{text!r} is neither a list such as 5,11 nor "none"') from error
+    return () if text == "none" else integers(text)
 
 
 def _extract(options: argparse.Namespace) -> int:

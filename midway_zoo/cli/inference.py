@@ -35,7 +35,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=Path,
         help="images, folders of images, patterns such as 'a/*.png'; or one video",
     )
-    command.add_argument("--blocks", type=_integers, default=(2, 5, 8, 11), help="encoder blocks, default: 2,5,8,11")
+    command.add_argument("--blocks", type=integers, default=(2, 5, 8, 11), help="encoder blocks, default: 2,5,8,11")
     command.add_argument("--backward", action="store_true", help="also the backward features of levels 2, 1, 0")
     command.add_argument("--picture", type=Path, metavar="PCA.png", help="principal components of the last block")
     add_sampling(command)
@@ -71,7 +71,8 @@ def add_command(commands: Any, name: str, short: str, description: str) -> argpa
     return command
 
 
-def _integers(text: str) -> tuple[int, ...]:
+def integers(text: str) -> tuple[int, ...]:
+    """An argument such as 2,5,8,11."""
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

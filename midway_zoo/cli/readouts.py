@@ -303,7 +303,7 @@ def _write_film(
     colours = torch.frombuffer(bytearray(palette), dtype=torch.uint8).view(-1, 3)
     pictures = (
         (frame.pts_seconds, label_overlay(frame.image, found, colours))
-        for found, frame in zip(maps, shown, strict=False)
+        for found, frame in zip(maps, shown, strict=True)
     )
     return write_video(output, _timed(pictures), overwrite=force)
 

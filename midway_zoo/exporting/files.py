@@ -28,6 +28,7 @@ except ImportError:
 
 SUFFIXES = {"onnx": (".onnx",), "pt2": (".pt2",), "torchscript": (".ts", ".torchscript", ".pt")}
 Inputs = Mapping[str, Tensor]
+Facts = Mapping[str, Any]
 Runner = Callable[[Inputs], dict[str, Tensor]]
 _MOST = {"batch": 2**16, "rows": 2**9}
 _AXES = {"flow": {2: "height", 3: "width"}, "confidence": {2: "height", 3: "width"}, "state": {2: "tokens"}}
@@ -39,7 +40,7 @@ def require_onnx() -> None:
         raise MissingExtraError(f"ONNX needs onnx, onnxscript and onnxruntime: {install_command('onnx')}")
 
 
-def write(part: Part, example: Inputs, request: Request, description: Mapping[str, Any], path: Path) -> None:
+def write(part: Part, example: Inputs, request: Request, description: Facts, path: Path) -> None:
     """Record a part on example inputs and write it.
 
     Raises:
@@ -48,7 +49,7 @@ def write(part: Part, example: Inputs, request: Request, description: Mapping[st
     writer = {"onnx": _write_onnx, "pt2": _write_pt2, "torchscript": _write_torchscript}[request.format]
     with _quiet(), torch.no_grad():
         try:
-            writer(part, dict(example), request, json.dumps(description, sort_keys=True), path)
+            writer(part, dict(example), request, description, path)
         except (MidwayZooError, OSError):
             raise
         except Exception as error:  # exporters raise everything
@@ -61,6 +62,10 @@ def write(part: Part, example: Inputs, request: Request, description: Mapping[st
             raise ExportError(
                 f"torch {torch.__version__} cannot write {request.part} as {request.format}: {reason}.{hint}"
             ) from error
+
+
+def _text(facts: Facts) -> str:
+    return json.dumps(facts, sort_keys=True)
 
 
 def _multiple(part: Part) -> int:
@@ -101,23 +106,29 @@ def _recorded(part: Part, example: dict[str, Tensor], dynamic: tuple[str, ...]) 
     return program
 
 
-def _write_pt2(part: Part, example: dict[str, Tensor], request: Request, text: str, path: Path) -> None:
+def _write_pt2(part: Part, example: dict[str, Tensor], request: Request, facts: Facts, path: Path) -> None:
     program = _recorded(part, example, request.dynamic)
     with path.open("wb") as file:
-        torch.export.save(program, file, extra_files={EXTRA_FILE: text})
+        torch.export.save(program, file, extra_files={EXTRA_FILE: _text(facts)})
 
 
-def _write_torchscript(part: Part, example: dict[str, Tensor], request: Request, text: str, path: Path) -> None:
+def _write_torchscript(part: Part, example: dict[str, Tensor], request: Request, facts: Facts, path: Path) -> None:
     traced = torch.jit.trace(part, example_kwarg_inputs=example, strict=False, check_trace=False)
     with path.open("wb") as file:
-        torch.jit.save(traced, file, _extra_files={EXTRA_FILE: text})
+        torch.jit.save(traced, file, _extra_files={EXTRA_FILE: _text(facts)})
 
 
-def _write_onnx(part: Part, example: dict[str, Tensor], request: Request, text: str, path: Path) -> None:
+def _write_onnx(part: Part, example: dict[str, Tensor], request: Request, facts: Facts, path: Path) -> None:
     program = _recorded(part, example, request.dynamic)
-    names = list(part(**example))
     written = torch.onnx.export(
-        program, (), kwargs=example, dynamo=True, opset_version=OPSET, output_names=names, optimize=True, verbose=False
+        program,
+        (),
+        kwargs=example,
+        dynamo=True,
+        opset_version=OPSET,
+        output_names=facts["outputs"],
+        optimize=True,
+        verbose=False,
     )
     assert written is not None
     model = written.model_proto
@@ -127,7 +138,7 @@ def _write_onnx(part: Part, example: dict[str, Tensor], request: Request, text: 
     _clean(model.graph, *model.functions)
     _name_axes(model.graph)
     if request.dtype != "int8":
-        _save_onnx(model, text, path)
+        _save_onnx(model, facts, path)
         return
     plain = path.with_name(f"{path.name}.float")
     try:
@@ -136,14 +147,13 @@ def _write_onnx(part: Part, example: dict[str, Tensor], request: Request, text: 
         quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
     finally:
         plain.unlink(missing_ok=True)
-    _save_onnx(onnx.load(str(path)), text, path)
+    _save_onnx(onnx.load(str(path)), facts, path)
 
 
-def _save_onnx(model: Any, text: str, path: Path) -> None:
-    facts = json.loads(text)
+def _save_onnx(model: Any, facts: Facts, path: Path) -> None:
     del model.metadata_props[:]
     licence = {"model_license": str(facts["license"])} if facts["license"] else {}  # ONNX's own name for it
-    for key, value in {METADATA_KEY: text, **licence}.items():
+    for key, value in {METADATA_KEY: _text(facts), **licence}.items():
         model.metadata_props.add(key=key, value=value)
     model.producer_name, model.producer_version = "midway-zoo", facts["midway_zoo"]
     onnx.save(model, str(path))

@@ -63,7 +63,8 @@ def import_pyarrow() -> Any:
         import pyarrow.parquet
     except ImportError as error:
         raise MissingExtraError(
-            f"Parquet needs pyarrow: {install_command('scale')}; or pass format=safetensors ({error})."
+            f"Parquet needs pyarrow: {install_command('scale')}; or take safetensors (--format safetensors, in Python "
+            f'format="safetensors") ({error}).'
         ) from error
     return pyarrow
 

@@ -82,7 +82,7 @@ def read_parts(
     runs = plan(archive, refs, MOST_UNWANTED * wanted - file.received)
     runs.sort(key=lambda run: (min(rank[name] for name in run.names), run.start - run.stop))  # the longest first
     missing = {part: set(members) for part, members in parts.items()}
-    for found in itertools.chain([dict(arrived)], _fetch(file, archive, refs, runs)):
+    for found in itertools.chain([dict(arrived)], _fetch(file, archive, refs, runs, rank)):
         arrived |= found
         for part, names in list(missing.items()):
             names.difference_update(found)
@@ -94,16 +94,18 @@ def read_parts(
 
 
 def _fetch(
-    file: RemoteFile, archive: TorchArchive, refs: Refs, runs: list[Run]
+    file: RemoteFile, archive: TorchArchive, refs: Refs, runs: list[Run], rank: Mapping[str, int]
 ) -> Generator[dict[str, torch.Tensor], None, None]:
-    """The tensors of runs, in the order in which they arrive.
+    """The tensors of runs, in the order in which they arrive; ``rank`` is that of a tensor's part.
 
     The threads are daemons of our own: those of concurrent.futures are waited for when Python ends, and one that
     waits for a slow server would hold up whoever pressed Ctrl-C.
     """
     todo: queue.SimpleQueue[Run] = queue.SimpleQueue()
     done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException | None] = queue.SimpleQueue()  # None: one ended
-    failed = threading.Event()
+    # Runs with tensors of lower rank are begun. Damage in one part says nothing of the parts before it, one of which
+    # may share a run with it; nothing new is begun where the network fails.
+    limits = [len(rank)]
     for run in runs:
         todo.put(run)
     quiet = are_progress_bars_disabled()
@@ -112,21 +114,21 @@ def _fetch(
 
         def work() -> None:
             try:
-                while not failed.is_set():
+                while True:
                     run = todo.get_nowait()
+                    if min(rank[name] for name in run.names) >= min(limits):
+                        continue
                     data = file.fetch(run.start, run.stop, shown.update)
-                    damage = None
                     for name in run.names:
                         try:
                             done.put({name: _cut(data, run.start, archive, refs[name])})
                         except CheckpointError as error:  # the others are good, and may complete a part
-                            damage = damage or error
-                    if damage is not None:
-                        raise damage
+                            limits.append(rank[name])
+                            done.put(error)
             except queue.Empty:
                 pass
             except BaseException as error:  # noqa: BLE001  (for the thread that waits for it)
-                failed.set()
+                limits.append(0)
                 done.put(error)
             finally:
                 done.put(None)
@@ -136,7 +138,7 @@ def _fetch(
             threading.Thread(target=work, daemon=True).start()
         failure: BaseException | None = None
         try:
-            # After a failure nothing new is begun, but what is under way is waited for: it may complete a part.
+            # What is under way is waited for after a failure: it may complete a part.
             while workers:
                 found = done.get()
                 if found is None:

@@ -92,5 +92,5 @@ def test_complete() -> None:
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch) -> None:
     """Said before anything else is done, with a way round it."""
     monkeypatch.setitem(__import__("sys").modules, "pyarrow", None)
-    with pytest.raises(MissingExtraError, match="format=safetensors"):
+    with pytest.raises(MissingExtraError, match=r"--format safetensors, in Python format=\"safetensors\""):
         extract("midway_nano.scenes", tmp_path, tmp_path / "out", Settings())

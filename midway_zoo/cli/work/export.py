@@ -36,9 +36,10 @@ def run_export(options: argparse.Namespace) -> None:
     measured = "not compared with the network (--no-check)"
     if result.difference is not None:
         measured = f"largest difference from the network {result.difference:.1e}, smallest cosine {result.cosine:.6f}"
+    opset = f", opset {result.description['opset']}" if result.description["opset"] else ""
     sys.stdout.write(
-        f"{result.part} as {result.format} in {result.dtype}, opset {result.description['opset']}, "
+        f"{result.part} as {result.format} in {result.dtype}{opset}, "
         f"{result.size[0]}x{result.size[1]}{', dynamic ' + ' and '.join(result.dynamic) if result.dynamic else ''}: "
         f"{', '.join(result.inputs)} -> {', '.join(result.outputs)}\n"
-        f"{measured}\nwrote {options.output} ({result.size_bytes / 1e6:.1f} MB)\n".replace(", opset None", "")
+        f"{measured}\nwrote {options.output} ({result.size_bytes / 1e6:.1f} MB)\n"
     )

@@ -58,9 +58,9 @@ def _pairs(clip: Path) -> Iterator[Relative]:
                 f"{folder}: {len(flows)} flow files, {len(frames)} frames, and no name in common; name a flow file as "
                 "the frame that it starts from, or give one for every frame but the last."
             )
-        named = dict(zip(stems, flows, strict=False))
+        named = dict(zip(stems[:-1], flows, strict=True))
     if strangers := sorted(named.keys() - set(stems[:-1])):
         raise DataError(f"{folder / named[strangers[0]]} belongs to no frame that has another after it.")
-    for (source, target), stem in zip(pairwise(frames), stems, strict=False):
+    for (source, target), stem in zip(pairwise(frames), stems[:-1], strict=True):
         if stem in named:
             yield Relative(stem, f"{FRAMES}/{source}", f"{FRAMES}/{target}", f"{FLOW}/{named[stem]}")

@@ -274,7 +274,7 @@ class ViewSampler:
         dynamics, shared, own = (boxes[0].tolist() for boxes in (plan.dynamics, plan.shared, plan.own))
         flips, numbers = plan.flips[0].tolist(), range(2 * count)
         unflipped = [(frame, box, False) for frame, box in zip(frames, dynamics, strict=True)]
-        both = [(frame, box, flip) for frame in frames for box, flip in zip(shared, flips, strict=False)]
+        both = [(frame, box, flip) for frame in frames for box, flip in zip(shared, flips[:2], strict=True)]
         single = [(frames[i // count], own[i], flips[2 + i]) for i in numbers]
         crop = _cut_each(unflipped, config.dynamics_size)
         if plan.affine is not None:

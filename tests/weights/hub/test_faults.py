@@ -238,7 +238,12 @@ def test_a_longer_body_is_cut_off(published: HubServer, tiny: Path) -> None:
     assert published.bytes_sent("cdn") < 2**27  # what the sockets held of 512 MiB for each request
 
 
-def test_a_finished_part_is_kept_when_the_next_fails(published: HubServer, tiny: Path) -> None:
+@pytest.mark.parametrize("connections", [1, 8])
+def test_a_finished_part_is_kept_when_the_next_fails(
+    published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, connections: int
+) -> None:
+    """Also where the damage comes in first, with a range that both parts have: the rest of the first is fetched."""
+    monkeypatch.setattr("midway_zoo.weights.ranges.CONNECTIONS", connections)
     with open_archive(tiny) as archive:
         ref = Parts(archive).tensors("motion_loss")["motion_tokens"]
         at = archive.storage_entry(ref.storage).header_offset + 100

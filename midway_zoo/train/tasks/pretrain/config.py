@@ -62,8 +62,9 @@ class ObjectiveConfig:
     dino_weight: float = field_range(1.0, at_least=0)
     """0 trains the dynamics only. (DINO only: network.overrides.dynamics=false.)"""
     dynamics_dino_weight: float = field_range(0.0, at_least=0)
-    """Of DINO between the two dynamics crops, the student's class token of either against the teacher's of the other.
-    An option that the authors' code has and the released runs left off."""
+    """Of DINO between the two dynamics crops, the student's class token of either against the teacher's of the other;
+    the center then is the mean of their logits' mean and that of the global views. An option that the authors' code has
+    and the released runs left off."""
     dynamics_weights: list[float] = field_range(default_factory=lambda: [1.0, 1.0, 1.0])
     """Weights of levels 2, 1, 0."""
     dynamics_reduction: str = field_range("sum", choices=("sum", "mean"))
