@@ -19,7 +19,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.analysis.fresh import untrained
 from midway_zoo.analysis.latents import centred
-from midway_zoo.analysis.moved import FramePictures, MovedPairs, Pictures, ScenePictures, draw_motions, moved_pairs
+from midway_zoo.analysis.moved import (
+    FramePictures,
+    MovedPairs,
+    Pictures,
+    ScenePictures,
+    crossed_pairs,
+    draw_motions,
+    moved_pairs,
+)
 from midway_zoo.analysis.probes import explained, linear_probe, split_by
 from midway_zoo.checks import check_integer
 from midway_zoo.inference.batches import inference, normaliser
@@ -226,8 +234,7 @@ def _probe_pairs(pictures: Pictures, count: int, side: int, seed: int) -> MovedP
 def _crossed_pairs(pictures: Pictures, count: int, motions: int, side: int, seed: int) -> MovedPairs:
     """Every picture in every motion, motions running fastest; pictures that the probes do not see."""
     drawn = draw_motions(motions, side, seed=seed + 1, movers=False)
-    numbers = [1_000_000 + number for number in range(count) for _ in range(motions)]
-    return moved_pairs(pictures, numbers, drawn[torch.arange(motions).repeat(count)], side, seed=seed)
+    return crossed_pairs(pictures, range(1_000_000, 1_000_000 + count), drawn, side, seed=seed)
 
 
 def _latents(network: MidwayNetwork, source: Tensor, target: Tensor) -> dict[int, Tensor]:

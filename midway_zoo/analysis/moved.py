@@ -171,6 +171,13 @@ def draw_motions(count: int, side: int, *, seed: int = 0, longest: float = 0.12,
     )
 
 
+def circle_of_shifts(count: int, side: int, *, length: float = 0.11) -> Motions:
+    """B shifts of ``length`` sides, evenly in all directions; nothing grows, turns or goes its own way."""
+    angle = 2 * math.pi * torch.arange(count) / count
+    shift = length * side * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return Motions(shift, torch.ones(count), torch.zeros(count), torch.zeros(count, dtype=torch.int64))
+
+
 def moved_pairs(
     pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
 ) -> MovedPairs:
@@ -202,6 +209,16 @@ def moved_pairs(
         here = torch.hypot(x - _like(place[:, 0], x), y - _like(place[:, 1], y)) < _like(radius, x)
         flow = torch.where(here[:, None], step[:, :, None, None], flow)
     return MovedPairs(source, target, flow, motions, torch.tensor(list(numbers)))
+
+
+def crossed_pairs(
+    pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
+) -> MovedPairs:
+    """:func:`moved_pairs` of every picture in every motion, motions running fastest."""
+    each = torch.arange(len(motions)).repeat(len(numbers))
+    return moved_pairs(
+        pictures, [number for number in numbers for _ in range(len(motions))], motions[each], side, seed=seed
+    )
 
 
 def _disc(drawn: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,10 +1,11 @@
 """Figures of numbers: what the latent carries, and tracking against the truth."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from midway_zoo import style
-from midway_zoo.analysis import LatentReport, TruthScores
+from midway_zoo.analysis import LatentReport, RetrievalScores, TruthScores
 from midway_zoo.analysis.carries import PROBES, REPLAYS
 from midway_zoo.figures.canvas import colour, page, styled
 
@@ -55,6 +56,22 @@ def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
     return figure
 
 
+@styled
+def found_figure(scores: Mapping[str, RetrievalScores]) -> Any:
+    """Retrieval by every way (groups) of every network (bars), a panel for each kind of motions; dots are chance."""
+    kinds = list(next(iter(scores.values())).right)
+    figure, axes = page(len(kinds), 1, height=1.9 * len(kinds) + 0.3, sharex=True)
+    ways = list(dict.fromkeys(way for found in scores.values() for way in found.right[kinds[0]]))
+    for one, kind in zip(axes[:, 0], kinds, strict=True):
+        values = {name: [found.right[kind].get(way, math.nan) for way in ways] for name, found in scores.items()}
+        _bars(one, [way.replace(" of ", "\nof ") for way in ways], values, kind, high=109)
+        one.axhline(next(iter(scores.values())).chance, color=colour(style.INK), linewidth=0.6, linestyle=":")
+        one.set_ylabel("% found")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    return figure
+
+
 def _bars(
     axes: Any,
     names: list[str],
@@ -72,6 +89,8 @@ def _bars(
         places = [number + (index - (len(series) - 1) / 2) * width for number in range(len(names))]
         axes.bar(places, [max(value, low) for value in values], width, label=who, color=colour(style.SERIES[index]))
         for place, value in zip(places, values, strict=True):
+            if value != value:
+                continue
             text = f"{value:.0f}" if high is not None else f"{value:.2f}".removeprefix("0").replace("-0", "-")
             axes.text(place, max(value, 0) + 0.01 * top, text, ha="center", va="bottom", fontsize=6)
     axes.set_ylim(low, top)

@@ -129,13 +129,13 @@ def components_figure(
 
 @styled
 def retrieval_figure(
-    query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, Tensor | None, Tensor | None]]]
+    query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, tuple[Tensor, Tensor] | None]]]
 ) -> Any:
     """The query's two frames above the clips that answer it, source over target of each, a block for each way.
 
     Args:
         query: source and target (3, H, W).
-        answers: {way: [(match, its source, its target)]}; None where a clip's frames cannot be had any more.
+        answers: {way: [(match, (its source, its target))]}; None where a clip's frames cannot be had any more.
     """
     columns = max(2, *(len(found) for found in answers.values()))
     figure, axes = page(2 * (len(answers) + 1), columns, height=(2 * len(answers) + 2) * cell_height(query[0], columns))
@@ -150,11 +150,11 @@ def retrieval_figure(
                 for one in pair:
                     one.axis("off")
                 continue
-            match, *pictures = found[column]
-            for one, shown in zip(pair, pictures, strict=True):
+            match, pictures = found[column]
+            for number, one in enumerate(pair):
                 bare(one)
-                if shown is not None:
-                    show(one, shown)
+                if pictures is not None:
+                    show(one, pictures[number])
             name = match.clip if len(match.clip) <= 16 else f"...{match.clip[-14:]}"
             pair[0].set_title(f"{name}\n{match.score:.2f}", pad=3, color=colour(style.INK))
         axes[2 * block, 0].set_ylabel(f"by {way}", color=colour(style.INK))

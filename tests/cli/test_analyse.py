@@ -77,6 +77,9 @@ def test_matrix_gates_and_attention(clip: Path, tmp_path: Path, capsys) -> None:
         assert is_picture(out)
     assert run("attention", *MODEL, clip / "0.png", "--motion", "-o", tmp_path / "y.png") == 1
     assert "--motion takes two images" in capsys.readouterr().err
+    for wrong in (("--motion", "--backward"), ("--motion", "--at", "3,3"), ("--level", 1)):
+        assert run("attention", *MODEL, *pair, *wrong, "-o", tmp_path / "y.png") == 1
+        assert wrong[0] in capsys.readouterr().err
 
 
 def test_track_similarity_and_pca(clip: Path, tmp_path: Path, capsys) -> None:
@@ -116,15 +119,24 @@ def test_index_and_retrieve(clip: Path, tmp_path: Path, capsys) -> None:
 def test_latent_and_tracking(clip: Path, tmp_path: Path, capsys) -> None:
     small = ("--textures", "procedural", "--pairs")
     out = tmp_path / "latent.json"
-    assert run("latent", *MODEL, *small, 40, "-o", out, "-o", tmp_path / "latent.png") == 0
+    assert (
+        run("latent", *MODEL, *small, 40, "--pictures", 3, "--motions", 2, "-o", out, "-o", tmp_path / "latent.png")
+        == 0
+    )
     assert "nearest latent: same motion, %" in capsys.readouterr().out
     assert set(json.loads(out.read_text())["pictures"]["scenes"]) == {"weights", "random", "pixels"}
     assert is_picture(tmp_path / "latent.png")
     out = tmp_path / "truth.json"
-    assert run("tracking", *MODEL, "--against", "truth", *small, 2, "-o", out, "-o", tmp_path / "truth.png") == 0
+    assert run("tracking", *MODEL, "--against", "truth", *small, 1, "-o", out, "-o", tmp_path / "truth.png") == 0
     assert "a token drawn at random hits 1.6" in capsys.readouterr().out
     assert len(json.loads(out.read_text())["networks"]) == 4
     assert is_picture(tmp_path / "truth.png")
+    few = ("--motions", 3, "--pictures", 1, "--rounds", 1, "--textures", "procedural")
+    out = tmp_path / "retrieval.json"
+    assert run("retrieval", *MODEL, *few, "-o", out, "-o", tmp_path / "retrieval.png") == 0
+    assert "percent of 12 queries whose nearest clip, of 3," in capsys.readouterr().out
+    assert list(json.loads(out.read_text())["networks"]) == ["midway_nano", "midway_nano, untrained"]
+    assert is_picture(tmp_path / "retrieval.png")
 
 
 def test_outputs_are_looked_at_first(clip: Path, tmp_path: Path, capsys) -> None:
