@@ -83,7 +83,7 @@ def _bars(
 ) -> None:
     """Groups of bars with a value each; what is below the axis is cut, its value still written."""
     width = 0.84 / len(series)
-    largest = max(value for values in series.values() for value in values if value == value)
+    largest = max((value for values in series.values() for value in values if value == value), default=0.0)
     top = high if high is not None else max(largest, 0.1) * 1.15
     for index, (who, values) in enumerate(series.items()):
         places = [number + (index - (len(series) - 1) / 2) * width for number in range(len(names))]
