@@ -77,7 +77,7 @@ def latent_report(
     Args:
         model: a network or a pretrained name.
         clips: real clips, each as in :func:`~midway_zoo.infer_motion_latents`, whose frames are moved by known motions
-            too. What is tested is not fitted on: other clips where there are five or more, else other frames, which
+            too. What is tested is not fitted on: other clips where there are 20 or more, else other frames, which
             show much the same, so that looks and what goes with them are then read too well.
         pairs: of the probes, each with a picture (of a clip: a place) and a motion of its own; a fifth is tested.
         pictures, motions: of replay and neighbours, in which every picture makes every motion.

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.analysis.probes import MIN_GROUPS
 from midway_zoo.errors import InputError
 from midway_zoo.inference.frames import ClipLike, open_frames
 from midway_zoo.inference.images import resize
@@ -23,6 +22,8 @@ from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 DISCS = 3
 """On every pair; as many as "movers" says go their own way, the others with their ground."""
+MIN_CLIPS = 20
+"""From which on pictures of one clip are one group; a fifth of fewer clips would be too few looks to test on."""
 _SHARE = 0.6  # of a frame's shorter side that a window shows, so that it can move without leaving the frame
 
 
@@ -86,7 +87,7 @@ class FramePictures:
         # Neighbours in number come from different clips: the first few pictures show as much as there is.
         order = torch.randperm(len(taken), generator=_generator(seed, 0)).tolist()
         self._clips, self._frames = [taken[place][0] for place in order], [taken[place][1] for place in order]
-        self._by_clip = len(set(self._clips)) >= MIN_GROUPS
+        self._by_clip = len(set(self._clips)) >= MIN_CLIPS
         self._side, self._seed = side, seed
 
     def __len__(self) -> int:

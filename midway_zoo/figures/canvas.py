@@ -120,25 +120,32 @@ def bare(axes: Any, title: str = "") -> None:
         axes.set_title(title, color=colour(style.INK), pad=3)
 
 
-def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False) -> None:
-    """A mark of point ``index`` in its colour: a dot, or a ring that leaves visible what is there."""
-    face = "none" if ring else colour(style.point_colour(index))
-    edge = colour(style.point_colour(index)) if ring else "black"
+def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False, size: float = 6.0) -> None:
+    """A mark of point ``index`` in its colour, ``size`` points of type wide: a dot, or a ring, half as wide again, that
+    leaves visible what is there."""
+    ink = colour(style.point_colour(index))
     if ring:
-        axes.plot(*xy, marker="o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=3.0)
-    axes.plot(
-        *xy,
-        marker="o",
-        markersize=9 if ring else 6,
-        markerfacecolor=face,
-        markeredgecolor=edge,
-        markeredgewidth=1.6 if ring else 0.8,
-    )
+        hollow = {"marker": "o", "markersize": 1.5 * size, "markerfacecolor": "none"}
+        axes.plot(*xy, **hollow, markeredgecolor="black", markeredgewidth=0.5 * size)
+        axes.plot(*xy, **hollow, markeredgecolor=ink, markeredgewidth=0.27 * size)
+    else:
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.13 * size}
+        axes.plot(*xy, marker="o", markersize=size, markerfacecolor=ink, **edge)
 
 
-def bar_of(figure: Any, drawn: Any, axes: Any, label: str) -> None:
+def row_labels(axes: Sequence[Any], texts: Sequence[str]) -> None:
+    """What each row of pictures shows, beside the first of them, in one size of type that fits the height of a row."""
+    longest = max(len(line) for text in texts for line in text.splitlines())
+    figure = axes[0].figure
+    height = min(one.get_position().height for one in axes) * figure.get_figheight() * 72
+    size = min(8.0, max(5.0, 1.6 * height / longest))  # a letter is about 0.6 of its type wide
+    for one, text in zip(axes, texts, strict=True):
+        one.set_ylabel(text, color=colour(style.INK), fontsize=size)
+
+
+def bar_of(figure: Any, drawn: Any, axes: Any, label: str, **options: Any) -> None:
     """A colour bar beside axes."""
-    found = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=30)
+    found = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=30, **options)
     found.set_label(label, color=colour(style.GREY))
     found.outline.set_linewidth(0.4)
     found.solids.set_alpha(1)
