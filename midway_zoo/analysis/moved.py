@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.analysis.probes import MIN_GROUPS
 from midway_zoo.errors import InputError
 from midway_zoo.inference.frames import ClipLike, open_frames
 from midway_zoo.inference.images import resize
@@ -70,7 +71,7 @@ class FramePictures:
         seed: of the places.
 
     Raises:
-        InputError: for a clip without frames.
+        InputError: for clips of fewer than five frames together.
     """
 
     def __init__(
@@ -82,8 +83,8 @@ class FramePictures:
                 height, width = frame.image.shape[1:]
                 scale = side / (_SHARE * min(height, width))
                 taken.append((number, resize(frame.image, (round(height * scale), round(width * scale)))))
-        if not taken:
-            raise InputError("the clips hold no frame.")
+        if len(taken) < MIN_GROUPS:
+            raise InputError(f"the clips hold {len(taken)} frame(s); at least {MIN_GROUPS} are needed: pass more.")
         # Neighbours in number come from different clips: the first few pictures show as much as there is.
         order = torch.randperm(len(taken), generator=_generator(seed, 0)).tolist()
         self._clips, self._frames = [taken[place][0] for place in order], [taken[place][1] for place in order]

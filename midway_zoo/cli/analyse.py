@@ -45,6 +45,7 @@ def _add_pairs(tasks: Any) -> None:
         "matrix",
         "sensitivity of every target token to every source token",
         (*FIGURES, *TENSORS),
+        output=False,
         example="matrix midway_nano.scenes a.png b.png -o matrix.png -o matrix.safetensors",
     )
     _pair(command)
@@ -54,7 +55,7 @@ def _add_pairs(tasks: Any) -> None:
         "--time",
         type=positive,
         metavar="N",
-        help="instead, time N derivatives at once and in a loop",
+        help="say first what N derivatives take at once, in a loop and as single heat maps; OUT may then be left out",
     )
 
     command = _add(

@@ -27,7 +27,8 @@ def latent_figure(report: LatentReport) -> Any:
         _across(axes[row, 1], names, leaks, "looks or motion?")
         level = max(answers["weights"]["replay"])
         replay = {who: [answers[who]["replay"][level][name] for name in REPLAYS] for who in ("weights", "random")}
-        _across(axes[row, 2], list(REPLAYS), replay, f"replay: error 2 - 2 cos, level {level}")
+        _across(axes[row, 2], list(REPLAYS), replay, f"error of replay, level {level}")
+        axes[row, 2].set_xlabel("2 - 2 cos")
         axes[row, 0].set_ylabel(_KINDS.get(kind, kind), color=colour(style.INK))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
@@ -76,7 +77,14 @@ def _across(axes: Any, names: list[str], series: Mapping[str, list[float]], titl
         axes.barh(places, lengths, width, label=who, color=colour(style.SERIES[index]))
         for place, value in zip(places, values, strict=True):
             if value == value:
-                axes.text(max(value, 0) + 0.015 * top, place, f"{value:.2f}", ha="left", va="center", fontsize=6)
+                axes.text(
+                    max(value, 0) + 0.015 * top,
+                    place,
+                    f"{value:.2f}".replace("-0.00", "0.00"),
+                    ha="left",
+                    va="center",
+                    fontsize=6,
+                )
     axes.set_xlim(0, top)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_yticks(range(len(names)), names)

@@ -79,16 +79,16 @@ def test_only_movers_leave_their_ground() -> None:
 
 def test_frames_are_pictures_of_clips() -> None:
     clips = [torch.rand(3, 3, 60, 80) for _ in range(2)]
-    pictures = FramePictures(clips, 32, frames=2)
-    assert len(pictures) == 4
-    assert len({pictures.group(number) for number in range(20)}) == 4
+    pictures = FramePictures(clips, 32, frames=3)
+    assert len(pictures) == 6
+    assert len({pictures.group(number) for number in range(20)}) == 6
     many = FramePictures([torch.rand(2, 3, 60, 80) for _ in range(20)], 32)
     assert {many.group(number) for number in range(40)} == set(range(20))
     pairs = moved_pairs(pictures, range(6), draw_motions(6, 32), 32)
     assert pairs.source.shape == (6, 3, 32, 32)
     assert pairs.source.isfinite().all()
-    with pytest.raises(InputError, match="no frame"):
-        FramePictures([], 32)
+    with pytest.raises(InputError, match=r"4 frame\(s\)"):
+        FramePictures(clips, 32, frames=2)
 
 
 def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:

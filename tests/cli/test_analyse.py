@@ -96,8 +96,10 @@ def test_matrix_gates_and_attention(clip: Path, model: Path, tmp_path: Path, cap
     assert "of source tokens peak at home" in capsys.readouterr().out
     assert is_picture(picture)
     assert table.stat().st_size > 20 * 20 * 4
-    assert run("matrix", model, *pair, "--time", 3, "-o", tmp_path / "none.png") == 0
+    assert run("matrix", model, *pair, "--time", 3) == 0
     assert "a loop of single derivatives" in capsys.readouterr().out
+    assert run("matrix", model, *pair) == 1
+    assert "pass -o OUT, or --time N" in capsys.readouterr().err
     for name, further in (
         ("gates", ()),
         ("attention", ()),

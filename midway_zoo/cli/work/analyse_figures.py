@@ -180,7 +180,7 @@ def _percent(value: float | None) -> str:
 
 
 def _shown(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
+    return "" if math.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _plain(value: Any) -> Any:

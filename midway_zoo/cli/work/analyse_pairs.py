@@ -71,11 +71,14 @@ def heatmap(options: argparse.Namespace) -> None:
 
 def matrix(options: argparse.Namespace) -> None:
     """The sensitivity matrix of a pair, in bounded memory where it goes to a table."""
+    if not options.outputs and not options.time:
+        raise InputError("nothing would be kept of the matrix: pass -o OUT, or --time N.")
     network = prepared(options, options.source, options.target)
     source, target = to_tensor(options.source), to_tensor(options.target)
     if options.time:
         sys.stdout.write(_timed(network, source, target, options) + "\n")
-        return
+        if not options.outputs:
+            return
     chosen = {name: getattr(options, name) for name in ("size", "level", "draws", "seed")}
     rows = torch.cat(list(analysis.sensitivity_rows(network, source, target, rows=options.rows, **chosen)))
     with inference(network):
