@@ -94,6 +94,9 @@ class VideoFile:
             raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams else ""))
         # Of several the first that is marked as the default, so that a preview before it is not taken for the film.
         self.stream = stream = next((one for one in moving if one.disposition & kinds.default), moving[0])
+        for other in self._container.streams:  # not read at all: sound that is cut off hides no frames behind it
+            if other is not stream and hasattr(self._av.stream, "Discard"):  # PyAV 18
+                other.discard = self._av.stream.Discard.all
         # Not by frames: threads of frames report damage late, and then not of every frame.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = self._threads
@@ -176,7 +179,7 @@ class VideoFile:
                 return
             if packet.size:
                 self._read += 1
-                self.damage.broken_off |= packet.is_corrupt
+                self.damage.broken_off = packet.is_corrupt  # of the last one: others are gaps, as between recordings
                 time = self.time_of(packet)
                 if time is not None:
                     until = float((time + (packet.duration or 0)) * self.tick)
