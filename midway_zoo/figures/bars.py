@@ -15,7 +15,7 @@ _KINDS = {"scenes": "generated scenes", "clips": "real clips, moved by known mot
 @styled
 def latent_figure(report: LatentReport) -> Any:
     """Probes, leakage and replay of :func:`~midway_zoo.analysis.latent_report`, a row for each kind of pictures."""
-    figure, axes = page(len(report.figures), 3, height=3.0 * len(report.figures))
+    figure, axes = page(len(report.figures), 3, height=3.0 * len(report.figures), tallest=math.inf)
     for row, (kind, answers) in enumerate(report.figures.items()):
         probes = {who: [found["probes"][name] for name in PROBES] for who, found in answers.items()}
         _across(axes[row, 0], list(PROBES), probes, "R² of linear probes")
@@ -38,7 +38,7 @@ def latent_figure(report: LatentReport) -> Any:
 @styled
 def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
     """Hits, copies and PCK of tokens that move by a patch or more, of every network (panel) and rule (bars)."""
-    figure, axes = page(len(scores), 1, height=1.9 * len(scores), sharex=True)
+    figure, axes = page(len(scores), 1, height=1.9 * len(scores), tallest=math.inf, sharex=True)
     groups = {"hits": "hits", "copies": "copies", "within 1 token": "moved_pck_1", "within 2 tokens": "moved_pck_2"}
     for one, (name, found) in zip(axes[:, 0], scores.items(), strict=True):
         values = {rule: [figures[key] for key in groups.values()] for rule, figures in found.rules.items()}
@@ -54,7 +54,7 @@ def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
 def found_figure(scores: Mapping[str, RetrievalScores]) -> Any:
     """Retrieval by every way (groups) of every network (bars), a panel for each kind of motions; dots are chance."""
     kinds = list(next(iter(scores.values())).right)
-    figure, axes = page(len(kinds), 1, height=1.9 * len(kinds) + 0.3, sharex=True)
+    figure, axes = page(len(kinds), 1, height=1.9 * len(kinds) + 0.3, tallest=math.inf, sharex=True)
     ways = list(dict.fromkeys(way for found in scores.values() for way in found.right[kinds[0]]))
     for one, kind in zip(axes[:, 0], kinds, strict=True):
         values = {name: [found.right[kind].get(way, math.nan) for way in ways] for name, found in scores.items()}

@@ -22,6 +22,8 @@ PICTURES = (".png", ".svg", ".pdf")
 """Endings that :func:`save_figure` writes."""
 WIDTH = 7.0
 """Inches: two columns of a paper, and most of a slide."""
+TALLEST = 9.5
+"""Inches of the text on a page."""
 _DPI = 200
 _SETTINGS = {
     "font.size": 9,
@@ -61,8 +63,13 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return drawn
 
 
-def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, Any]:
-    """A figure of ``width`` x ``height`` inches and its axes, an array (rows, columns)."""
+def page(
+    rows: int, columns: int, *, height: float, width: float = WIDTH, tallest: float = TALLEST, **options: Any
+) -> tuple[Any, Any]:
+    """A figure of ``width`` x ``height`` inches, less of both if it would be taller than a page, and its axes, an array
+    (rows, columns)."""
+    scale = min(1.0, tallest / height)
+    width, height = max(3.0, scale * width), scale * height
     figure = import_matplotlib().figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
@@ -72,6 +79,12 @@ def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **opti
 def cell_height(picture: Tensor, columns: int, width: float = WIDTH, *, titled: bool = True) -> float:
     """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title if each row has them."""
     return width / columns * picture.shape[-2] / picture.shape[-1] + (0.25 if titled else 0.06)
+
+
+def short(name: str, most: int = 22) -> str:
+    """A name of at most so many letters, without its middle: names of one folder begin alike, and files end alike."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
 def colour(rgb: Sequence[int]) -> tuple[float, ...]:

@@ -8,7 +8,19 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import ClipSimilarity, Components, Match
-from midway_zoo.figures.canvas import bar_of, bare, cell_height, colour, page, palette, point, row_labels, show, styled
+from midway_zoo.figures.canvas import (
+    bar_of,
+    bare,
+    cell_height,
+    colour,
+    page,
+    palette,
+    point,
+    row_labels,
+    short,
+    show,
+    styled,
+)
 
 _MOST = 6
 
@@ -161,13 +173,7 @@ def retrieval_figure(
                 if pictures is not None:
                     show(one, pictures[number])
             where = f"frame {match.frame}" if match.seconds is None else f"{match.seconds:.1f} s"
-            title = f"{_short(match.clip)}\n{match.score:.2f} at {where}"
+            title = f"{short(match.clip)}\n{match.score:.2f} at {where}"
             pair[0].set_title(title, pad=3, color=colour(style.INK), fontsize=7.5 if columns < 6 else 6)
     row_labels(axes[1:, 0], [text for way in answers for text in (f"by {way}\nsource", "target")])
     return figure
-
-
-def _short(name: str, most: int = 22) -> str:
-    """A name without its middle: clips of one folder begin alike, and files end alike."""
-    half = (most - 1) // 2
-    return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"

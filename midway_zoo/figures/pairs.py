@@ -8,7 +8,7 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import AttentionMaps, GateMaps, HeatMaps, MotionAttention
-from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, show, styled
+from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, short, show, styled
 from midway_zoo.visualize import features_to_image
 
 _MOST = 6  # points or columns that stay legible
@@ -27,6 +27,7 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
     shown, points = min(len(targets), _MOST - 1), min(len(maps.xy), _MOST)
     names = list(labels) or [f"target {number + 1}" if len(targets) > 1 else "target" for number in range(shown)]
     columns = max(shown + 1, 3)
+    names = [short(name, 90 // columns) for name in names]
     figure, axes = page(
         points,
         shown + 1,
