@@ -41,3 +41,11 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
 def _peak_kib() -> int:
     lines = _STATUS.read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def resident_mib() -> float:
+    """Memory that this process has resident now; not a number where the system does not tell."""
+    if not _STATUS.exists():
+        return float("nan")
+    lines = _STATUS.read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024

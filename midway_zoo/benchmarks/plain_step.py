@@ -1,8 +1,8 @@
-"""A pretraining step as research code usually writes it: what ``benchmark_pretraining_step.py`` measures against.
+"""A pretraining step as research code usually writes it: what `midway-zoo benchmark train` measures against.
 
-The same network, weights, losses and update as midway_zoo's trainer, written out: attention matrices are
+The same network, weights, losses and update as the trainer of midway_zoo, written out: attention matrices are
 materialised, DINO's loss loops over the pairs of views, clipping and averaging loop over the parameters, and
-scalars are read with ``.item()`` as they come up. Everything is computed for every token.
+scalars are read with `.item()` as they come up. Everything is computed for every token.
 """
 
 from collections.abc import Sequence
@@ -104,7 +104,7 @@ def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: objec
     return total / terms
 
 
-class ReferenceStep:
+class PlainStep:
     """Optimizer steps of a :class:`PretrainModel`, of which only the parameters are used.
 
     Args:

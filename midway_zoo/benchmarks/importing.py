@@ -1,0 +1,32 @@
+"""``midway-zoo benchmark import``: how soon there is something, in processes of their own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+from midway_zoo.benchmarks.measuring import Comparison, How, Way, compare
+
+
+def measure(how: How) -> Iterator[Comparison]:
+    """Imports against timm's, and commands that compute nothing against Python's own start."""
+    how = How(rounds=how.rounds, warmup=how.warmup)
+    statements = ("import timm", "import midway_zoo", "import timm, midway_zoo", "import torch")
+    ways = [Way(statement, _python("-c", statement)) for statement in statements]
+    yield compare("import", ways, how, unit="starts", peer="import timm", elsewhere=True)
+    commands = {"--help": 0, "list": 0, "features --help": 0, "lst": 2}
+    ways = [Way("python -c pass", _python("-c", "pass"))]
+    ways += [Way(f"midway-zoo {words}", _command(words, code)) for words, code in commands.items()]
+    yield compare("commands", ways, how, unit="starts", peer="python -c pass", elsewhere=True)
+
+
+def _python(*arguments: str, code: int = 0) -> Callable[[], object]:
+    def run() -> None:
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False, text=True)
+        if done.returncode != code:
+            raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stderr[-500:]}")
+
+    return run
+
+
+def _command(words: str, code: int) -> Callable[[], object]:
+    return _python("-m", "midway_zoo", *words.split(), code=code)
