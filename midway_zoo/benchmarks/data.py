@@ -36,7 +36,7 @@ def measure(
     *,
     parts: Sequence[str] = PARTS,
     video: Path | None = None,
-    size: str = "960x540",
+    video_size: str = "960x540",
     batch: int = 8,
     scenes: Sequence[str] = ("64x64", "384x320"),
     textures: str = "procedural",
@@ -45,19 +45,21 @@ def measure(
 ) -> Iterator[Comparison]:
     """Views of a pair against PIL's; rendered scenes; visits to a clip against a seek for each frame.
 
-    Without a video, frames and clip are generated at ``size``.
+    Without a video, frames and clip are generated at ``video_size``.
     """
     if video is not None and not video.is_file():
         raise MissingFileError(f"there is no video {video}.")
     with _one_thread():
         if "views" in parts:
-            yield from _views(sides(size), video, how)
+            yield from _views(sides(video_size), video, how)
         if "scenes" in parts:
             for each in map(sides, scenes):
                 yield _scenes(each, batch, textures, how)
         if "decoding" in parts:
             with tempfile.TemporaryDirectory() as name:
-                yield _decoding(video or _clip(Path(name), sides(size)), Path(name) / "prepared", height, gop, how)
+                yield _decoding(
+                    video or _clip(Path(name), sides(video_size)), Path(name) / "prepared", height, gop, how
+                )
 
 
 @contextmanager

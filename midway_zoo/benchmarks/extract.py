@@ -52,9 +52,7 @@ def measure(
             for what in (("features",), ("features", "motion")):
                 settings = Settings(what=what, size=size)  # type: ignore[arg-type]
                 title = f"extraction of {'+'.join(what)}, {clips} clips of {frames} frames of {video_size}"
-                yield compare(
-                    title, work.ways(settings, workers), how, unit="frames", items=clips * frames, peer=PLAIN
-                )
+                yield compare(title, work.ways(settings, workers), how, unit="frames", items=clips * frames, peer=PLAIN)
         if "memory" in parts:
             yield _memory(network, Path(name), items)
 

@@ -44,24 +44,22 @@ def measure(
     how: How,
     *,
     model: str = "midway_vits",
-    mbits: float | None = 100.0,
+    mbits: float = 100.0,
     latency: float = 0.1,
     prototypes: int = 65536,
 ) -> Iterator[Comparison]:
-    """Seconds, and what was sent for it."""
+    """Seconds, and what was sent for it; a line of 0 Mbit/s has no limit."""
     if model not in ARCHITECTURES:
         raise ConfigError(f"hub measures an architecture, not {model!r}.{nearest(model, ARCHITECTURES)}")
     once = How(rounds=how.rounds, warmup=0)
     with tempfile.TemporaryDirectory() as name:
         source = Path(name) / FILE
         write_like_released(source, ARCHITECTURES[model], prototypes)
-        with Line(source, None if mbits is None else mbits * 1e6, latency) as line:
+        with Line(source, mbits * 1e6 or None, latency) as line:
             notes: dict[str, str] = {}
             homes = (Path(name) / f"home{number}" for number in count())
-            ways = [
-                Way(label, _download(line, model, label, wanted, homes, notes)) for label, wanted in WANTED.items()
-            ]
-            speed = "an unshaped line" if mbits is None else f"{mbits:g} Mbit/s"
+            ways = [Way(label, _download(line, model, label, wanted, homes, notes)) for label, wanted in WANTED.items()]
+            speed = f"{mbits:g} Mbit/s" if mbits else "an unshaped line"
             title = f"download out of {model}, {line.size / 1e6:.0f} MB, {speed}, {latency * 1e3:g} ms"
             found = compare(title, ways, once, unit="downloads", peer=next(iter(WANTED)), elsewhere=True)
             yield found.noting(*notes.values())

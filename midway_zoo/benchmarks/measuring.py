@@ -155,7 +155,9 @@ def compare(
                 cpu_seconds=None if elsewhere or how.device.type != "cpu" else Spread.of(cpu[way.name]),
                 per_second=count / seconds.median,
                 speed=None if peer is None else _speed(wall, peer, way.name),
-                cpu_speed=None if peer is None or elsewhere or how.device.type != "cpu" else _speed(cpu, peer, way.name),
+                cpu_speed=None
+                if peer is None or elsewhere or how.device.type != "cpu"
+                else _speed(cpu, peer, way.name),
                 peak_mib=peaks[way.name],
                 gflop=operations and operations / 1e9,
                 utilisation=used,
@@ -167,9 +169,7 @@ def compare(
 Seconds = dict[str, list[float]]
 
 
-def _rounds(
-    title: str, ways: Sequence[Way], products: dict[torch.dtype, Product], how: How
-) -> tuple[Seconds, Seconds]:
+def _rounds(title: str, ways: Sequence[Way], products: dict[torch.dtype, Product], how: How) -> tuple[Seconds, Seconds]:
     """Wall-clock and processor seconds of every round."""
     runs = {way.name: way.run for way in ways} | {product.name: product for product in products.values()}
     wall: Seconds = {name: [] for name in runs}

@@ -30,7 +30,9 @@ def measure(
         pairs = f"{count - 1} pairs, one by one"
         ways = [
             Way(pairs, _pairs(network, clip, size)),
-            Way("clip", lambda clip=clip: infer_motion_latents(network, clip, batch_size=batch, size=size), counted=True),
+            Way(
+                "clip", lambda clip=clip: infer_motion_latents(network, clip, batch_size=batch, size=size), counted=True
+            ),
             Way("encoder alone", _encoder(network, clip, batch), counted=True),
         ]
         if how.dtype != torch.float32:

@@ -19,11 +19,11 @@ _FRAMES = 8
 
 
 def measure(
-    how: How, *, model: str = "midway_vits", size: str = "640x360", frames: int = 8, flow: bool = False
+    how: How, *, model: str = "midway_vits", video_size: str = "640x360", frames: int = 8, flow: bool = False
 ) -> Iterator[Comparison]:
     """Latents of each frame since the one before; with ``flow`` also the flow of the head."""
     network = network_of(model, how.device)
-    height, width = sides(size)
+    height, width = sides(video_size)
     clip = drifting(_FRAMES, (height, width))
     pairs = "each pair by itself"
     ways = [

@@ -57,9 +57,7 @@ def _makers(model: str, prototypes: int, how: How) -> dict[str, tuple[Make, torc
         return plain_step(settings(model, batch, prototypes, precision="fp16" if cuda else "no"), how.device)
 
     def trainer(precision: str, compiled: bool) -> Make:
-        return lambda batch: TrainerStep(
-            settings(model, batch, prototypes, precision=precision, compile=compiled)
-        )
+        return lambda batch: TrainerStep(settings(model, batch, prototypes, precision=precision, compile=compiled))
 
     makers: dict[str, tuple[Make, torch.dtype]] = {PLAIN: (plain, torch.float16 if cuda else torch.float32)}
     dtypes = [how.dtype if how.dtype != torch.float32 else torch.bfloat16] if cuda else [torch.float32]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from midway_zoo.cli import (
+    benchmark,
     demo,
     export,
     extract,
@@ -50,6 +51,7 @@ def build_parser() -> Parser:
     train.add_commands(commands)
     evaluation.add_commands(commands)
     reproduce.add_commands(commands)
+    benchmark.add_commands(commands)
     return parser
 
 
@@ -70,6 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if further:
         options.settings += further
     options.quiet = getattr(options, "quiet", False)
+    options.argv = list(sys.argv[1:] if argv is None else argv)
     _set_up(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         code = options.run(options)
