@@ -13,6 +13,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("version", "errors", "timm_hook", "bars", "extras"),
     ("files", "checks"),
     ("config", "manifest"),
+    ("names",),
     ("results", "card"),
     ("storage",),
     ("models",),

@@ -4,6 +4,7 @@ import itertools
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,12 @@ def _views(size: tuple[int, int], video: Path | None, how: How) -> Iterator[Comp
         ("cut", cut, lambda source, target: reference.cut(source, target, rng)),
         ("cut and photometry", everything, lambda source, target: reference(source, target, rng)),
     ):
-        ways = [Way("PIL", lambda run=theirs: run(*next(pairs))), Way("ours", lambda run=ours: run(*next(pairs)))]
+        ways = [Way("PIL", partial(_next, pairs, theirs)), Way("ours", partial(_next, pairs, ours))]
         yield compare(f"{title}, {what}", ways, how, unit="pairs", peer="PIL")
+
+
+def _next(pairs: Iterator[tuple[Frame, Frame]], run: Callable[[Frame, Frame], object]) -> object:
+    return run(*next(pairs))
 
 
 def _generated(size: tuple[int, int]) -> list[tuple[Frame, Frame]]:
@@ -131,7 +136,7 @@ def _clip(folder: Path, size: tuple[int, int]) -> Path:
 
 
 def _decoding(video: Path, out: Path, height: int, gop: int, how: How) -> Comparison:
-    """All pairs of a visit in one ordered pass, as it is and after ``train prepare``, against opening for each frame."""
+    """All pairs of a visit in one ordered pass, before and after ``train prepare``, against opening for each frame."""
     prepare(video, out, height=height, gop=gop, workers=1)
     raw, prepared = build_index(video), build_index(out)
     stream, clip, small = PairStream(raw, seed=0), raw.videos[0], prepared.videos[0]

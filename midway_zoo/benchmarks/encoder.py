@@ -31,7 +31,7 @@ def measure(how: How, *, model: str = "midway_vits", batch: int = 8, size: int |
         Way(ours, _forward(encoder, images), counted=True),
         Way(f"{ours}, four levels", _guarded(lambda: network.encode(images))),
     ]
-    notes = []
+    notes: list[str] = []
     if how.compile:
         way, note = _compiled(encoder, images, ours)
         ways, notes = [*ways, way], [*notes, note]

@@ -50,7 +50,7 @@ def measure(
                 write_video(folder / f"{index:03}.mp4", images, fps=25)
             work = _Work(network, folder, Path(name), clips, batch)
             for what in (("features",), ("features", "motion")):
-                settings = Settings(what=what, size=size)  # type: ignore[arg-type]
+                settings = Settings(what=what, size=size)
                 title = f"extraction of {'+'.join(what)}, {clips} clips of {frames} frames of {video_size}"
                 yield compare(title, work.ways(settings, workers), how, unit="frames", items=clips * frames, peer=PLAIN)
         if "memory" in parts:
@@ -82,7 +82,7 @@ class _Work:
         for path in sorted(self.folder.glob("*.mp4")):
             images = [frame.image for frame in read_video(path)]
             features = extract_features(self.network, images, blocks=(11,), size=size, batch_size=self.batch)
-            tensors = {"cls": features.cls, "block11": features.maps[11]}
+            tensors: dict[str, Any] = {"cls": features.cls, "block11": features.maps[11]}
             if "motion" in settings.what:
                 latents = infer_motion_latents(self.network, images, size=size, batch_size=self.batch)
                 tensors["motion"] = latents.tokens

@@ -130,7 +130,8 @@ def _dis(source: Tensor, target: Tensor) -> Callable[[], object] | None:
         cv2.cvtColor((image * 255).byte().permute(1, 2, 0).cpu().numpy(), cv2.COLOR_RGB2GRAY)
         for image in (source, target)
     ]
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    opencv: Any = cv2
+    method = opencv.DISOpticalFlow_create(opencv.DISOPTICAL_FLOW_PRESET_MEDIUM)
     cv2.setNumThreads(torch.get_num_threads())
 
     def run() -> object:

@@ -1,10 +1,12 @@
 """``midway-zoo benchmark import``: how soon there is something, in processes of their own."""
 
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 
-from midway_zoo.benchmarks.measuring import Comparison, How, Way, compare
+from midway_zoo.benchmarks.measuring import Comparison, Elapsed, How, Way, compare
 
 
 def measure(how: How) -> Iterator[Comparison]:
@@ -20,12 +22,20 @@ def measure(how: How) -> Iterator[Comparison]:
 
 
 def _python(*arguments: str, code: int = 0) -> Callable[[], object]:
-    def run() -> None:
+    def run() -> Elapsed:
+        start = time.perf_counter(), _of_children()
         done = subprocess.run([sys.executable, *arguments], capture_output=True, check=False, text=True)
         if done.returncode != code:
             raise RuntimeError(f"{arguments} ended with {done.returncode}: {done.stderr[-500:]}")
+        return Elapsed(time.perf_counter() - start[0], _of_children() - start[1])
 
     return run
+
+
+def _of_children() -> float:
+    """Processor seconds of the processes that ended; 0 where the system does not tell."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def _command(words: str, code: int) -> Callable[[], object]:

@@ -28,9 +28,10 @@ class How:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """What a run may return that knows better than the clock how long the work itself took."""
+    """What a run may return that knows better than this process's clocks how long the work itself took."""
 
     seconds: float
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def compare(
         unit: of the items.
         items: in one run.
         peer: name of the way that the others are compared with.
-        elsewhere: the work is another process's, so that neither memory nor CPU seconds are this one's.
+        elsewhere: the work is another process's: its memory is not this one's.
     """
     flop = {way.name: flop_of(way.run) if way.counted else way.flop for way in ways}
     products = {way.dtype: Product(how.device, way.dtype) for way in ways if flop[way.name]}
@@ -144,6 +145,7 @@ def compare(
     rows = []
     for way in ways:
         seconds, count, operations = Spread.of(wall[way.name]), way.items or items, flop[way.name]
+        counted = how.device.type == "cpu" and all(cpu[way.name])  # an accelerator's work is not the processor's
         used = None
         if operations:
             product = products[way.dtype]
@@ -152,12 +154,10 @@ def compare(
             Row(
                 name=way.name,
                 seconds=seconds,
-                cpu_seconds=None if elsewhere or how.device.type != "cpu" else Spread.of(cpu[way.name]),
+                cpu_seconds=Spread.of(cpu[way.name]) if counted else None,
                 per_second=count / seconds.median,
                 speed=None if peer is None else _speed(wall, peer, way.name),
-                cpu_speed=None
-                if peer is None or elsewhere or how.device.type != "cpu"
-                else _speed(cpu, peer, way.name),
+                cpu_speed=_speed(cpu, peer, way.name) if counted and peer is not None else None,
                 peak_mib=peaks[way.name],
                 gflop=operations and operations / 1e9,
                 utilisation=used,
@@ -190,7 +190,9 @@ def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float
     result = run()
     synchronise(device)
     wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
-    return result.seconds if isinstance(result, Elapsed) else wall, cpu
+    if isinstance(result, Elapsed):
+        return result.seconds, result.cpu_seconds or 0.0
+    return wall, cpu
 
 
 def synchronise(device: torch.device) -> None:

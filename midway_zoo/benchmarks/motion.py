@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 
@@ -27,23 +28,21 @@ def measure(
     shape = (size, size) if size else network.config.img_size
     for count in frames:
         clip = noise((count, 3, *shape), how.device)
+        along = partial(_along, clip, size, batch)
         pairs = f"{count - 1} pairs, one by one"
         ways = [
             Way(pairs, _pairs(network, clip, size)),
-            Way(
-                "clip", lambda clip=clip: infer_motion_latents(network, clip, batch_size=batch, size=size), counted=True
-            ),
+            Way("clip", along(network), counted=True),
             Way("encoder alone", _encoder(network, clip, batch), counted=True),
         ]
         if how.dtype != torch.float32:
             low = network_of(model, how.device).to(how.dtype)
             name = str(how.dtype).removeprefix("torch.")
-            run = lambda clip=clip, low=low: infer_motion_latents(low, clip, batch_size=batch, size=size)  # noqa: E731
-            ways.append(Way(f"clip, {name}", run, dtype=how.dtype, counted=True))
+            ways.append(Way(f"clip, {name}", along(low), dtype=how.dtype, counted=True))
         notes = []
         if how.compile:
             compiled = _compiled(model, how.device)
-            run = lambda clip=clip, net=compiled: infer_motion_latents(net, clip, batch_size=batch, size=size)  # noqa: E731
+            run = along(compiled)
             notes.append(f"clip {watch(run, [(), ()])}; the first batch has a pair less than the others")
             ways.append(Way("clip, compiled", run))
         title = f"motion latents of {count} frames of {shape[1]} x {shape[0]}, batches of {batch}"
@@ -58,6 +57,10 @@ def _pairs(network: MidwayNetwork, clip: torch.Tensor, size: int | None) -> Call
             infer_motion_latent(network, source, target, size=size)
 
     return run
+
+
+def _along(clip: torch.Tensor, size: int | None, batch: int, network: MidwayNetwork) -> Callable[[], object]:
+    return lambda: infer_motion_latents(network, clip, batch_size=batch, size=size)
 
 
 def _encoder(network: MidwayNetwork, clip: torch.Tensor, batch: int) -> Callable[[], object]:

@@ -81,7 +81,7 @@ def random_views(config: PretrainConfig, batch: int, device: torch.device) -> di
     return {key: torch.randn(shape, generator=generator).to(device) for key, shape in shapes.items()}
 
 
-def disturb(model: PretrainModel) -> None:
+def disturb(model: Any) -> None:
     """Noise on all weights (the same for the same shapes), so that no term is zero and EMA copies differ."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():

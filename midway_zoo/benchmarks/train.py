@@ -6,6 +6,7 @@ CPU both run in float32, and ``--dtype`` adds the trainer in that precision.
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,12 +37,11 @@ def measure(
     views = random_views(settings(model, batch, prototypes), batch, how.device)
     ways = []
     for name, (make, dtype) in makers.items():
-        step = make(batch)
         # What the plain step computes beyond the trainer is no use: both are counted by the trainer's.
-        ways.append(Way(name, lambda step=step: step(views), dtype=dtype, flop=flop * batch))
+        ways.append(Way(name, partial(make(batch), views), dtype=dtype, flop=flop * batch))
     title = f"pretraining step of {model}, {batch} pairs"
     yield compare(title, ways, how, unit="pairs", items=batch, peer=PLAIN).noting(same)
-    del ways, step, views
+    ways.clear()  # the memory that they hold
     if largest:
         yield from _largest(model, prototypes, makers, batch, flop, how)
 
@@ -89,10 +89,9 @@ def _largest(
         if not found:
             continue
         views = random_views(settings(model, found, prototypes), found, how.device)
-        step = make(found)
-        way = Way(name, lambda step=step, views=views: step(views), dtype=dtype, flop=flop * found)
-        yield compare(f"{model}, {name}: largest batch, {found} pairs", [way], how, unit="pairs", items=found)
-        del step, way, views
+        ways = [Way(name, partial(make(found), views), dtype=dtype, flop=flop * found)]
+        yield compare(f"{model}, {name}: largest batch, {found} pairs", ways, how, unit="pairs", items=found)
+        ways.clear()
 
 
 def _fitting(make: Make, model: str, prototypes: int, batch: int, device: torch.device) -> int:

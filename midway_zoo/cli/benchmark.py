@@ -79,7 +79,7 @@ def _flag(name: str, dest: str | None = None, **options: Any) -> tuple[str, dict
 
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "model": _flag(
-        "--model", metavar="NAME", default="midway_vits", help="architecture (random weights), name or path"
+        "--model", metavar="NAME", default="midway_vits", help="architecture (random weights) or name or path"
     ),
     "architecture": _flag("--model", metavar="NAME", default="midway_vits", help="architecture of the file"),
     "batch": _flag("--batch", type=positive, default=8, help="images, or pairs, at once"),
