@@ -67,9 +67,11 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
 
         tag = kwargs.get("pretrained_cfg") or default_cfgs[variant].tags[0]
         state = encoder_state(f"{variant}.{tag}" if tag else variant, cache_dir=kwargs.get("cache_dir"))
-        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), "state_dict": state}
+        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), "state_dict": _Shared(state)}
         if tag and tag not in default_cfgs[variant].tags:  # of register_weights, unknown to timm
             kwargs["pretrained_cfg"] = PretrainedCfg(**_cfg(variant))
+        if not kwargs.get("num_classes"):  # nothing but a new class head keeps the numbers that timm draws
+            kwargs.setdefault("weight_init", "skip")
     # img_size comes from the configuration entry, so that a model which timm reads back from a folder takes
     # its size from the folder's config.json.
     shape = {key: value for key, value in config.encoder_args.items() if key != "img_size"}
@@ -88,6 +90,13 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
             if isinstance(description, dict):
                 description.pop("state_dict", None)
     return model
+
+
+class _Shared(dict[str, Tensor]):
+    """Weights on their way through timm's description of a model, of which it makes deep copies."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
+        return self
 
 
 def _has_own_source(kwargs: dict[str, Any]) -> bool:
