@@ -105,4 +105,4 @@ def differences(config: PretrainConfig, views: dict[str, Tensor]) -> tuple[float
 
 
 def _relative(value: Any, expected: Any) -> float:
-    return float((value - expected).norm() / expected.norm())
+    return float(((value - expected).norm() / expected.norm()).detach())

@@ -1,7 +1,7 @@
 """``midway-zoo benchmark train``: an optimizer step of pretraining, against the same step written out plainly.
 
 On a GPU the trainer runs compiled in bfloat16, and the plain step in float16 with loss scaling, as such code does; on a
-CPU both run in float32, and ``--dtype`` adds the trainer in that precision.
+CPU both run in float32, the trainer in what ``--dtype`` says.
 """
 
 import gc
@@ -60,15 +60,13 @@ def _makers(model: str, prototypes: int, how: How) -> dict[str, tuple[Make, torc
         return lambda batch: TrainerStep(settings(model, batch, prototypes, precision=precision, compile=compiled))
 
     makers: dict[str, tuple[Make, torch.dtype]] = {PLAIN: (plain, torch.float16 if cuda else torch.float32)}
-    dtypes = [how.dtype if how.dtype != torch.float32 else torch.bfloat16] if cuda else [torch.float32]
-    if not cuda and how.dtype != torch.float32:
-        dtypes.append(how.dtype)
-    for dtype in dtypes:
-        name = "trainer" if dtype == torch.float32 else f"trainer, {str(dtype).removeprefix('torch.')}"
-        if not cuda:
-            makers[name] = trainer(_PRECISION[dtype], False), dtype
-        if cuda or how.compile:
-            makers[f"{name}, compiled"] = trainer(_PRECISION[dtype], True), dtype
+    # One precision a run: Accelerate's state is the process's.
+    dtype = torch.bfloat16 if cuda and how.dtype == torch.float32 else how.dtype
+    name = "trainer" if dtype == torch.float32 else f"trainer, {str(dtype).removeprefix('torch.')}"
+    if not cuda:
+        makers[name] = trainer(_PRECISION[dtype], False), dtype
+    if cuda or how.compile:
+        makers[f"{name}, compiled"] = trainer(_PRECISION[dtype], True), dtype
     return makers
 
 
