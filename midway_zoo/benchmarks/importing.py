@@ -1,5 +1,6 @@
 """``midway-zoo benchmark import``: how soon there is something, in processes of their own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -14,11 +15,27 @@ def measure(how: How) -> Iterator[Comparison]:
     how = How(rounds=how.rounds, warmup=how.warmup)
     statements = ("import timm", "import midway_zoo", "import timm, midway_zoo", "import torch")
     ways = [Way(statement, _python("-c", statement)) for statement in statements]
+    ways.append(Way("import midway_zoo, after timm", _after_timm))
     yield compare("import", ways, how, unit="starts", peer="import timm", elsewhere=True)
     commands = {"--help": 0, "list": 0, "features --help": 0, "lst": 2}
     ways = [Way("python -c pass", _python("-c", "pass"))]
     ways += [Way(f"midway-zoo {words}", _command(words, code)) for words, code in commands.items()]
     yield compare("commands", ways, how, unit="starts", peer="python -c pass", elsewhere=True)
+
+
+_AFTER = """
+import json, time, timm
+start = time.perf_counter(), time.process_time()
+import midway_zoo
+print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1]]))
+"""
+
+
+def _after_timm() -> Elapsed:
+    """What this import adds: the difference of two imports of timm says more about the machine."""
+    done = subprocess.run([sys.executable, "-c", _AFTER], capture_output=True, check=True, text=True)
+    seconds, cpu_seconds = json.loads(done.stdout)
+    return Elapsed(seconds, cpu_seconds)
 
 
 def _python(*arguments: str, code: int = 0) -> Callable[[], object]:

@@ -42,11 +42,11 @@ def measure(how: How, *, model: str = "midway_vitb") -> Iterator[Comparison]:
 
 def _encoder(name: str, folder: str, path: Path, how: How) -> Comparison:
     model = name.partition(".")[0]
-    plain = timm.create_model(model)
+    plain, plainly = timm.create_model(model), "load_file into a timm model that is there"
     ways = [
         Way("load_file", lambda: load_file(path)),
         Way("load_file, every number read", lambda: _read(load_file(path))),
-        Way("load_file into a timm model that is there", lambda: plain.load_state_dict(load_file(path))),
+        Way(plainly, lambda: plain.load_state_dict(load_file(path))),
         Way("midway_zoo.create_model", _created(name, folder, dynamics=False)),
         Way("midway_zoo.create_model, verify=False", _created(name, folder, dynamics=False, verify=False)),
         Way("timm.create_model", lambda: timm.create_model(name, pretrained=True, cache_dir=folder)),
@@ -54,17 +54,23 @@ def _encoder(name: str, folder: str, path: Path, how: How) -> Comparison:
         Way("cached part, SHA-256 computed", lambda: load_part(path, rehash=True)),
     ]
     title = f"encoder of {model} from the cache, {path.stat().st_size / 1e6:.0f} MB"
-    return compare(title, ways, how, unit="loads", peer="load_file, every number read")
+    return compare(title, ways, how, unit="loads", peer=plainly)
 
 
 def _network(name: str, folder: str, paths: list[Path], how: How) -> Comparison:
+    plain, plainly = (
+        MidwayNetwork(architecture_config(name.partition(".")[0])),
+        "load_file into a network that is there",
+    )
+    rooms = (plain.encoder, plain.require_dynamics())
     ways = [
         Way("load_file, every number read", lambda: [_read(load_file(path)) for path in paths]),
+        Way(plainly, lambda: [room.load_state_dict(load_file(path)) for room, path in zip(rooms, paths, strict=True)]),
         Way("midway_zoo.create_model", _created(name, folder)),
     ]
     size = sum(path.stat().st_size for path in paths)
     title = f"{name.partition('.')[0]} with dynamics from the cache, {size / 1e6:.0f} MB"
-    return compare(title, ways, how, unit="loads", peer="load_file, every number read")
+    return compare(title, ways, how, unit="loads", peer=plainly)
 
 
 def _created(name: str, folder: str, **options: Any) -> Any:

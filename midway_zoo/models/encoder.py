@@ -9,6 +9,7 @@ Paper: "Midway Network: Learning Representations for Recognition and Motion from
 Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
+from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -95,8 +96,9 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     return model
 
 
-class _Shared(dict[str, Tensor]):
-    """Weights on their way through timm's description of a model, of which it makes deep copies."""
+class _Shared(UserDict[str, Tensor]):
+    """Weights on their way through timm's description of a model, of which it makes deep copies (no dict: what
+    ``dataclasses.asdict`` takes for one it copies without asking)."""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
         return self
@@ -127,6 +129,7 @@ def _resampled_positions(state_dict: dict[str, Tensor], model: VisionTransformer
 
 def _filter_fn(state_dict: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
     """timm's conversion, then a count: nothing but a new class head may be missing from the weights."""
+    state_dict = dict(state_dict)
     table = _resampled_positions(state_dict, model)
     state_dict = checkpoint_filter_fn(state_dict, model)
     if table is not None:

@@ -121,12 +121,13 @@ def test_import(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
         commands.append(command[1:])
-        return subprocess.CompletedProcess(command, 2 if command[-1] == "lst" else 0, "", "")
+        return subprocess.CompletedProcess(command, 2 if command[-1] == "lst" else 0, "[0.5, 0.25]", "")
 
     monkeypatch.setattr(subprocess, "run", run)
     found = list(importing.measure(how))
     assert [one.title for one in found] == ["import", "commands"]
     assert ["-m", "midway_zoo", "--help"] in commands
+    assert found[0].row("import midway_zoo, after timm").seconds.median == 0.5
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 1, "", "no timm"))
     with pytest.raises(RuntimeError, match="no timm"):
         next(importing.measure(how))
