@@ -9,7 +9,6 @@ Paper: "Midway Network: Learning Representations for Recognition and Motion from
 Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
 """
 
-from collections import UserDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +69,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
         state = encoder_state(f"{variant}.{tag}" if tag else variant, cache_dir=kwargs.get("cache_dir"))
         kwargs["pretrained_cfg_overlay"] = {
             **(kwargs.get("pretrained_cfg_overlay") or {}),
-            "state_dict": _Shared(state),
+            "state_dict": state,
         }
         if tag and tag not in default_cfgs[variant].tags:  # of register_weights, unknown to timm
             kwargs["pretrained_cfg"] = PretrainedCfg(**_cfg(variant))
@@ -94,14 +93,6 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
             if isinstance(description, dict):
                 description.pop("state_dict", None)
     return model
-
-
-class _Shared(UserDict[str, Tensor]):
-    """Weights on their way through timm's description of a model, of which it makes deep copies (no dict: what
-    ``dataclasses.asdict`` takes for one it copies without asking)."""
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "_Shared":
-        return self
 
 
 def _has_own_source(kwargs: dict[str, Any]) -> bool:
@@ -129,7 +120,6 @@ def _resampled_positions(state_dict: dict[str, Tensor], model: VisionTransformer
 
 def _filter_fn(state_dict: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
     """timm's conversion, then a count: nothing but a new class head may be missing from the weights."""
-    state_dict = dict(state_dict)
     table = _resampled_positions(state_dict, model)
     state_dict = checkpoint_filter_fn(state_dict, model)
     if table is not None:
