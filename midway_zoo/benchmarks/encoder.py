@@ -13,7 +13,7 @@ from midway_zoo.benchmarks.measuring import Comparison, How, Way, compare
 from midway_zoo.benchmarks.networks import network_of, noise
 
 _PEERS = {(384, 6): "vit_small_patch16_224", (768, 12): "vit_base_patch16_224"}
-CLIP = 16
+CLIP = 8
 """Frames of one size over which recompilations are counted."""
 
 
