@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from midway_zoo.benchmarks.plain_step import PlainStep
+from midway_zoo.train.attention import attention_of
 from midway_zoo.train.config import load_config
 from midway_zoo.train.distributed import make_accelerator
 from midway_zoo.train.optim import set_hyperparameters
@@ -35,12 +36,13 @@ class TrainerStep:
         if config.compile:
             self.task.model.compile()
         self.model, self.optimizer = self.accelerator.prepare(self.task.model, self.task.optimizer())
+        self.attention = attention_of(config, self.accelerator, self.task.model, {})
         self.step = _STEPS_PER_EPOCH  # past the epoch in which the last layer is frozen
 
     def __call__(self, views: dict[str, Tensor]) -> dict[str, Tensor]:
         hyper = self.task.hyperparameters(self.step)
         set_hyperparameters(self.optimizer, hyper.lr, hyper.weight_decay)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), self.attention:
             losses = self.model(views)
         self.accelerator.backward(losses["loss"])
         if self.accelerator.scaler is not None:

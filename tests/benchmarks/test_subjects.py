@@ -32,10 +32,10 @@ def test_encoder() -> None:
 def test_encoder_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: compiled(model, backend="eager"))
-    monkeypatch.setattr(encoder, "CLIP", 2)
-    (found,) = encoder.measure(How(rounds=1, warmup=0, compile=True), model="midway_nano", batch=1)
-    assert names(found)[-1] == "midway_nano, compiled"
-    assert found.notes == ("midway_nano compiled: 1 graph(s), 0 graph break(s), 0 recompilation(s) over 2 calls",)
+    way, note = encoder._compiled(torch.nn.Linear(4, 4), torch.rand(2, 4), "linear")
+    assert way.name == "linear, compiled"
+    assert note == "linear compiled: 1 graph(s), 0 graph break(s), 0 recompilation(s) over 8 calls"
+    assert tuple(way.run().shape) == (2, 4)
 
 
 def test_motion(how: How) -> None:
@@ -49,9 +49,10 @@ def test_motion(how: How) -> None:
 def test_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     once = How(rounds=1, warmup=0)
     monkeypatch.setitem(sys.modules, "cv2", None)
-    found = list(flow.measure(once, model="midway_nano", sizes=("64x64",), zero_shot="64x64"))
+    monkeypatch.delitem(flow._RAFT, "raft_large")
+    found = list(flow.measure(once, model="midway_nano.scenes", sizes=("64x64",), zero_shot="32x32"))
     assert found[0].title == "flow of a pair of 64 x 64"
-    assert names(found[0])[:3] == ["raft_small", "raft_large", "midway_nano with head"]
+    assert names(found[0])[:3] == ["raft_small", "midway_nano with head", "midway_nano with head, one tile"]
     assert any("DIS is not measured: pip install" in note for note in found[0].notes)
     assert names(found[1]) == ["one direction", "both directions", "one direction, called twice"]
     assert names(found[2]) == ["perturbation"]
@@ -66,7 +67,9 @@ def test_flow_with_opencv() -> None:
 
 
 def test_stream() -> None:
-    found = list(stream.measure(How(rounds=1, warmup=0), model="midway_nano", video_size="64x64", frames=1, flow=True))
+    found = list(
+        stream.measure(How(rounds=1, warmup=0), model="midway_nano.scenes", video_size="64x64", frames=1, flow=True)
+    )
     assert [names(one) for one in found] == [
         ["each pair by itself", "MotionStream.push", "encoder alone"],
         ["each pair by itself", "MotionStream.push"],
