@@ -8,7 +8,7 @@ from midway_zoo.benchmarks.measuring import How
 
 @pytest.fixture
 def how() -> How:
-    return How(rounds=2, warmup=0)
+    return How(rounds=1, warmup=0)
 
 
 @pytest.fixture(autouse=True)
