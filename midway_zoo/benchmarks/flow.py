@@ -15,7 +15,7 @@ from midway_zoo.extras import install_command
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.models.network import MidwayNetwork
 
-PARTS = ("head", "directions", "zero-shot")
+PARTS = ("head", "tiles", "directions", "zero-shot")
 _RAFT = {"raft_small": raft_small, "raft_large": raft_large}
 
 
@@ -29,9 +29,11 @@ def measure(
 ) -> Iterator[Comparison]:
     """The head at each size beside the peers; both directions beside one; the flow that needs no head."""
     network = with_head(model, how.device)
-    if "head" in parts:
-        for size in map(sides, sizes):
+    for size in map(sides, sizes):
+        if "head" in parts:
             yield _head(network, size, how)
+        if "tiles" in parts:
+            yield _tiles(network, size, how)
     if "directions" in parts:
         yield _directions(network, sides(sizes[-1]), how)
     if "zero-shot" in parts:
@@ -39,22 +41,14 @@ def measure(
 
 
 def _head(network: MidwayNetwork, size: tuple[int, int], how: How) -> Comparison:
-    """As it is used, the whole image as one tile, and the tiles of the paper's validation; with the peers."""
+    """As it is used, beside the peers."""
     source, target = drifting(2, size).to(how.device)
-    patch, name = network.config.patch_size, network.config.encoder
-    whole = tuple(-(-side // patch) * patch for side in size)
-    options: dict[str, dict[str, Any]] = {
-        f"{name} with head": {},
-        f"{name} with head, one tile": {"tile": whole, "size": "full"},
-        f"{name} with head, tiles of the paper": {"overlap": 0.7, "size": "full"},
-    }
+    name = f"{network.config.encoder} with head"
     ways = [Way(peer, _raft(peer, source, target, how), counted=True) for peer in _RAFT]
-    precisions = [torch.float32] + [how.dtype] * (how.dtype != torch.float32)
-    for label, given in options.items():
-        for dtype in precisions:
-            used = f"{label}, {str(dtype).removeprefix('torch.')}" if dtype != torch.float32 else label
-            run = _autocast(_predict(network, source, target, given), how.device, dtype)
-            ways.append(Way(used, run, dtype=dtype, counted=not given or "tile" in given))
+    ways.append(Way(name, _predict(network, source, target, {}), counted=True))
+    if how.dtype != torch.float32:
+        run = _autocast(ways[-1].run, how.device, how.dtype)
+        ways.append(Way(f"{name}, {str(how.dtype).removeprefix('torch.')}", run, dtype=how.dtype, counted=True))
     notes = []
     dis = _dis(source, target)
     if dis is None:
@@ -62,11 +56,25 @@ def _head(network: MidwayNetwork, size: tuple[int, int], how: How) -> Comparison
     else:
         ways.append(Way("OpenCV DIS, medium", dis))
     if how.compile:
-        compiled = with_head(name, how.device)
+        compiled = with_head(network.config.encoder, how.device)
         compiled.encode = torch.compile(compiled.encode)  # type: ignore[method-assign]
-        ways.append(Way(f"{name} with head, encoder compiled", _predict(compiled, source, target, {})))
+        ways.append(Way(f"{name}, encoder compiled", _predict(compiled, source, target, {})))
     title = f"flow of a pair of {size[1]} x {size[0]}"
     return compare(title, ways, how, unit="pairs", peer="raft_small").noting(*notes)
+
+
+def _tiles(network: MidwayNetwork, size: tuple[int, int], how: How) -> Comparison:
+    """The whole image as one tile, and the tiles of the paper's validation."""
+    source, target = drifting(2, size).to(how.device)
+    patch = network.config.patch_size
+    whole = tuple(-(-side // patch) * patch for side in size)
+    ways = [
+        Way("raft_small", _raft("raft_small", source, target, how)),
+        Way("one tile", _predict(network, source, target, {"tile": whole, "size": "full"})),
+        Way("tiles of the paper", _predict(network, source, target, {"overlap": 0.7, "size": "full"})),
+    ]
+    title = f"flow of a pair of {size[1]} x {size[0]}, {network.config.encoder} with head"
+    return compare(title, ways, how, unit="pairs", peer="raft_small")
 
 
 def _directions(network: MidwayNetwork, size: tuple[int, int], how: How) -> Comparison:

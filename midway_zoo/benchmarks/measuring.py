@@ -127,7 +127,7 @@ def compare(
     peer: str | None = None,
     elsewhere: bool = False,
 ) -> Comparison:
-    """Time ways in turn, then measure the memory of each.
+    """Time ways in turn, after a warm-up in which the memory of each is measured.
 
     Args:
         title: what is done.
@@ -140,8 +140,18 @@ def compare(
     """
     flop = {way.name: flop_of(way.run) if way.counted else way.flop for way in ways}
     products = {way.dtype: Product(how.device, way.dtype) for way in ways if flop[way.name]}
-    wall, cpu = _rounds(title, ways, products, how)
-    peaks = {way.name: None if elsewhere or not way.memory else peak_mib(way.run, how.device) for way in ways}
+    peaks: dict[str, float | None] = {}
+    watched = [] if elsewhere else [way for way in ways if way.memory]
+    for _ in range(how.warmup):
+        for way in reversed(ways):
+            if way in watched:
+                peaks[way.name] = peak_mib(way.run, how.device)
+            else:
+                way.run()
+    wall, cpu = _rounds(title, ways, products, how.rounds, how.device)
+    for way in watched:
+        if way.name not in peaks:
+            peaks[way.name] = peak_mib(way.run, how.device)
     rows = []
     for way in ways:
         seconds, count, operations = Spread.of(wall[way.name]), way.items or items, flop[way.name]
@@ -158,7 +168,7 @@ def compare(
                 per_second=count / seconds.median,
                 speed=None if peer is None else _speed(wall, peer, way.name),
                 cpu_speed=_speed(cpu, peer, way.name) if counted and peer is not None else None,
-                peak_mib=peaks[way.name],
+                peak_mib=peaks.get(way.name),
                 gflop=operations and operations / 1e9,
                 utilisation=used,
             )
@@ -169,17 +179,20 @@ def compare(
 Seconds = dict[str, list[float]]
 
 
-def _rounds(title: str, ways: Sequence[Way], products: dict[torch.dtype, Product], how: How) -> tuple[Seconds, Seconds]:
+def _rounds(
+    title: str, ways: Sequence[Way], products: dict[torch.dtype, Product], rounds: int, device: torch.device
+) -> tuple[Seconds, Seconds]:
     """Wall-clock and processor seconds of every round."""
     runs = {way.name: way.run for way in ways} | {product.name: product for product in products.values()}
+    for product in products.values():
+        product()  # its warm-up
     wall: Seconds = {name: [] for name in runs}
     cpu: Seconds = {name: [] for name in runs}
-    for number in bar(range(-how.warmup, how.rounds), desc=title[:40]):
+    for number in bar(range(rounds), desc=title[:40]):
         for name in runs if number % 2 == 0 else reversed(runs):
-            seconds = timed(runs[name], how.device)
-            if number >= 0:
-                wall[name].append(seconds[0])
-                cpu[name].append(seconds[1])
+            seconds = timed(runs[name], device)
+            wall[name].append(seconds[0])
+            cpu[name].append(seconds[1])
     return wall, cpu
 
 

@@ -18,7 +18,7 @@ SUBJECTS = {
     "motion": ("motion latents of a clip, against single pairs", "model batch size frames device dtype compile"),
     "flow": (
         "optical flow, against torchvision's RAFT and OpenCV's DIS",
-        "model sizes zero_shot parts:head,directions,zero-shot device dtype compile",
+        "model sizes zero_shot parts:head,tiles,directions,zero-shot device dtype compile",
     ),
     "stream": ("frame by frame as from a camera, against single pairs", "model video_size stream_frames flow device"),
     "load": ("a network from the cache, against safetensors' load_file", "model=midway_vitb"),

@@ -57,10 +57,11 @@ def test_flow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(flow._RAFT, "raft_large")
     found = list(flow.measure(once, model="midway_nano.scenes", sizes=("64x64",), zero_shot="32x32"))
     assert found[0].title == "flow of a pair of 64 x 64"
-    assert names(found[0])[:3] == ["raft_small", "midway_nano with head", "midway_nano with head, one tile"]
+    assert names(found[0]) == ["raft_small", "midway_nano with head"]
     assert any("DIS is not measured: pip install" in note for note in found[0].notes)
-    assert names(found[1]) == ["one direction", "both directions", "one direction, called twice"]
-    assert names(found[2]) == ["perturbation"]
+    assert names(found[1]) == ["raft_small", "one tile", "tiles of the paper"]
+    assert names(found[2]) == ["one direction", "both directions", "one direction, called twice"]
+    assert names(found[3]) == ["perturbation"]
 
 
 def test_flow_with_opencv() -> None:
