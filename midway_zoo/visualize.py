@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo import style
 from midway_zoo.checks import is_size
 from midway_zoo.errors import InputError, InputTypeError
 from midway_zoo.inference.images import ImageLike, to_tensor
@@ -21,18 +22,6 @@ _CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255),
 
 STILL = 0.5
 """Pixels: a picture of flow whose longest vector is shorter shows noise rather than motion."""
-
-# Anchors of a dark-to-light heat palette, evenly spaced over [0, 1].
-_HEAT = (
-    (0, 0, 4),
-    (40, 11, 84),
-    (101, 21, 110),
-    (159, 42, 99),
-    (212, 72, 66),
-    (245, 125, 21),
-    (250, 193, 39),
-    (252, 255, 164),
-)
 
 
 def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
@@ -124,9 +113,7 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
         raise InputError("a feature map holds NaN or infinity; finite values are expected.")
     tokens = torch.cat([m.flatten(1).T for m in maps]).double()
     tokens = tokens - tokens.mean(dim=0)
-    vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -3:].flip(1)
-    # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
-    vectors = vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
+    vectors = principal_axes(tokens, 3)
     colours = tokens @ vectors
     low, high = colours.amin(dim=0), colours.amax(dim=0)
     colours = ((colours - low) / (high - low).clamp_min(1e-12) * 255).round().to(torch.uint8)
@@ -135,6 +122,13 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
         image = part.T.unflatten(1, one.shape[1:])
         images.append(image if size is None else F.interpolate(image[None], size=size, mode="nearest-exact")[0])
     return images
+
+
+def principal_axes(tokens: Tensor, count: int) -> Tensor:
+    """(D, count) unit vectors along which centred tokens (n, D) vary most, the most first."""
+    vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -count:].flip(1)
+    # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
+    return vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
 
 
 def heatmap_overlay(
@@ -172,7 +166,7 @@ def heatmap_overlay(
         raise InputError(f"vmin={vmin}, vmax={vmax}: finite values in this order are expected.")
     values = ((values.nan_to_num(low, high, low) - low) / max(high - low, 1e-12)).clamp(0, 1)
     values = F.interpolate(values[None, None], size=picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
-    palette = torch.tensor(_HEAT).float() / 255
+    palette = torch.tensor(style.HEAT).float() / 255
     position = values * (len(palette) - 1)
     step = position.long().clamp_max(len(palette) - 2)
     colour = torch.lerp(palette[step], palette[step + 1], (position - step)[..., None]).movedim(-1, 0)
@@ -296,13 +290,13 @@ def flow_legend(width: int, max_flow: float, *, longest: float | None = None) ->
     text = f"edge: {max_flow:.3g} px"
     if longest is not None and longest < STILL:
         text += f"\nhardly any motion: {longest:.2g} px at most"
-    font = ImageFont.load_default(14)
+    font = style.font(style.CAPTION)
     side = 44
     needed = side + 20 + math.ceil(max(font.getlength(line) for line in text.splitlines()))
-    strip = Image.new("RGB", (max(width, needed), side + 8), (255, 255, 255))
+    strip = Image.new("RGB", (max(width, needed), side + 8), style.PAPER)
     wheel = Image.fromarray(flow_wheel(side).permute(1, 2, 0).contiguous().numpy())
     strip.paste(wheel, (4, 4))
-    ImageDraw.Draw(strip).text((side + 12, side / 2 + 4), text, fill=(60, 66, 72), font=font, anchor="lm")
+    ImageDraw.Draw(strip).text((side + 12, side / 2 + 4), text, fill=style.INK, font=font, anchor="lm")
     return torch.from_numpy(np.array(strip)).permute(2, 0, 1)
 
 

@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "midway_zoo"
 
 # Lower floors first. A module may import modules of its own room and of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("version", "errors", "timm_hook", "bars", "extras"),
+    ("version", "errors", "timm_hook", "bars", "extras", "style"),
     ("files", "checks"),
     ("config", "manifest"),
     ("names",),
@@ -24,6 +24,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("exporting",),
     ("readouts",),
     ("analysis",),
+    ("figures",),
     ("demo",),
     ("train",),
     ("benchmarks",),
@@ -55,10 +56,10 @@ HEAVY = (
     "torchvision",
     "tensorboard",
     "PIL",
+    "matplotlib",
     "pyarrow",
     "ray",
     "cv2",
-    "matplotlib",
 )
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 

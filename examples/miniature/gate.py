@@ -29,11 +29,12 @@ from typing import Any
 import torch
 from curves import draw_panels
 from PIL import Image
-from probing import STRENGTHS, error, ridge
+from probing import error
 from torch import Tensor
 
 import midway_zoo as mz
 from midway_zoo.analysis import sensitivity_matrix
+from midway_zoo.analysis.probes import STRENGTHS, ridge
 from midway_zoo.config import architecture_config, override
 from midway_zoo.errors import MidwayZooError
 from midway_zoo.files import write_json, write_png

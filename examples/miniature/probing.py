@@ -13,9 +13,9 @@ from torch import Tensor
 from tracking import AT_ONCE, held_out, scenes
 
 from midway_zoo import infer_motion_latent
+from midway_zoo.analysis.probes import STRENGTHS, ridge
 from midway_zoo.models.network import MidwayNetwork
 
-STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 _PARTS = (0.7, 0.8)  # the map is fitted on what is below the first, its strength chosen up to the second
 _BATCH = 8 * AT_ONCE
 
@@ -37,12 +37,6 @@ def measure(network: MidwayNetwork, budget: rows.Budget) -> dict[str, float]:
         "mean_epe": error(mean.expand_as(test), test),
         "pairs": len(test),
     }
-
-
-def ridge(features: Tensor, values: Tensor, strength: float) -> Tensor:
-    """The map (width, k) that minimises |features @ map - values|^2 + strength |map|^2."""
-    gram = features.T @ features
-    return torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), features.T @ values)
 
 
 def error(found: Tensor, true: Tensor) -> float:

@@ -1,12 +1,49 @@
 """How motions compare."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.results import MotionLatent
+from midway_zoo.inference.clips import infer_motion_latents
+from midway_zoo.inference.frames import ClipLike
+from midway_zoo.inference.images import Size
+from midway_zoo.results import MotionLatent, ShapeRepr
+from midway_zoo.weights.registry import Model
 
 # A latent nearer to the mean of its clip than this share of its length differs from it by rounding alone.
 _ROUNDING = 1e-5
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class ClipSimilarity(ShapeRepr):
+    """How the P motions of a clip compare."""
+
+    similarity: Tensor
+    """(P, P) float32 cosines in [-1, 1]; see :func:`latent_similarity`."""
+    latents: MotionLatent
+    """Of the pairs, in order."""
+    gap: int
+    """Frames from source to target of a pair, of those taken."""
+
+
+def clip_similarity(
+    model: Model,
+    clip: ClipLike,
+    *,
+    stride: int = 1,
+    fps: float | None = None,
+    gap: int = 1,
+    size: Size = None,
+    batch_size: int = 8,
+) -> ClipSimilarity:
+    """Similarity of the motions along a clip: where it repeats itself, turns round or stands still.
+
+    Args and errors are those of :func:`~midway_zoo.infer_motion_latents`.
+    """
+    latents = infer_motion_latents(model, clip, stride=stride, fps=fps, gap=gap, size=size, batch_size=batch_size)
+    return ClipSimilarity(latent_similarity(latents).cpu(), latents, gap)
 
 
 def latent_similarity(latents: MotionLatent) -> Tensor:
@@ -22,10 +59,18 @@ def latent_similarity(latents: MotionLatent) -> Tensor:
         (B, B) float32 in [-1, 1], symmetric, 1 on the diagonal. A latent that is the mean itself is similar to no
         other: 0.
     """
-    flat = latents.tokens.detach().float().flatten(1)
-    length = flat.norm(dim=1, keepdim=True)
-    if len(flat) > 2:
-        flat = flat - flat.mean(dim=0)
-        flat = flat.where(flat.norm(dim=1, keepdim=True) > _ROUNDING * length, 0)
-    unit = F.normalize(flat, dim=1)
+    unit = F.normalize(centred(latents.tokens), dim=1)
     return (unit @ unit.T).clamp(-1, 1).fill_diagonal_(1)
+
+
+def centred(tokens: Tensor, mean: Tensor | None = None) -> Tensor:
+    """Latents (B, M, C) as vectors (B, M * C) float32 around their mean, or around a given one (M * C,).
+
+    Two or fewer are left as they are; what differs from the mean by rounding alone becomes 0.
+    """
+    flat = tokens.detach().float().flatten(1)
+    if mean is None and len(flat) <= 2:
+        return flat
+    length = flat.norm(dim=1, keepdim=True)
+    apart = flat - (flat.mean(dim=0) if mean is None else mean.to(flat))
+    return apart.where(apart.norm(dim=1, keepdim=True) > _ROUNDING * length, torch.zeros(()).to(apart))

@@ -1,8 +1,8 @@
 """Points followed along a clip by forwarded feature perturbation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
 from midway_zoo.inference.encoded import EncodedFrames
-from midway_zoo.inference.frames import ClipLike, frame_batches, known_times, open_frames
+from midway_zoo.inference.frames import ClipLike, FrameSource, frame_batches, known_times, open_frames
 from midway_zoo.inference.images import Size
 from midway_zoo.inference.perturbation import (
     check_inside,
@@ -104,7 +104,25 @@ def track(
     if mode not in ("chain", "first"):
         raise InputError(f'mode={mode!r}: "chain" or "first" is expected.')
     points = parse_points(xy, None, "one (x, y) or several, (n, 2),").to(network.device)
-    frames = open_frames(clip, stride=stride, fps=fps)
+    rule = _Step(network, level, draws, seed, window, candidates)
+    return walk(network, open_frames(clip, stride=stride, fps=fps), points, rule, size=size, mode=mode)
+
+
+Rule: TypeAlias = Callable[[EncodedFrames, EncodedFrames, Tensor, tuple[int, int]], tuple[Tensor, Tensor]]
+"""From source and target frame, points (n, 2) in pixels and the frames' (height, width) to where the points are in the
+target, (n, 2), and how sure that is, (n,)."""
+
+
+def walk(
+    network: MidwayNetwork,
+    frames: FrameSource,
+    points: Tensor,
+    rule: Rule,
+    *,
+    size: Size = None,
+    mode: Literal["chain", "first"] = "chain",
+) -> Tracks:
+    """Points (n, 2) of the first frame along a clip by a rule; the rest as of :func:`track`."""
     places, peaks = [points], [torch.ones(len(points), dtype=torch.float32, device=points.device)]
     times: list[float | None] = []
     source: EncodedFrames | None = None
@@ -114,8 +132,7 @@ def track(
             if source is None:
                 check_inside(points, batch.given)
             else:
-                step = _Step(network, batch.given, level, draws, seed, window, candidates)
-                moved, peak = step(source, target, places[0 if mode == "first" else -1])
+                moved, peak = rule(source, target, places[0 if mode == "first" else -1], batch.given)
                 places.append(moved)
                 peaks.append(peak)
             if source is None or mode == "chain":
@@ -127,22 +144,28 @@ def track(
     return Tracks(torch.stack(places), torch.stack(peaks), source.grid, known_times(times))
 
 
+def moved_by(points: Tensor, steps: Tensor, given: tuple[int, int], grid: tuple[int, int]) -> Tensor:
+    """Points (n, 2) in pixels moved by steps (n, 2) in tokens, held inside the picture."""
+    moved = points + steps * points.new_tensor(pixels_per_token(given, grid))
+    return moved.clamp(min=0).minimum(moved.new_tensor([given[1] - 1, given[0] - 1]))
+
+
 @dataclass(frozen=True)
 class _Step:
     """One step of every point, from a frame to another."""
 
     network: MidwayNetwork
-    given: tuple[int, int]
     level: int
     draws: int
     seed: int
     window: int
     candidates: int
 
-    def __call__(self, source: EncodedFrames, target: EncodedFrames, points: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, source: EncodedFrames, target: EncodedFrames, points: Tensor, given: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
         """Where points (n, 2) in pixels of the source are in the target, and the peak sensitivities (n,)."""
-        height, width = self.given
-        token = tokens_under(points, self.given, source.grid)
+        token = tokens_under(points, given, source.grid)
         # Points on one token go the same way: it is perturbed once.
         chosen, which = (token[:, 1] * source.grid[1] + token[:, 0]).unique(return_inverse=True)
         matrix = sensitivity_of(
@@ -160,5 +183,4 @@ class _Step:
             own, others = source.tokens()[-1][:, 1:], target.tokens(target=True)[-1][:, 1:]
             best = most_similar(matrix, own[:, chosen], others, self.candidates)
         position, peak = matches(matrix, source.grid, window=self.window, best=best)
-        moved = points + (position[0, which] - token) * points.new_tensor(pixels_per_token(self.given, source.grid))
-        return moved.clamp(min=0).minimum(moved.new_tensor([width - 1, height - 1])), peak[0, which]
+        return moved_by(points, position[0, which] - token, given, source.grid), peak[0, which]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from midway_zoo.cli import (
+    analyse,
     benchmark,
     demo,
     export,
@@ -52,6 +53,7 @@ def build_parser() -> Parser:
     train.add_commands(commands)
     evaluation.add_commands(commands)
     reproduce.add_commands(commands)
+    analyse.add_commands(commands)
     benchmark.add_commands(commands)
     return parser
 

@@ -71,7 +71,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
     assert isinstance(features, Tensor)  # of one size, so of one grid
     latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
-    crossed = timed("motion similarity", lambda: crossed_motion(network, untrained(network)))
+    crossed = timed("motion similarity", lambda: crossed_motion(network, analysis.untrained(network)))
     found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network)))
     assert isinstance(found.flow, Tensor)
     flow = found.flow.cpu()
@@ -107,16 +107,9 @@ def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
     return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
 
 
-def untrained(network: MidwayNetwork) -> MidwayNetwork:
-    """A network of the same shape with random weights, the same every time."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return MidwayNetwork(network.config).to(network.device).eval()
-
-
 def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
     """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
-    fresh = untrained(network)
+    fresh = analysis.untrained(network)
     size = max(min(network.config.img_size), min(frames.shape[2:]))
     last = network.config.depth - 1
     maps = extract_features(fresh, frames, blocks=(last,), size=size).maps[last]

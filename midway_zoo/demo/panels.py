@@ -1,6 +1,5 @@
 """The demo's picture: each finding as a titled block."""
 
-import colorsys
 import math
 from collections.abc import Sequence
 
@@ -9,6 +8,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo import style
 from midway_zoo.demo import sheet
 from midway_zoo.demo.findings import Findings, flow_errors, track_errors
 from midway_zoo.demo.footage import Footage
@@ -19,8 +19,6 @@ _CELL = 192  # side in pixels of a square frame's picture, about
 _ROW = 1192  # width of a row of frames
 _MOST_COLUMNS = 6
 _BAR = 60  # width of a colour bar, about
-# Anchors of the diverging palette of cosines from -1 to 1, evenly spaced.
-_DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 
 
 class Panels:
@@ -134,7 +132,7 @@ class Panels:
 
         def paint(draw: ImageDraw.ImageDraw, scale: int) -> None:
             for point in range(tracks.shape[1]):
-                colour = _colour(point)
+                colour = style.point_colour(point)
                 way = [self._at(xy, scale) for xy in tracks[: index + 1, point].tolist()]
                 for width, ink in ((5, (0, 0, 0, 160)), (2.5, (*colour, 255))):
                     if len(way) > 1:
@@ -208,12 +206,6 @@ def _spread(count: int, most: int) -> list[int]:
     return list(range(0, count, step))[:most]
 
 
-def _colour(index: int) -> tuple[int, int, int]:
-    """Of a point, unlike those of its neighbours."""
-    red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.382) % 1, 0.75, 1.0)
-    return round(red * 255), round(green * 255), round(blue * 255)
-
-
 def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
     for size, ink in ((radius * 1.35, (0, 0, 0)), (radius, colour)):
         draw.ellipse((at[0] - size, at[1] - size, at[0] + size, at[1] + size), fill=(*ink, 255))
@@ -229,7 +221,7 @@ def _ring(
 
 def _diverging(values: Tensor) -> Tensor:
     """Colours uint8 (3, h, w) of cosines (h, w)."""
-    palette = torch.tensor(_DIVERGING).float()
+    palette = torch.tensor(style.DIVERGING).float()
     position = (values.float().clamp(-1, 1) + 1) / 2 * (len(palette) - 1)
     step = position.long().clamp_max(len(palette) - 2)
     colour = torch.lerp(palette[step], palette[step + 1], (position - step)[..., None])
@@ -240,8 +232,8 @@ def _wheel(longest: float, side: int = 44) -> Image.Image:
     """The flow colours as a disc: a point's direction and distance from its centre are those of the motion."""
     picture = sheet.to_picture(flow_wheel(side))
     label = f"edge: {longest:.1f} px"
-    width = int(sheet.font(sheet.CAPTION).getlength(label)) + 9
-    result = Image.new("RGB", (width + side, side), sheet.PAPER)
+    width = int(style.font(style.CAPTION).getlength(label)) + 9
+    result = Image.new("RGB", (width + side, side), style.PAPER)
     result.paste(picture, (width, 0))
-    ImageDraw.Draw(result).text((0, side / 2), label, fill=sheet.GREY, font=sheet.font(sheet.CAPTION), anchor="lm")
+    ImageDraw.Draw(result).text((0, side / 2), label, fill=style.GREY, font=style.font(style.CAPTION), anchor="lm")
     return result

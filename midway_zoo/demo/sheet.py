@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
+
+from midway_zoo.style import CAPTION, GREY, HEADING, INK, LINE, PAPER, TEXT, TITLE, font
 
 MARGIN = 32
 GAP = 8  # between pictures of a block
@@ -15,12 +16,6 @@ BETWEEN = 40  # between blocks
 _WIDTH = 1280  # of a row of blocks, at most, unless a block alone is wider
 _TEXT_WIDTH = 260  # of a title and its legend, at least
 _SMOOTH = 4  # drawn this much larger and reduced: Pillow's lines have hard edges
-
-_LINE = (208, 215, 222)
-INK, GREY, PAPER = (31, 35, 40), (101, 109, 118), (255, 255, 255)
-TITLE, TEXT, CAPTION, HEADING = 20, 15, 14, 28
-
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @dataclass(frozen=True)
@@ -39,11 +34,6 @@ class Block:
         return max(self.picture.width, _TEXT_WIDTH + (0 if self.key is None else self.key.width + GAP))
 
 
-@cache
-def font(size: int) -> Font:
-    return ImageFont.load_default(size)
-
-
 def to_picture(image: Tensor, factor: int = 1, *, smooth: bool = False) -> Image.Image:
     """An image (3, H, W), uint8 or float in [0, 1], enlarged by a whole factor."""
     if image.is_floating_point():
@@ -56,7 +46,7 @@ def to_picture(image: Tensor, factor: int = 1, *, smooth: bool = False) -> Image
 def framed(picture: Image.Image) -> Image.Image:
     """The picture with a thin line around it, for pictures that may be as white as the page."""
     result = picture.copy()
-    ImageDraw.Draw(result).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=_LINE)
+    ImageDraw.Draw(result).rectangle((0, 0, picture.width - 1, picture.height - 1), outline=LINE)
     return result
 
 

@@ -151,6 +151,11 @@ class Dynamics(nn.Module):
             )
         return halves[0], halves[1]
 
+    def midway_input(self, motion: Tensor, source: Tensor, target: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
+        """What a midway path is given, (B, M + 2 L, C): motion tokens, then the source's and the target's tokens; see
+        :meth:`infer_motion`."""
+        return torch.cat([motion, self.source_embed(source) + tables[0], self.target_embed(target) + tables[1]], dim=1)
+
     def infer_motion(
         self,
         level: int,
@@ -176,7 +181,7 @@ class Dynamics(nn.Module):
             The updated motion latent (B, M, C) and the target frame's tokens as the path leaves them (B, L, C),
             or (B, 0, C).
         """
-        x = torch.cat([motion, self.source_embed(source) + tables[0], self.target_embed(target) + tables[1]], dim=1)
+        x = self.midway_input(motion, source, target, tables)
         count, length = motion.shape[1], source.shape[1]
         x = self.midway[level](x, count if motion_only else None)
         latent = x[:, :count]

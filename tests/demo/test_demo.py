@@ -11,11 +11,12 @@ import torch
 from PIL import Image
 
 import midway_zoo as mz
+from midway_zoo.analysis import untrained
 from midway_zoo.cli import main
 from midway_zoo.cli.demo import generated_clip
 from midway_zoo.demo import sheet
 from midway_zoo.demo.crossed import crossed_motion, crossed_pairs
-from midway_zoo.demo.findings import notable_points, random_features, true_tracks, untrained, warp_differences
+from midway_zoo.demo.findings import notable_points, random_features, true_tracks, warp_differences
 from midway_zoo.demo.footage import SIDE, Footage, packaged_clip, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.inference.video_writer import write_video
