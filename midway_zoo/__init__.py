@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from midway_zoo.inference.stream import MotionStream
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
+    from midway_zoo.names import list_models
     from midway_zoo.readouts.segmenter_files import load_segmenter
     from midway_zoo.results import (
         DynamicsOutput,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         Segmentation,
     )
     from midway_zoo.weights.load import register_weights
-    from midway_zoo.weights.registry import create_model, list_models, load_checkpoint
+    from midway_zoo.weights.registry import create_model, load_checkpoint
 
 # Module -> the public names that live in it; a name that is its module's own stands for the module itself.
 _HOMES = {
@@ -49,11 +50,12 @@ _HOMES = {
     "inference.perturbation": ("perturbation_heatmap",),
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
+    "names": ("list_models",),
     "readouts.segmenter_files": ("load_segmenter",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap", "Segmentation"),
     "visualize": ("visualize",),
     "weights.load": ("register_weights",),
-    "weights.registry": ("create_model", "list_models", "load_checkpoint"),
+    "weights.registry": ("create_model", "load_checkpoint"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -57,6 +57,11 @@ def test_encoders_are_registered_whenever_timm_is_imported(before: str) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_names_are_listed_without_torch() -> None:
+    assert not {"torch", "timm"} & modules_after("import midway_zoo; midway_zoo.list_models()")
+    assert not {"torch", "timm"} & modules_after("from midway_zoo.cli import main; main(['list'])")
+
+
 def test_every_public_name_is_there_and_documented() -> None:
     for name in mz.__all__:
         assert name == "__version__" or getattr(mz, name).__doc__, name

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import midway_zoo.files
-from midway_zoo import MidwayNetwork, MidwayZooError, load_checkpoint
+from midway_zoo import MidwayNetwork, MidwayZooError, load_checkpoint, storage
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
 from midway_zoo.files import METADATA_KEY
 from midway_zoo.storage import load_file as load_weights
@@ -419,3 +419,13 @@ def test_failed_first_save_leaves_no_weights(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         network_of().save_pretrained(tmp_path)
     assert listing(tmp_path) == {}
+
+
+def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
+    large = torch.full((4,), 3e38)
+    assert not large.sum().isfinite()
+    assert storage._finite(large)
+    for bad in (float("nan"), float("inf"), -float("inf")):
+        large[2] = bad
+        assert not storage._finite(large)
+    assert not storage._finite(torch.tensor([float("inf"), -float("inf")]))

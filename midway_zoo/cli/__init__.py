@@ -10,6 +10,7 @@ from typing import Any
 
 from midway_zoo.cli import (
     analyse,
+    benchmark,
     demo,
     export,
     extract,
@@ -53,6 +54,7 @@ def build_parser() -> Parser:
     evaluation.add_commands(commands)
     reproduce.add_commands(commands)
     analyse.add_commands(commands)
+    benchmark.add_commands(commands)
     return parser
 
 
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if further:
         options.settings += further
     options.quiet = getattr(options, "quiet", False)
+    options.argv = list(sys.argv[1:] if argv is None else argv)
     _set_up(quiet=options.quiet, verbose=getattr(options, "verbose", False))
     try:
         code = options.run(options)

@@ -11,6 +11,7 @@ from midway_zoo import manifest
 from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.errors import CheckpointError, ConfigError, UnknownModelError, nearest
 from midway_zoo.manifest import bundled_file
+from midway_zoo.names import list_models, split_name
 
 _MANIFEST = (
     "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
@@ -98,8 +99,6 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _pretrained_name(name: str) -> str:
-    from midway_zoo.weights.registry import split_name
-
     return split_name(name)[1] or name  # a name without weights is refused where its entry is looked up
 
 
@@ -108,7 +107,7 @@ def _verify(options: argparse.Namespace) -> None:
     from midway_zoo.inference.golden import TOLERANCE, check_golden
     from midway_zoo.weights.bundled import load_bundled
     from midway_zoo.weights.hub import list_cache, load_part
-    from midway_zoo.weights.registry import list_models, load_checkpoint
+    from midway_zoo.weights.registry import load_checkpoint
     from midway_zoo.weights.verification import verify_source
 
     path = Path(options.target)

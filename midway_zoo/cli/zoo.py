@@ -10,6 +10,7 @@ from typing import Any
 from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import UnknownModelError, nearest
+from midway_zoo.names import list_models, split_name
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -62,8 +63,6 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.registry import list_models
-
     names = list_models(options.pattern, pretrained=True if options.pretrained else None)
     if not names:
         known = list_models(pretrained=True if options.pretrained else None)
@@ -72,8 +71,6 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.registry import split_name
-
     architecture, tagged = split_name(options.name)
     weights = manifest.find(tagged) | {"name": tagged} if tagged else None
     config = override(ARCHITECTURES[architecture], (weights or {}).get("config") or {})
@@ -155,7 +152,6 @@ def _trust(weights: dict[str, Any]) -> list[str]:
 def _convert(options: argparse.Namespace) -> None:
     from midway_zoo.weights.bundled import check_bundled
     from midway_zoo.weights.convert import convert
-    from midway_zoo.weights.registry import list_models, split_name
 
     path, name = options.input, str(options.input)
     if not path.exists() and name in list_models() and (tagged := split_name(name)[1]):

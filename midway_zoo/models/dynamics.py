@@ -127,6 +127,11 @@ class Dynamics(nn.Module):
 
     def init_weights(self) -> None:
         """Fresh weights: truncated normal (std 0.02), zero biases; the target side equals the source side."""
+        sides = ((self.source_embed, self.target_embed), (self.source_backward, self.target_backward))
+        for _, target in sides:
+            target.requires_grad_(False)
+        if self.pos_embed.is_meta:  # to be filled from a file: what is drawn there takes time and is lost
+            return
         nn.init.trunc_normal_(self.motion_tokens, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         for module in self.modules():
@@ -134,9 +139,8 @@ class Dynamics(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        for source, target in ((self.source_embed, self.target_embed), (self.source_backward, self.target_backward)):
+        for source, target in sides:
             target.load_state_dict(source.state_dict())
-            target.requires_grad_(False)
 
     def position_tables(self, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Position tables of source and target, each (1, 1 + h * w, C), resampled bicubically to ``grid``."""

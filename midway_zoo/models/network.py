@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     """The timm encoder of a configuration, with random weights and any input size."""
     kwargs = {"num_classes": 0, "dynamic_img_size": True} | config.encoder_args | kwargs
+    if torch.get_default_device().type == "meta":  # to be filled from a file: drawing numbers for it takes longer
+        kwargs = {"weight_init": "skip"} | kwargs
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
 
 

@@ -43,7 +43,7 @@ class Part(NamedTuple):
     facts: dict[str, Any]
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """Where the parts of one file of one commit are in the cache."""
 
     folder: Path
@@ -114,7 +114,7 @@ def fetch(
     home = cache_root(cache_dir) / repo.replace("/", "--")
     where = f"{name}: {file} of {constants.ENDPOINT}/{repo} at {revision} (cache: {home})"
     known = revision if is_commit(revision) else _read_ref(home, revision)
-    place = _Place(home / known, quote(file, safe="")) if known else None
+    place = Place(home / known, quote(file, safe="")) if known else None
     cached = place is not None and all(place.has(part) for part in parts)
     if place is not None and cached and (is_commit(revision) or constants.HF_HUB_OFFLINE):
         return {part: place.weights(part) for part in parts}
@@ -124,7 +124,7 @@ def fetch(
             remote = RemoteFile(repo, file, revision, token, attempts=1 if cached else ATTEMPTS)
         except network_errors() as error:
             raise explain(error, name, where, repo) from error
-        current = _Place(home / remote.commit, quote(file, safe=""))
+        current = Place(home / remote.commit, quote(file, safe=""))
         if any(not current.has(part) for part in parts):
             options = _Options(entry, where, name, None if cache_dir is None else str(cache_dir), keep_file)
             with _writing(home):
@@ -150,7 +150,7 @@ class _Options(NamedTuple):
     keep_file: bool
 
 
-def _complete(place: _Place, parts: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+def _complete(place: Place, parts: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     """Fetch the parts that are missing, one process at a time."""
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / f"{place.stem}.lock"):
@@ -162,7 +162,7 @@ def _complete(place: _Place, parts: Sequence[str], remote: RemoteFile, options: 
             place.discard(_UNFINISHED)
 
 
-def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+def _download(place: Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     record = record_in(place.folder, place.stem)
     check_source(options.name, options.where, options.entry, remote, record)
     had = isinstance(_cached_file(remote, options), str)
@@ -194,7 +194,7 @@ def _download(place: _Place, missing: Sequence[str], remote: RemoteFile, options
         raise explain(error, options.name, options.where, remote.repo_id) from cause
 
 
-def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
+def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     archive = TorchArchive(remote, remote.filename)
     selected = select_parts(archive, options.entry.get("config") or {}, missing)
     # Both encoders have the same names inside; dynamics that a file does not have are an empty part.
@@ -216,7 +216,7 @@ def _from_ranges(place: _Place, missing: Sequence[str], remote: RemoteFile, opti
         raise
 
 
-def _unfinished(place: _Place) -> dict[str, torch.Tensor]:
+def _unfinished(place: Place) -> dict[str, torch.Tensor]:
     """What an earlier call fetched of parts that it could not complete, by "part/name"."""
     if not place.has(_UNFINISHED):
         return {}
@@ -226,7 +226,7 @@ def _unfinished(place: _Place) -> dict[str, torch.Tensor]:
 
 
 def _store_part(
-    place: _Place,
+    place: Place,
     part: str,
     tensors: Mapping[str, torch.Tensor],
     selected: Selection,
@@ -246,7 +246,7 @@ def _store_part(
     }
     plain = dict(sorted(tensors.items()))
     with _writing(place.folder):  # an error of the disk is none of the network's, among which it is raised
-        _store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
+        store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
 
 
 def _cached_file(remote: RemoteFile, options: _Options) -> Any:
@@ -292,8 +292,8 @@ def _remove_download(path: Path) -> None:
             blob.unlink(missing_ok=True)
 
 
-def _store(
-    place: _Place, part: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any], pinned: str | None
+def store(
+    place: Place, part: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any], pinned: str | None
 ) -> None:
     """Write a part, then its sidecar; on any failure neither is left."""
     path = place.weights(part)

@@ -1,6 +1,5 @@
 """Names: which models there are, and how a name or a file becomes a network."""
 
-import fnmatch
 import logging
 from collections.abc import Mapping
 from functools import cache, lru_cache
@@ -11,9 +10,9 @@ from typing import Any, Literal, TypeAlias
 from torch import nn
 
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
-from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError, UnknownModelError, nearest
-from midway_zoo.manifest import pretrained_names
+from midway_zoo.errors import ConfigError, InputTypeError, MissingFileError
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.names import list_models, split_name
 from midway_zoo.storage import WEIGHTS, EncoderName, load_file, load_folder
 from midway_zoo.weights.load import load_pretrained
 from midway_zoo.weights.run_folder import checkpoint_folder, load_run
@@ -24,37 +23,6 @@ _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 Model: TypeAlias = MidwayNetwork | str | PathLike[str]
 """What the functions of the package take: a network, a pretrained name, "hf-hub:org/repo", or the path of anything that
 :func:`load_checkpoint` reads."""
-
-
-def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
-    """Names that :func:`create_model` takes, sorted.
-
-    Args:
-        pattern: shell-style, such as ``"midway_vit*"`` or ``"*.bdd100k"``.
-        pretrained: True for names with weights ("architecture.tag") only, False for bare architectures
-            only, None for both.
-    """
-    names: list[str] = []
-    if pretrained is not True:
-        names += ARCHITECTURES
-    if pretrained is not False:
-        names += pretrained_names()
-    return sorted(name for name in names if pattern is None or fnmatch.fnmatch(name, pattern))
-
-
-def split_name(name: str) -> tuple[str, str | None]:
-    """(architecture, pretrained name or None) of a listed name; a bare architecture has its first tag's weights.
-
-    Raises:
-        UnknownModelError: with the nearest names, if the name is not listed.
-    """
-    listed = list_models()
-    if not isinstance(name, str) or name not in listed:
-        shown = nearest(str(name), listed) or f" Known: {', '.join(listed)}."
-        raise UnknownModelError(f"unknown model {name!r}.{shown} midway_zoo.list_models() shows all.")
-    architecture = name.partition(".")[0]
-    tagged = [known for known in pretrained_names() if known == name or known.startswith(f"{name}.")]
-    return architecture, tagged[0] if tagged else None
 
 
 def create_model(

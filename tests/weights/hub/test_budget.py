@@ -101,8 +101,8 @@ def test_a_long_stretch_is_shared_out() -> None:
 def test_an_unchanged_part_is_hashed_once_and_a_changed_one_again(tmp_path, monkeypatch) -> None:
     """What is written is what was hashed; only another file in its place has to be hashed before it is used."""
     path = tmp_path / "w.teacher.safetensors"
-    place = hub_weights._Place(tmp_path, "w")
-    hub_weights._store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
+    place = hub_weights.Place(tmp_path, "w")
+    hub_weights.store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
     calls: list[Path] = []
     original = hub_weights.sha256_of
     monkeypatch.setattr(hub_weights, "sha256_of", lambda file: calls.append(file) or original(file))

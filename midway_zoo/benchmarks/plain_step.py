@@ -1,12 +1,13 @@
-"""A pretraining step as research code usually writes it: what ``benchmark_pretraining_step.py`` measures against.
+"""A pretraining step as research code usually writes it: what `midway-zoo benchmark train` measures against.
 
-The same network, weights, losses and update as midway_zoo's trainer, written out: attention matrices are
+The same network, weights, losses and update as the trainer of midway_zoo, written out: attention matrices are
 materialised, DINO's loss loops over the pairs of views, clipping and averaging loop over the parameters, and
-scalars are read with ``.item()`` as they come up. Everything is computed for every token.
+scalars are read with `.item()` as they come up. Everything is computed for every token.
 """
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,22 +23,23 @@ def attention(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
-def self_attention(layer: nn.Module, x: Tensor) -> Tensor:
-    return layer.proj(attention(*layer.qkv(x).chunk(3, dim=-1), layer.num_heads))
+def self_attention(layer: Any, x: Tensor) -> Tensor:
+    q, k, v = layer.qkv(x).chunk(3, dim=-1)
+    return layer.proj(attention(q, k, v, layer.num_heads))
 
 
-def cross_attention(layer: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
+def cross_attention(layer: Any, x: Tensor, memory: Tensor) -> Tensor:
     return layer.proj(attention(layer.q(x), layer.k(memory), layer.v(memory), layer.heads))
 
 
-def block(layer: nn.Module, x: Tensor, gate: Tensor | None = None) -> Tensor:
+def block(layer: Any, x: Tensor, gate: Tensor | None = None) -> Tensor:
     """A pre-norm transformer block, gated if there is a gate."""
     kept = x if gate is None else gate * x
     x = kept + layer.drop_path1(self_attention(layer.attn, layer.norm1(x)))
     return x + layer.drop_path2(layer.mlp(layer.norm2(x)))
 
 
-def encode(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+def encode(vit: Any, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
     """Normed tokens (B, 1 + N, D) of the tapped blocks."""
     x = vit._pos_embed(vit.patch_embed(images))
     levels = []
@@ -48,13 +50,13 @@ def encode(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
     return levels
 
 
-def backward_layer(layer: nn.Module, x: Tensor, memory: Tensor) -> Tensor:
+def backward_layer(layer: Any, x: Tensor, memory: Tensor) -> Tensor:
     x = x + self_attention(layer.attn, layer.norm1(x))
     x = x + cross_attention(layer.cross_attn, layer.norm2(x), layer.norm_memory(memory))
     return x + layer.mlp(layer.norm3(x))
 
 
-def forward_dynamics(module: nn.Module, motion: Tensor, source: Tensor) -> Tensor:
+def forward_dynamics(module: Any, motion: Tensor, source: Tensor) -> Tensor:
     inputs = [torch.cat([motion, source], dim=1)]
     for index, layer in enumerate(module.blocks):
         gate = None
@@ -65,7 +67,7 @@ def forward_dynamics(module: nn.Module, motion: Tensor, source: Tensor) -> Tenso
     return inputs[-1][:, motion.shape[1] :]
 
 
-def dynamics_losses(network: nn.Module, source: Tensor, target: Tensor) -> dict[int, Tensor]:
+def dynamics_losses(network: Any, source: Tensor, target: Tensor) -> dict[int, Tensor]:
     """2 - 2 cos of predicted and seen tokens, per level."""
     dynamics, taps = network.dynamics, network.config.feature_blocks
     s = encode(network.encoder, source, taps)
@@ -90,13 +92,13 @@ def dynamics_losses(network: nn.Module, source: Tensor, target: Tensor) -> dict[
     return losses
 
 
-def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: object) -> Tensor:
+def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: Any) -> Tensor:
     """The loop over pairs of views of DINO's own code, with the pairs that Midway leaves out."""
-    student = (student.float() / objective.student_temperature).unbind()
-    teacher = F.softmax((teacher.float() - center) / objective.teacher_temperature, dim=-1).detach().unbind()
-    total, terms = 0, 0
-    for index, q in enumerate(teacher):
-        for view, logits in enumerate(student):
+    views = (student.float() / objective.student_temperature).unbind()
+    wanted = F.softmax((teacher.float() - center) / objective.teacher_temperature, dim=-1).detach().unbind()
+    total, terms = center.new_zeros(()), 0
+    for index, q in enumerate(wanted):
+        for view, logits in enumerate(views):
             if view == index or (view < 4 and abs(view - index) == 2):
                 continue
             total = total + torch.sum(-q * F.log_softmax(logits, dim=-1), dim=-1).mean()
@@ -104,7 +106,7 @@ def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: objec
     return total / terms
 
 
-class ReferenceStep:
+class PlainStep:
     """Optimizer steps of a :class:`PretrainModel`, of which only the parameters are used.
 
     Args:
@@ -114,14 +116,16 @@ class ReferenceStep:
     """
 
     def __init__(self, model: PretrainModel, optimizer: torch.optim.Optimizer, dtype: torch.dtype | None) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model: Any = model
+        self.optimizer = optimizer
         self.device = next(model.parameters()).device.type
         self.dtype = dtype
         self.scaler = torch.amp.GradScaler(self.device, enabled=dtype == torch.float16)
 
     def losses(self, views: dict[str, Tensor]) -> tuple[Tensor, dict[str, float], Tensor]:
         """The loss, its parts, and the teacher's logits."""
-        model, network = self.model, self.model.network
+        model: Any = self.model
+        network = model.network
         last = [network.config.depth - 1]
         with torch.no_grad():
             cls = encode(network.target_encoder, views["globals"].flatten(0, 1), last)[-1][:, 0]
