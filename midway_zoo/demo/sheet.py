@@ -59,6 +59,21 @@ def draw_over(picture: Image.Image, paint: Callable[[ImageDraw.ImageDraw, int], 
     return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
 
 
+def dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    """A point in its colour, with a black edge."""
+    for size, ink in ((radius * 1.35, (0, 0, 0)), (radius, colour)):
+        draw.ellipse((at[0] - size, at[1] - size, at[0] + size, at[1] + size), fill=(*ink, 255))
+
+
+def ring(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, width: float, colour: tuple[int, int, int]
+) -> None:
+    """A circle between black ones, through which what is there can be seen."""
+    for size, thick, ink in ((radius + width / 2, 2 * width, (0, 0, 0)), (radius, width, colour)):
+        box = (at[0] - size, at[1] - size, at[0] + size, at[1] + size)
+        draw.ellipse(box, outline=(*ink, 255), width=round(thick))
+
+
 def row(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
     """Pictures of one height side by side, each over its caption."""
     height = max(picture.height for picture in pictures)
