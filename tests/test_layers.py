@@ -25,6 +25,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("analysis",),
     ("figures",),
     ("demo",),
+    ("app",),
     ("train",),
     ("cli",),
 )
@@ -55,6 +56,7 @@ HEAVY = (
     "tensorboard",
     "PIL",
     "matplotlib",
+    "gradio",
     "pyarrow",
     "ray",
 )

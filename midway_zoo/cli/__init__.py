@@ -9,6 +9,7 @@ from typing import Any
 
 from midway_zoo.cli import (
     analyse,
+    app,
     demo,
     export,
     extract,
@@ -43,6 +44,7 @@ def build_parser() -> Parser:
     weights.add_commands(commands)
     export.add_commands(commands)
     demo.add_commands(commands)
+    app.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)
     extract.add_commands(commands)

@@ -102,8 +102,9 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
 
 def working_size(network: MidwayNetwork, frames: Tensor) -> int:
     """Shorter side at which frames (T, 3, H, W) are seen: smaller ones than the network was made for are enlarged,
-    larger ones give a finer grid."""
-    return max(min(network.config.img_size), min(frames.shape[2:]))
+    larger ones give a finer grid, up to twice as fine."""
+    native = min(network.config.img_size)
+    return min(max(native, min(frames.shape[2:])), 2 * native)
 
 
 def flow_options(network: MidwayNetwork) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def to_picture(image: Tensor, factor: int = 1, *, smooth: bool = False) -> Image
     return picture.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
 
 
+def from_picture(picture: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
 def framed(picture: Image.Image) -> Image.Image:
     """The picture with a thin line around it, for pictures that may be as white as the page."""
     result = picture.copy()
@@ -126,7 +131,7 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
         y += BETWEEN * 2 // 3
         page.paste(picture, (MARGIN, y))
         y += picture.height
-    return torch.from_numpy(np.array(page)).permute(2, 0, 1)
+    return from_picture(page)
 
 
 def _rows(blocks: Sequence[Block]) -> list[list[Block]]:
