@@ -20,11 +20,12 @@ from midway_zoo.app.rooms import Rooms
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.app.uploads import check_upload, read_uploads
 from midway_zoo.app.views import VIEWS, Moment, ordered
-from midway_zoo.demo import sheet
+from midway_zoo.demo import CAUTION, MODEL, sheet
 from midway_zoo.demo.findings import notable_points
 from midway_zoo.demo.footage import Footage, generated_clip, packaged_clip
 from midway_zoo.errors import InputError, MidwayZooError
 from midway_zoo.inference.images import image_size
+from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.version import __version__
 
 _logger = logging.getLogger(__name__)
@@ -149,6 +150,7 @@ class Callbacks:
             "target": Choices(labels, 1),
             **dict.fromkeys(VIEWS),
             **{f"{name}-said": "" for name in VIEWS},
+            "results": True,
             "download": None,
             **self._frames(visitor, moment),
             "status": note(said),
@@ -182,8 +184,9 @@ class Callbacks:
     def _again(self, session: Session, visitor: str, model: str) -> Iterator[Changes]:
         if session.moment is None:
             yield {"status": note(f"Loading {model} ...", busy=True)}
-            self.models.get(model)
-            yield {"status": note(f"{model} is loaded. Drop two frames or a clip, or click an example.")}
+            network = self.models.get(model)
+            ready = note(f"{model} is loaded. Drop two frames or a clip, or click an example.")
+            yield {"model-said": said_of(model, network), "status": ready}
             return
         yield from self._show(session, visitor, model, ("points", "pair", "clip"))
 
@@ -215,6 +218,7 @@ class Callbacks:
         moment = _opened(session)
         yield {"status": note(f"{said} Loading {model} ...", busy=True)}
         network = self.models.get(model)
+        yield {"model-said": said_of(model, network)}
         views = ordered(network, kinds)
         about = {"midway_zoo": __version__, "model": model, "footage": moment.footage.name, "points": moment.points}
         about |= {"source": moment.footage.labels[moment.source], "target": moment.footage.labels[moment.target]}
@@ -244,12 +248,21 @@ def _opened(session: Session) -> Moment:
     return session.moment
 
 
+def said_of(model: str, network: MidwayNetwork) -> str:
+    """A network in a sentence, as HTML."""
+    millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
+    height, width = network.config.img_size
+    head = "has a flow head" if network.flow_head is not None else "has no flow head: flow by perturbation, slowly"
+    text = f"{millions:.1f} million parameters, made for {width} x {height} pixels, {head}."
+    return html.escape(f"{text} Mind {CAUTION}." if model == MODEL else text)
+
+
 def note(text: str, *, busy: bool = False) -> str:
     """A sentence as HTML."""
     kind = "busy" if busy else "ready"
-    return f'<div class="said {kind}">{html.escape(text.strip())}</div>'
+    return f'<div class="said {kind}" role="status">{html.escape(text.strip())}</div>'
 
 
 def problem(text: str) -> str:
     """What went wrong, as HTML."""
-    return f'<div class="said wrong">{html.escape(" ".join(text.split()))}</div>'
+    return f'<div class="said wrong" role="alert">{html.escape(" ".join(text.split()))}</div>'

@@ -10,7 +10,7 @@ from midway_zoo.app.models import Models
 from midway_zoo.app.rooms import Rooms
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.app.toolkit import gradio as gr
-from midway_zoo.app.views import VIEWS
+from midway_zoo.app.views import VIEWS, View
 
 TITLE = "midway-zoo"
 _INTRO = f"""# {TITLE}
@@ -19,6 +19,7 @@ a point of the source frame."""
 _FORGOTTEN = 3600
 """Seconds after which what a visitor looks at, and every file, is removed if the page is just left open."""
 _QUEUE = "network"
+_ROWS = (("heat-map", "flow"), ("tracks",), ("pca",), ("gates", "latents"))
 
 
 def build_app(settings: AppSettings, folder: Path) -> Any:
@@ -60,14 +61,11 @@ def _parts(settings: AppSettings, models: Models) -> dict[str, Any]:
             _inputs(parts, settings, models)
         with gr.Column(scale=2, min_width=300):
             _frames(parts)
-    views = list(VIEWS.values())
-    for first in range(0, len(views), 2):
-        with gr.Row():
-            for view in views[first : first + 2]:
-                with gr.Column(min_width=300, elem_classes="view"):
-                    gr.Markdown(f"### {view.title}\n{view.what}")
-                    parts[view.name] = _image(view.title, f"{view.name}-picture")
-                    parts[f"{view.name}-said"] = gr.HTML("", elem_id=f"{view.name}-said")
+    with gr.Column(visible=False) as parts["results"]:
+        for row in _ROWS:
+            with gr.Row():
+                for name in row:
+                    _view(parts, VIEWS[name])
     parts["download"] = gr.DownloadButton(
         "Download all pictures and numbers (ZIP)", interactive=False, elem_id="download"
     )
@@ -80,6 +78,7 @@ def _inputs(parts: dict[str, Any], settings: AppSettings, models: Models) -> Non
     parts["model"] = gr.Dropdown(
         names, value=names[0], label="Model", info=told, allow_custom_value=settings.any_model, elem_id="model"
     )
+    parts["model-said"] = gr.HTML("", elem_id="model-said", elem_classes="small")
     gr.Markdown("**Examples**")
     with gr.Row():
         for name, (title, _) in EXAMPLES.items():
@@ -101,24 +100,33 @@ def _inputs(parts: dict[str, Any], settings: AppSettings, models: Models) -> Non
 
 def _frames(parts: dict[str, Any]) -> None:
     with gr.Row():
-        with gr.Column(min_width=150):
+        with gr.Column(min_width=240):
             parts["source-frame"] = _image("Source: click a point", "source-frame")
             parts["source"] = gr.Dropdown([], label="Source frame", elem_id="source", filterable=False)
-        with gr.Column(min_width=150):
+        with gr.Column(min_width=240):
             parts["target-frame"] = _image("Target", "target-frame")
             parts["target"] = gr.Dropdown([], label="Target frame", elem_id="target", filterable=False)
     with gr.Row(elem_id="point"):
         parts["x"] = gr.Number(label="Point: x", info="pixels from the left", minimum=0, min_width=90, elem_id="x")
         parts["y"] = gr.Number(label="y", info="pixels from the top", minimum=0, min_width=90, elem_id="y")
         parts["follow"] = gr.Button("Follow this point", min_width=120, elem_id="follow")
+        parts["stop"] = gr.Button("Stop", min_width=80, elem_id="stop")
         parts["more"] = gr.Checkbox(
             label="Keep earlier points", info=f"up to {MOST_POINTS}", min_width=150, elem_id="more"
         )
 
 
-def _image(label: str, name: str) -> Any:
+def _view(parts: dict[str, Any], view: View) -> None:
+    with gr.Column(min_width=300, elem_classes="view"):
+        gr.Markdown(f"### {view.title}\n{view.what}")
+        parts[view.name] = _image(view.title, f"{view.name}-picture", show_label=False)
+        parts[f"{view.name}-said"] = gr.HTML("", elem_id=f"{view.name}-said")
+
+
+def _image(label: str, name: str, *, show_label: bool = True) -> Any:
     return gr.Image(
         label=label,
+        show_label=show_label,
         type="filepath",
         format="png",
         interactive=False,
@@ -133,9 +141,10 @@ class _Wiring:
 
     def __init__(self, parts: dict[str, Any], callbacks: Callbacks) -> None:
         self.parts, self.callbacks = parts, callbacks
-        inputs = ("model", "files", "x", "y", "follow", "more")
+        inputs = ("model", "files", "x", "y", "follow", "more", "stop")
         self.outputs = [part for name, part in parts.items() if name not in inputs and not name.startswith("example-")]
         self.outputs += [parts[name] for name in ("files", "x", "y")]
+        self.started: list[Any] = []
 
     def connect(self) -> None:
         """Every event of the page."""
@@ -172,6 +181,13 @@ class _Wiring:
         self._on(parts["model"].change, again, common, last=True)
         for name in EXAMPLES:
             self._on(parts[f"example-{name}"].click, self._example(name), common)
+        parts["stop"].click(
+            lambda: note("Stopped."),
+            outputs=parts["status"],
+            cancels=self.started,
+            queue=False,
+            api_visibility="private",
+        )
 
     def _example(self, name: str) -> Callable[..., Iterator[Changes]]:
         def example(session: Session, model: str, request: gr.Request) -> Iterator[Changes]:
@@ -180,17 +196,18 @@ class _Wiring:
         return example
 
     def _on(self, event: Callable[..., Any], handler: Any, inputs: Sequence[Any], *, last: bool = False) -> None:
-        event(
+        started = event(
             handler,
             inputs,
             self.outputs,
-            api_name=False,
+            api_visibility="private",
             show_progress="minimal",
             show_progress_on=[self.parts["status"]],
             trigger_mode="always_last" if last else "once",
             concurrency_limit=1,
             concurrency_id=_QUEUE,
         )
+        self.started.append(started)
 
     def _changes(self, steps: Iterator[Changes]) -> Iterator[Changes]:
         """Names as parts of the page, values as Gradio takes them."""
@@ -201,6 +218,8 @@ class _Wiring:
 def _update(name: str, value: Any) -> Any:
     if isinstance(value, Choices):
         return gr.update(choices=list(value.labels), value=value.value)
+    if name == "results":
+        return gr.update(visible=value)
     if name == "download":
         return gr.update(value=None if value is None else str(value), interactive=value is not None)
     return str(value) if isinstance(value, Path) else value

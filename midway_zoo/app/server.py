@@ -86,5 +86,7 @@ _CSS = """
 .dark .said.wrong { color: #f4a582; }
 #status { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); }
 #source-frame img { cursor: crosshair; }
+.view .image-container, .view .image-frame { padding-top: 1.2em; }
+.view img { max-height: 30em; object-fit: contain; }
 .small { font-size: 0.85em; opacity: 0.85; }
 """

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from midway_zoo.demo import MODEL
 from midway_zoo.errors import InputError
 
 FEWEST, MOST = 2, 32
@@ -16,7 +17,7 @@ class AppSettings:
         InputError: for a value that makes no sense.
     """
 
-    models: tuple[str, ...] = ("midway_nano.scenes",)
+    models: tuple[str, ...] = (MODEL,)
     """Offered first, in this order, the first one chosen: names, "hf-hub:org/repo" or paths on the serving machine."""
     any_model: bool = False
     """Visitors may type any "hf-hub:" name or path. False: the zoo's names and ``models`` alone."""

@@ -7,8 +7,8 @@ import threading
 from typing import Any
 
 from midway_zoo.cli.inference import device
+from midway_zoo.demo import MODEL
 
-MODEL = "midway_nano.scenes"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 

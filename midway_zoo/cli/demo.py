@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midway_zoo.cli.inference import load
+from midway_zoo.demo import CAUTION, MODEL
 from midway_zoo.errors import InputError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -22,10 +23,6 @@ DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
     "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known, and a real one is shown "
     "below it. Larger frames are reduced to a shorter side of 128 pixels."
-)
-MODEL = "midway_nano.scenes"
-_CAUTION = (
-    "what this model does not show: heat maps stay where the point was; features follow objects worse than random ones"
 )
 _FRAMES, _FPS = 12, 5.0
 
@@ -67,7 +64,7 @@ def _demo(options: argparse.Namespace) -> None:
     lines = _summary(options.model, network, footage, findings)
     shown, further = lines[:3], list["Block"]()
     if options.model == MODEL:
-        shown.append(_CAUTION)
+        shown.append(CAUTION)
     if options.video is None and options.images is None:
         further, said = _real_clip(network)
         lines.insert(-1, said)
