@@ -1,10 +1,5 @@
-"""``midway-zoo app``: a page to play with, by Gradio (extra ``app``); see docs/app.md.
+"""``midway-zoo app``: a page to play with (extra ``app``); see docs/app.md.
 
-Nothing here is part of ``import midway_zoo``.
+``server.py`` serves it, ``page.py`` lays it out: these two need Gradio. What happens on it is in ``callbacks.py``, what
+is drawn in ``views.py``, what may be dropped in ``uploads.py``.
 """
-
-from midway_zoo.app.page import build_app
-from midway_zoo.app.server import serving
-from midway_zoo.app.settings import AppSettings
-
-__all__ = ["AppSettings", "build_app", "serving"]

@@ -88,5 +88,6 @@ _CSS = """
 #source-frame img { cursor: crosshair; }
 .view .image-container, .view .image-frame { padding-top: 1.2em; }
 .view img { max-height: 30em; object-fit: contain; }
-.small { font-size: 0.85em; opacity: 0.85; }
+.small { font-size: 0.9em; opacity: 0.85; }
+#model-said { font-size: 1em; padding: 0; }
 """

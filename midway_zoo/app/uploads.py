@@ -8,12 +8,12 @@ from PIL import Image
 
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.demo.footage import Footage, read_clip, read_images
-from midway_zoo.errors import InputError, MidwayZooError
+from midway_zoo.errors import InputError, MidwayZooError, MissingExtraError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES
 from midway_zoo.inference.folders import natural_key
 from midway_zoo.inference.video_file import VideoFile
 
-PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "PPM", "MPO", "JPEG2000")
+PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000")
 """Formats that are opened, by Pillow's names. Others that it knows call programs (EPS) or are no pictures."""
 _HEIC = (b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1")
 _MOVING = ("GIF", "PNG", "WEBP")
@@ -34,11 +34,13 @@ def read_uploads(paths: Sequence[Path], settings: AppSettings, *, by_name: bool 
     """
     try:
         return _read(paths, settings, by_name)
+    except MissingExtraError:
+        raise
     except MidwayZooError as error:
         message = str(error)
         for path in paths:  # where the server keeps files says nothing to visitors
             message = message.replace(str(path), path.name)
-        raise type(error)(message) from error
+        raise InputError(message) from error
 
 
 def _read(paths: Sequence[Path], settings: AppSettings, by_name: bool) -> tuple[Footage, str]:
@@ -101,10 +103,12 @@ def check_upload(path: Path, settings: AppSettings) -> bool:
 
 def _picture(path: Path, settings: AppSettings) -> bool | None:
     """Whether a picture moves; None if it is none."""
+    Image.init()
+    known = [kind for kind in PICTURES if kind in Image.OPEN]  # AVIF is not of every build
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own, just below
-            with Image.open(path, formats=PICTURES) as image:
+            with Image.open(path, formats=known) as image:
                 _check_pixels(path, image.width, image.height, settings)
                 return (
                     image.format in _MOVING

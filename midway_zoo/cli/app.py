@@ -52,7 +52,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _app(options: argparse.Namespace) -> None:
-    from midway_zoo.app import AppSettings, serving
+    from midway_zoo.app.server import serving
+    from midway_zoo.app.settings import AppSettings
 
     settings = AppSettings(
         models=tuple(options.model or (MODEL,)),
