@@ -88,7 +88,9 @@ def test_too_large(tmp_path) -> None:
     bomb = write_bomb(tmp_path / "bomb.png", 8000)
     assert bomb.stat().st_size < 100_000
     assert "8000 x 8000 = 64.0 million pixels; at most 25 million" in refusal([bomb, bomb])
-    assert "hundreds of million pixels" in refusal([write_bomb(tmp_path / "huge.png", 24000)])  # over Pillow's own limit
+    assert "hundreds of million pixels" in refusal(
+        [write_bomb(tmp_path / "huge.png", 24000)]
+    )  # over Pillow's own limit
     clip = write_clip(tmp_path / "clip.mp4")
     assert "64 x 48 = 0.0 million pixels" in refusal([clip], AppSettings(max_megapixels=0.002))
     assert f"has {clip.stat().st_size / 1e6:.1f} MB" in refusal([clip], AppSettings(max_upload_mb=1e-3))
