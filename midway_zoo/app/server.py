@@ -1,5 +1,6 @@
 """The page as a server of this machine."""
 
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +36,7 @@ def serving(settings: AppSettings | None = None, *, host: str = "127.0.0.1", por
     """
     import_matplotlib()
     import_av()
+    _check_address(host, port)
     with tempfile.TemporaryDirectory(prefix="midway-zoo-app-", ignore_cleanup_errors=True) as folder:
         settings = settings or AppSettings()
         page = build_app(settings, Path(folder))
@@ -45,29 +47,36 @@ def serving(settings: AppSettings | None = None, *, host: str = "127.0.0.1", por
 
 
 def _launch(page: Any, settings: AppSettings, host: str, port: int | None) -> str:
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            prevent_thread_lock=True,
-            quiet=True,
-            share=False,
-            ssr_mode=False,
-            show_error=False,
-            run_history=False,
-            enable_monitoring=False,
-            footer_links=[],
-            max_file_size=settings.max_bytes,
-            state_session_capacity=_SESSIONS,
-            theme=theme(),
-            css=_CSS,
-        )
-    except OSError as error:
-        where = f"{host}:{port}" if port else f"{host}, from 7860 on"
-        raise InputError(
-            f"the page cannot listen at {where}: it is taken, or not of this machine. Pass another."
-        ) from error
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        prevent_thread_lock=True,
+        quiet=True,
+        share=False,
+        ssr_mode=False,
+        show_error=False,
+        run_history=False,
+        enable_monitoring=False,
+        footer_links=[],
+        max_file_size=settings.max_bytes,
+        state_session_capacity=_SESSIONS,
+        theme=theme(),
+        css=_CSS,
+    )
     return str(address)
+
+
+def _check_address(host: str, port: int | None) -> None:
+    """Gradio says it late, and by the traceback of a thread."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind(place)
+            tried.listen()
+    except (OSError, OverflowError) as error:
+        where = host if port is None else f"{host}:{port}"
+        raise InputError(f"the page cannot listen at {where} ({error}): pass another address or port.") from error
 
 
 def theme() -> Any:
