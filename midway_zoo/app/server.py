@@ -93,6 +93,7 @@ _CSS = """
 .said.busy { border-color: #005a9c; }
 .said.wrong { border-color: #b2182b; color: #b2182b; font-weight: 600; }
 .dark .said.wrong { color: #f4a582; }
+.gradio-container { overflow: clip !important; }
 #status { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); }
 #source-frame img { cursor: crosshair; }
 .view .image-container, .view .image-frame { padding-top: 1.2em; }

@@ -24,7 +24,7 @@ class AppSettings:
     device: str = "cpu"
     """On which networks run."""
     max_upload_mb: float = 25.0
-    """Millions of bytes of one file."""
+    """Of one file, in units of 2**20 bytes."""
     max_megapixels: float = 25.0
     """Millions of pixels of one picture or frame."""
     frames: int = 8
@@ -48,4 +48,4 @@ class AppSettings:
     @property
     def max_bytes(self) -> int:
         """Of one uploaded file."""
-        return round(self.max_upload_mb * 1e6)
+        return round(self.max_upload_mb * 2**20)

@@ -79,7 +79,7 @@ def check_upload(path: Path, settings: AppSettings) -> bool:
         raise InputError(f"{path.name} is empty: it holds no byte.")
     if size > settings.max_bytes:
         raise InputError(
-            f"{path.name} has {size / 1e6:.1f} MB; at most {settings.max_upload_mb:g} MB are taken. Make it "
+            f"{path.name} has {size / 2**20:.1f} MB; at most {settings.max_upload_mb:g} MB are taken. Make it "
             "smaller, or cut it."
         )
     picture = _picture(path, settings)

@@ -126,6 +126,7 @@ def test_frames_of_a_clip(callbacks, names, tmp_path, only) -> None:
     assert (other["session"].moment.source, other["session"].moment.target) == (2, 1)
     assert "Over 3 frames" in other["tracks-said"]  # backwards, to the first
     assert "pca" not in other
+    assert set(after(callbacks.pair(page["session"], "v", names["plain"], 0, 1))) == {"session"}  # as they were
     same = after(callbacks.pair(page["session"], "v", names["plain"], 1, 1))
     assert "the same frame" in same["status"]
     assert set(same) == {"status"}

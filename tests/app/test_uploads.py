@@ -93,7 +93,7 @@ def test_too_large(tmp_path) -> None:
     )  # over Pillow's own limit
     clip = write_clip(tmp_path / "clip.mp4")
     assert "64 x 48 = 0.0 million pixels" in refusal([clip], AppSettings(max_megapixels=0.002))
-    assert f"has {clip.stat().st_size / 1e6:.1f} MB" in refusal([clip], AppSettings(max_upload_mb=1e-3))
+    assert f"has {clip.stat().st_size / 2**20:.1f} MB" in refusal([clip], AppSettings(max_upload_mb=1e-3))
 
 
 def test_what_does_not_go_together(tmp_path) -> None:
