@@ -39,13 +39,16 @@ class Rooms:
     ) -> Path:
         """Everything that is shown, and the numbers behind it, in one ZIP file."""
         folder = self._fresh(visitor)
-        write_safetensors(folder / "numbers.safetensors", tensors, about)
-        write_json(folder / "about.json", dict(about))
+        numbers, facts = folder / "numbers.safetensors", folder / "about.json"
+        write_safetensors(numbers, tensors, about)
+        write_json(facts, dict(about))
         path = folder / "midway-zoo.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:  # PNG is compressed already
-            for part in (*pictures, folder / "numbers.safetensors", folder / "about.json"):
+            for part in (*pictures, numbers, facts):
                 if part.exists():  # older ones are removed while a page is left open
                     file.write(part, part.name)
+        numbers.unlink()
+        facts.unlink()
         return path
 
     def note_uploads(self, visitor: str, paths: Sequence[Path]) -> None:
