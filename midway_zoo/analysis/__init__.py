@@ -15,6 +15,7 @@ from midway_zoo.analysis.latents import ClipSimilarity, clip_similarity, latent_
 from midway_zoo.analysis.matrix import SensitivityMatrix, identity_share, sensitivity_matrix, sensitivity_rows
 from midway_zoo.analysis.points import chain_flow, flow_at, pck
 from midway_zoo.analysis.retrieval import Match, MotionIndex, find_clips, find_motion, index_clips
+from midway_zoo.analysis.retrieved import RetrievalScores, retrieval_truth
 from midway_zoo.analysis.rules import RULES, track_by
 from midway_zoo.analysis.tracking import Tracks, track
 from midway_zoo.analysis.truth import TruthScores, tracking_truth, truth_variants
@@ -30,6 +31,7 @@ __all__ = [
     "Match",
     "MotionAttention",
     "MotionIndex",
+    "RetrievalScores",
     "SensitivityMatrix",
     "Tracks",
     "TruthScores",
@@ -49,6 +51,7 @@ __all__ = [
     "motion_attention",
     "pck",
     "principal_components",
+    "retrieval_truth",
     "sensitivity_matrix",
     "sensitivity_rows",
     "track",

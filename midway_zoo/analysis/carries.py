@@ -19,7 +19,15 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.analysis.fresh import untrained
 from midway_zoo.analysis.latents import centred
-from midway_zoo.analysis.moved import FramePictures, MovedPairs, Pictures, ScenePictures, draw_motions, moved_pairs
+from midway_zoo.analysis.moved import (
+    FramePictures,
+    MovedPairs,
+    Pictures,
+    ScenePictures,
+    crossed_pairs,
+    draw_motions,
+    moved_pairs,
+)
 from midway_zoo.analysis.probes import explained, linear_probe, split_by
 from midway_zoo.checks import check_integer
 from midway_zoo.inference.batches import inference, normaliser
@@ -69,7 +77,7 @@ def latent_report(
     Args:
         model: a network or a pretrained name.
         clips: real clips, each as in :func:`~midway_zoo.infer_motion_latents`, whose frames are moved by known motions
-            too. What is tested is not fitted on: other clips where there are five or more, else other frames, which
+            too. What is tested is not fitted on: other clips where there are 20 or more, else other frames, which
             show much the same, so that looks and what goes with them are then read too well.
         pairs: of the probes, each with a picture (of a clip: a place) and a motion of its own; a fifth is tested.
         pictures, motions: of replay and neighbours, in which every picture makes every motion.
@@ -226,8 +234,7 @@ def _probe_pairs(pictures: Pictures, count: int, side: int, seed: int) -> MovedP
 def _crossed_pairs(pictures: Pictures, count: int, motions: int, side: int, seed: int) -> MovedPairs:
     """Every picture in every motion, motions running fastest; pictures that the probes do not see."""
     drawn = draw_motions(motions, side, seed=seed + 1, movers=False)
-    numbers = [1_000_000 + number for number in range(count) for _ in range(motions)]
-    return moved_pairs(pictures, numbers, drawn[torch.arange(motions).repeat(count)], side, seed=seed)
+    return crossed_pairs(pictures, range(1_000_000, 1_000_000 + count), drawn, side, seed=seed)
 
 
 def _latents(network: MidwayNetwork, source: Tensor, target: Tensor) -> dict[int, Tensor]:

@@ -23,6 +23,8 @@ from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 DISCS = 3
 """On every pair; as many as "movers" says go their own way, the others with their ground."""
+MIN_CLIPS = 20
+"""From which on pictures of one clip are one group; a fifth of fewer clips would be too few looks to test on."""
 _SHARE = 0.6  # of a frame's shorter side that a window shows, so that it can move without leaving the frame
 
 
@@ -69,7 +71,7 @@ class FramePictures:
         seed: of the places.
 
     Raises:
-        InputError: for a clip without frames.
+        InputError: for clips of fewer than five frames together.
     """
 
     def __init__(
@@ -81,12 +83,12 @@ class FramePictures:
                 height, width = frame.image.shape[1:]
                 scale = side / (_SHARE * min(height, width))
                 taken.append((number, resize(frame.image, (round(height * scale), round(width * scale)))))
-        if not taken:
-            raise InputError("the clips hold no frame.")
+        if len(taken) < MIN_GROUPS:
+            raise InputError(f"the clips hold {len(taken)} frame(s); at least {MIN_GROUPS} are needed: pass more.")
         # Neighbours in number come from different clips: the first few pictures show as much as there is.
         order = torch.randperm(len(taken), generator=_generator(seed, 0)).tolist()
         self._clips, self._frames = [taken[place][0] for place in order], [taken[place][1] for place in order]
-        self._by_clip = len(set(self._clips)) >= MIN_GROUPS
+        self._by_clip = len(set(self._clips)) >= MIN_CLIPS
         self._side, self._seed = side, seed
 
     def __len__(self) -> int:
@@ -171,6 +173,13 @@ def draw_motions(count: int, side: int, *, seed: int = 0, longest: float = 0.12,
     )
 
 
+def circle_of_shifts(count: int, side: int, *, length: float = 0.11) -> Motions:
+    """B shifts of ``length`` sides, evenly in all directions; nothing grows, turns or goes its own way."""
+    angle = 2 * math.pi * torch.arange(count) / count
+    shift = length * side * torch.stack([angle.cos(), angle.sin()], dim=1)
+    return Motions(shift, torch.ones(count), torch.zeros(count), torch.zeros(count, dtype=torch.int64))
+
+
 def moved_pairs(
     pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
 ) -> MovedPairs:
@@ -202,6 +211,16 @@ def moved_pairs(
         here = torch.hypot(x - _like(place[:, 0], x), y - _like(place[:, 1], y)) < _like(radius, x)
         flow = torch.where(here[:, None], step[:, :, None, None], flow)
     return MovedPairs(source, target, flow, motions, torch.tensor(list(numbers)))
+
+
+def crossed_pairs(
+    pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
+) -> MovedPairs:
+    """:func:`moved_pairs` of every picture in every motion, motions running fastest."""
+    each = torch.arange(len(motions)).repeat(len(numbers))
+    return moved_pairs(
+        pictures, [number for number in numbers for _ in range(len(motions))], motions[each], side, seed=seed
+    )
 
 
 def _disc(drawn: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:

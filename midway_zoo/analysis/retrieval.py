@@ -3,7 +3,8 @@
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +24,7 @@ from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.folders import frame_files, is_image, natural_key
 from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.images import Images, Size, count, iterate
+from midway_zoo.inference.perturbation import match_level
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import ShapeRepr
 from midway_zoo.storage import state_digest
@@ -42,7 +44,7 @@ class MotionIndex(ShapeRepr):
     clips: list[str]
     """Names of the clips, relative to ``root``."""
     motion: Tensor
-    """(P, M * C) float32: the final motion latents."""
+    """(P, M * C) float32: motion latents of the level that ``options`` names."""
     appearance: Tensor
     """(P, D) float32: class tokens of the pairs' sources, the baseline that knows nothing of motion."""
     clip: Tensor
@@ -54,7 +56,7 @@ class MotionIndex(ShapeRepr):
     weights: str
     """SHA-256 of the network's weights: another network's latents cannot be compared with these."""
     options: dict[str, Any] = field(default_factory=dict)
-    """How frames were taken: "stride", "fps", "gap", "size"."""
+    """How pairs were taken and read: "stride", "fps", "gap", "size", "level"."""
     root: str = ""
     """The folder of the clips."""
     stamps: list[str] = field(default_factory=list)
@@ -94,9 +96,35 @@ class MotionIndex(ShapeRepr):
             raise InputError(f"{path} is no index of motion; make one with `midway-zoo analyse index`.")
         facts.pop("midway_zoo", None)
         try:
-            return cls(**tensors, **facts)
-        except TypeError as error:
+            found = cls(**tensors, **facts)
+            whole = {"stride", "fps", "gap", "size", "level"} <= found.options.keys() and found._is_whole()
+        except (TypeError, AttributeError, RuntimeError) as error:
             raise InputError(f"{path} is no whole index ({error}). Make it again.") from error
+        if not whole:
+            raise InputError(f"{path} is no whole index: its parts do not belong together. Make it again.")
+        return found
+
+    def _is_whole(self) -> bool:
+        pairs, clips = len(self.motion), len(self.clips)
+        parts = (self.appearance, self.clip, self.frame, self.seconds)
+        numbers = self.clip.aminmax()
+        return (
+            all(len(part) == pairs for part in parts)
+            and len(self.stamps) == clips
+            and int(numbers.min) >= 0
+            and int(numbers.max) < clips
+        )
+
+    def pair_of(self, match: "Match") -> tuple[Tensor, Tensor] | None:
+        """Source and target (3, H, W) of a match, read from its clip; None if that is no longer where it was."""
+        path = Path(self.root) / match.clip
+        taken = _Taken(**{name: value for name, value in self.options.items() if name != "size"}).of(path)
+        try:
+            frames = islice(open_frames(path, stride=taken.stride, fps=taken.fps), match.frame, None, taken.gap)
+            source, target = (frame.image for frame in islice(frames, 2))
+        except (MidwayZooError, ValueError):  # a clip that is gone, or that has become shorter
+            return None
+        return source, target
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,7 @@ def index_clips(
     fps: float | None = None,
     gap: int = 1,
     size: Size = None,
+    level: int | None = None,
     batch_size: int = 8,
     known: MotionIndex | None = None,
 ) -> MotionIndex:
@@ -148,6 +177,9 @@ def index_clips(
         root: searched for clips; see :func:`find_clips`. What cannot be read is left out with a warning.
         stride, fps, gap, size, batch_size: as in :func:`~midway_zoo.infer_motion_latents`. Of folders of frames, which
             have no times, ``fps`` takes every frame.
+        level: whose motion latent is kept, 2, 1 or 0; None for the highest that the network has, which finds motions
+            best in the model of this package (and costs least). :func:`~midway_zoo.analysis.retrieval_truth` measures
+            which level does for another.
         known: an earlier index; clips that did not change since are taken from it, if weights and options are the same.
 
     Raises:
@@ -156,19 +188,18 @@ def index_clips(
         ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
-    network.require_dynamics()
+    taken = _Taken(stride, fps, gap, size, match_level(network, level))
     check_integer("batch_size", batch_size, 1)
     check_integer("gap", gap, 1)
-    options = {"stride": stride, "fps": fps, "gap": gap, "size": size}
     digest = state_digest(network)
-    options = json.loads(json.dumps(options))
+    options = json.loads(json.dumps(asdict(taken)))  # as it is read again: a size is a list
     before = known if known is not None and (known.weights, known.options) == (digest, options) else None
     parts: list[_Clip] = []
     for path in bar(find_clips(root), unit=" clips"):
         name, stamp = str(path.relative_to(root)), _stamp(path)
         kept = _known(before, name, stamp)
         try:
-            parts.append(kept or _read(network, path, name, stamp, stride, fps, gap, size, batch_size))
+            parts.append(kept or _read(network, path, name, stamp, taken, batch_size))
         except MidwayZooError as error:
             _logger.warning("%s is left out: %s", path, error)
     if not parts:
@@ -205,10 +236,10 @@ def find_motion(
         index: of :func:`index_clips`.
         source: one image.
         target: one image of its size: what source became after the index' ``gap`` of frames.
-        by: "motion" compares motion latents around the index' mean; "appearance" the class tokens of the sources,
-            likewise.
+        by: "motion" compares motion latents by their cosine around the index' mean; "appearance" the class tokens of
+            the sources, likewise.
         top: at most so many clips, the best first.
-        size: as in :func:`~midway_zoo.extract_features`; best that of the index.
+        size: as in :func:`~midway_zoo.extract_features`; None for that of the index.
 
     Raises:
         InputError: for images or arguments that cannot be used, or an index of other weights.
@@ -224,17 +255,19 @@ def find_motion(
     if count(source) != 1 or count(target) != 1:
         raise InputError(f"{count(source)} sources, {count(target)} targets: a query is one pair, one image each.")
     images = [next(iterate(source)), next(iterate(target))]
-    ((motion, appearance, _),) = _pairs(network, images, 1, None, 1, size, 2)
+    if size is None:
+        kept = index.options.get("size")
+        size = (kept[0], kept[1]) if isinstance(kept, list) else kept
+    ((motion, appearance, _),) = _pairs(network, images, _Taken(size=size, level=index.options["level"]), 2)
     asked, stored = (motion, index.motion) if by == "motion" else (appearance, index.appearance)
+    return list(_best(index, cosines(asked, stored)[0], top))
+
+
+def cosines(asked: Tensor, stored: Tensor) -> Tensor:
+    """(q, P) cosines of vectors (q, width) with others (P, width) around the mean of those others."""
     mean = stored.mean(dim=0) if len(stored) > 2 else torch.zeros(stored.shape[1])
-    scores = _cosines(asked, stored, mean)
-    return list(_best(index, scores, top))
-
-
-def _cosines(asked: Tensor, stored: Tensor, mean: Tensor) -> Tensor:
-    """(P,) cosines of one vector (1, width) with others (P, width) around a mean."""
     ours, theirs = (F.normalize(centred(one, mean), dim=1) for one in (asked, stored))
-    return (theirs @ ours[0]).clamp(-1, 1)
+    return (ours @ theirs.T).clamp(-1, 1)
 
 
 def _best(index: MotionIndex, scores: Tensor, top: int) -> Iterable[Match]:
@@ -255,6 +288,21 @@ def _best(index: MotionIndex, scores: Tensor, top: int) -> Iterable[Match]:
 
 
 @dataclass(frozen=True)
+class _Taken:
+    """How pairs are taken of a clip and read."""
+
+    stride: int = 1
+    fps: float | None = None
+    gap: int = 1
+    size: Size = None
+    level: int = 0
+
+    def of(self, path: Path) -> "_Taken":
+        """The same for one clip: frames in a folder have no times to be picked by."""
+        return replace(self, fps=None) if path.is_dir() else self
+
+
+@dataclass(frozen=True)
 class _Clip:
     """What the index keeps of a clip."""
 
@@ -270,14 +318,10 @@ def _read(
     path: Path,
     name: str,
     stamp: str,
-    stride: int,
-    fps: float | None,
-    gap: int,
-    size: Size,
+    taken: _Taken,
     batch_size: int,
 ) -> _Clip:
-    rate = None if path.is_dir() else fps
-    parts = list(_pairs(network, path, stride if rate is None else 1, rate, gap, size, batch_size))
+    parts = list(_pairs(network, path, taken.of(path), batch_size))
     motion, appearance, seconds = (torch.cat(column) for column in zip(*parts, strict=True))
     return _Clip(name, stamp, motion, appearance, seconds)
 
@@ -285,10 +329,7 @@ def _read(
 def _pairs(
     network: MidwayNetwork,
     clip: "Path | Sequence[Any]",
-    stride: int,
-    fps: float | None,
-    gap: int,
-    size: Size,
+    taken: _Taken,
     batch_size: int,
 ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
     """Of some pairs of a clip at a time: latents (p, M * C), class tokens (p, D) and seconds (p,)."""
@@ -296,13 +337,13 @@ def _pairs(
     def encode(images: Tensor) -> EncodedFrames:
         return EncodedFrames(network, images).encoded()
 
-    frames = open_frames(clip, stride=stride, fps=fps)
-    for pairs in encoded_pairs(network, frames, size, batch_size, encode, gap=gap):
+    frames = open_frames(clip, stride=taken.stride, fps=taken.fps)
+    for pairs in encoded_pairs(network, frames, taken.size, batch_size, encode, gap=taken.gap):
         with inference(network):
             first = pairs.source.tokens()
             second = pairs.target.tokens(target=True)
-            out = network.require_dynamics().motion_latents(first, second, pairs.source.grid)
-        latents = out.motion_latents[min(out.motion_latents)]
+            out = network.require_dynamics().motion_latents(first, second, pairs.source.grid, level=taken.level)
+        latents = out.motion_latents[taken.level]
         times = torch.full((len(latents),), torch.nan, dtype=torch.float64)
         if pairs.pts_seconds is not None:
             times = pairs.pts_seconds[:, 0]

@@ -1,5 +1,6 @@
 """Does a network know where things go? Every rule of tracking against the exact motion of generated scenes."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class TruthScores:
-    """How one network's tracking compares with the truth; all figures in percent."""
+    """How one network's tracking compares with the truth; all figures in percent, NaN where no token is counted."""
 
     rules: dict[str, dict[str, float]]
     """By rule ("paper", "sensitivity", "similarity", "flow" where there is a head, and "still": nothing moves):
@@ -86,14 +87,16 @@ def tracking_truth(
             counts[0] += int(truth.followed.sum())
             counts[1] += int(truth.moved.sum())
             shown.update(len(batch))
-    rules = {}
-    for rule, scores in totals.items():
-        plain = {name: 100 * value / max(1, counts[0]) for name, value in scores.items() if name.startswith("pck")}
-        rules[rule] = plain | {
-            name: 100 * value / max(1, counts[1]) for name, value in scores.items() if not name.startswith("pck")
-        }
+    rules = {
+        rule: {name: _percent(value, counts[not name.startswith("pck")]) for name, value in scores.items()}
+        for rule, scores in totals.items()
+    }
     rows, columns = network.config.grid
     return TruthScores(rules, counts[0], counts[1], 100 / (rows * columns), level)
+
+
+def _percent(value: float, count: int) -> float:
+    return 100 * value / count if count else math.nan
 
 
 def truth_variants(network: MidwayNetwork, name: str = "weights") -> dict[str, MidwayNetwork]:

@@ -105,7 +105,9 @@ class Callbacks:
         try:
             yield from steps
         except (MidwayZooError, OSError) as error:
-            yield {"status": problem(str(error).replace(f"{self.rooms.folder}/", "")), **always}
+            # Where this machine keeps files says nothing to visitors.
+            said = str(error).replace(f"{self.rooms.folder}/", "").replace(str(Path.home()), "~")
+            yield {"status": problem(said), **always}
         except Exception as error:
             _logger.exception("the page failed")
             kind = type(error).__name__

@@ -109,8 +109,8 @@ def _frames(parts: dict[str, Any]) -> None:
     with gr.Row(elem_id="point"):
         parts["x"] = gr.Number(label="Point: x", info="pixels from the left", minimum=0, min_width=90, elem_id="x")
         parts["y"] = gr.Number(label="y", info="pixels from the top", minimum=0, min_width=90, elem_id="y")
-        parts["follow"] = gr.Button("Follow this point", min_width=120, elem_id="follow")
-        parts["stop"] = gr.Button("Stop", min_width=80, elem_id="stop")
+        parts["follow"] = gr.Button("Follow this point", size="md", min_width=150, elem_id="follow")
+        parts["stop"] = gr.Button("Stop", size="md", min_width=80, elem_id="stop")
         parts["more"] = gr.Checkbox(
             label="Keep earlier points", info=f"up to {MOST_POINTS}", min_width=150, elem_id="more"
         )

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -98,6 +99,8 @@ def _set_up(*, quiet: bool, verbose: bool) -> None:
     """Logging and bars, afresh for every command of a process."""
     from midway_zoo.bars import silence
 
+    # Pillow's notice of a picture above 89 megapixels, which phones take. What it refuses is an error of ours.
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     logging.basicConfig(format="%(name)s: %(message)s")
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
     logging.getLogger("midway_zoo").setLevel(level)

@@ -11,6 +11,7 @@ from midway_zoo.cli.zoo import add_encoder_options
 
 FIGURES, TENSORS, FILM = (".png", ".svg", ".pdf"), (".safetensors", ".npz"), (".mp4",)
 _OUT = "OUT may be given more than once; its ending says what is written: "
+_TEXTURES = "natural, procedural or a folder; default: %(default)s"
 _MODEL = "pretrained name, hf-hub:ORG/REPO, released .pth, folder, run or export of training"
 
 
@@ -44,6 +45,7 @@ def _add_pairs(tasks: Any) -> None:
         "matrix",
         "sensitivity of every target token to every source token",
         (*FIGURES, *TENSORS),
+        output=False,
         example="matrix midway_nano.scenes a.png b.png -o matrix.png -o matrix.safetensors",
     )
     _pair(command)
@@ -53,7 +55,7 @@ def _add_pairs(tasks: Any) -> None:
         "--time",
         type=positive,
         metavar="N",
-        help="instead, time N derivatives at once and in a loop",
+        help="say first what N derivatives take at once, in a loop and as single heat maps; OUT may then be left out",
     )
 
     command = _add(
@@ -137,6 +139,9 @@ def _add_retrieval(tasks: Any) -> None:
     command.add_argument("--gap", type=positive, default=1, help="frames from source to target, default: %(default)s")
     command.add_argument("--stride", type=positive, default=1, help="every n-th frame, default: %(default)s")
     command.add_argument("--fps", type=float, help="of videos: instead, take this many frames per second")
+    command.add_argument(
+        "--level", type=int, choices=(2, 1, 0), help="whose motion latent is kept; default: the highest"
+    )
     command.add_argument("--update", action="store_true", help="of an index that is there: read only what changed")
 
     command = _add(
@@ -164,7 +169,11 @@ def _add_figures(tasks: Any) -> None:
     )
     command.add_argument("--clips", type=Path, nargs="+", default=[], metavar="CLIP", help="real, moved as is known")
     command.add_argument("--pairs", type=positive, default=1024, help="of the probes, default: %(default)s")
-    command.add_argument("--textures", default="natural", help="natural, procedural or a folder; default: %(default)s")
+    command.add_argument(
+        "--pictures", type=positive, default=16, help="of replay and nearest latents, default: %(default)s"
+    )
+    command.add_argument("--motions", type=positive, default=8, help="that each of them makes, default: %(default)s")
+    command.add_argument("--textures", default="natural", help=_TEXTURES)
     _sampling(command, frames=48, fps=False)
 
     command = _add(
@@ -178,9 +187,25 @@ def _add_figures(tasks: Any) -> None:
     )
     command.add_argument("--against", choices=("truth",), default="truth", help="the exact flow of generated scenes")
     command.add_argument("--pairs", type=positive, default=64, help="default: %(default)s")
-    command.add_argument("--textures", default="natural", help="natural, procedural or a folder; default: %(default)s")
+    command.add_argument("--textures", default="natural", help=_TEXTURES)
     command.add_argument("--alone", action="store_true", help="without opened gates and random weights beside each")
     _perturbation(command, draws=1, seed=False)
+
+    command = _add(
+        tasks,
+        "retrieval",
+        "how often the nearest of generated clips makes the same motion, by motion and by appearance",
+        (*FIGURES, ".json"),
+        output=False,
+        several=True,
+        example="retrieval midway_nano.scenes --against truth -o retrieval.png",
+    )
+    command.add_argument("--against", choices=("truth",), default="truth", help="the known motions of generated clips")
+    command.add_argument("--motions", type=positive, default=10, help="of the clips, default: %(default)s")
+    command.add_argument("--pictures", type=positive, default=5, help="that make each motion, default: %(default)s")
+    command.add_argument("--rounds", type=positive, default=5, help="with other pictures, default: %(default)s")
+    command.add_argument("--textures", default="natural", help=_TEXTURES)
+    command.add_argument("--alone", action="store_true", help="without random weights beside each")
 
 
 def _add(

@@ -4,7 +4,7 @@ Each function returns a Matplotlib figure; :func:`save_figure` writes it as PNG,
 gives its pixels. Nothing of pyplot is used: no window is opened, and threads may draw.
 """
 
-from midway_zoo.figures.bars import latent_figure, truth_figure
+from midway_zoo.figures.bars import found_figure, latent_figure, truth_figure
 from midway_zoo.figures.canvas import PICTURES, figure_to_tensor, save_figure
 from midway_zoo.figures.clips import components_figure, retrieval_figure, similarity_figure, tracks_figure
 from midway_zoo.figures.pairs import attention_figure, backward_figure, gates_figure, heat_figure, matrix_figure
@@ -15,6 +15,7 @@ __all__ = [
     "backward_figure",
     "components_figure",
     "figure_to_tensor",
+    "found_figure",
     "gates_figure",
     "heat_figure",
     "latent_figure",

@@ -22,6 +22,8 @@ PICTURES = (".png", ".svg", ".pdf")
 """Endings that :func:`save_figure` writes."""
 WIDTH = 7.0
 """Inches: two columns of a paper, and most of a slide."""
+TALLEST = 9.5
+"""Inches of the text on a page."""
 _DPI = 200
 _SETTINGS = {
     "font.size": 9,
@@ -61,8 +63,13 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
     return drawn
 
 
-def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **options: Any) -> tuple[Any, Any]:
-    """A figure of ``width`` x ``height`` inches and its axes, an array (rows, columns)."""
+def page(
+    rows: int, columns: int, *, height: float, width: float = WIDTH, tallest: float = TALLEST, **options: Any
+) -> tuple[Any, Any]:
+    """A figure of ``width`` x ``height`` inches, less of both if it would be taller than a page, and its axes, an array
+    (rows, columns)."""
+    scale = min(1.0, tallest / height)
+    width, height = max(3.0, scale * width), scale * height
     figure = import_matplotlib().figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
     axes = figure.subplots(rows, columns, squeeze=False, **options)
     figure.get_layout_engine().set(w_pad=0.03, h_pad=0.03, wspace=0.02, hspace=0.02)
@@ -72,6 +79,12 @@ def page(rows: int, columns: int, *, height: float, width: float = WIDTH, **opti
 def cell_height(picture: Tensor, columns: int, width: float = WIDTH, *, titled: bool = True) -> float:
     """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title if each row has them."""
     return width / columns * picture.shape[-2] / picture.shape[-1] + (0.25 if titled else 0.06)
+
+
+def short(name: str, most: int = 22) -> str:
+    """A name of at most so many letters, without its middle: names of one folder begin alike, and files end alike."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
 def colour(rgb: Sequence[int]) -> tuple[float, ...]:
@@ -120,25 +133,32 @@ def bare(axes: Any, title: str = "") -> None:
         axes.set_title(title, color=colour(style.INK), pad=3)
 
 
-def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False) -> None:
-    """A mark of point ``index`` in its colour: a dot, or a ring that leaves visible what is there."""
-    face = "none" if ring else colour(style.point_colour(index))
-    edge = colour(style.point_colour(index)) if ring else "black"
+def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False, size: float = 6.0) -> None:
+    """A mark of point ``index`` in its colour, ``size`` points of type wide: a dot, or a ring, half as wide again, that
+    leaves visible what is there."""
+    ink = colour(style.point_colour(index))
     if ring:
-        axes.plot(*xy, marker="o", markersize=9, markerfacecolor="none", markeredgecolor="black", markeredgewidth=3.0)
-    axes.plot(
-        *xy,
-        marker="o",
-        markersize=9 if ring else 6,
-        markerfacecolor=face,
-        markeredgecolor=edge,
-        markeredgewidth=1.6 if ring else 0.8,
-    )
+        hollow = {"marker": "o", "markersize": 1.5 * size, "markerfacecolor": "none"}
+        axes.plot(*xy, **hollow, markeredgecolor="black", markeredgewidth=0.5 * size)
+        axes.plot(*xy, **hollow, markeredgecolor=ink, markeredgewidth=0.27 * size)
+    else:
+        edge = {"markeredgecolor": "black", "markeredgewidth": 0.13 * size}
+        axes.plot(*xy, marker="o", markersize=size, markerfacecolor=ink, **edge)
 
 
-def bar_of(figure: Any, drawn: Any, axes: Any, label: str) -> None:
+def row_labels(axes: Sequence[Any], texts: Sequence[str]) -> None:
+    """What each row of pictures shows, beside the first of them, in one size of type that fits the height of a row."""
+    longest = max(len(line) for text in texts for line in text.splitlines())
+    figure = axes[0].figure
+    height = min(one.get_position().height for one in axes) * figure.get_figheight() * 72
+    size = min(8.0, max(5.0, 1.6 * height / longest))  # a letter is about 0.6 of its type wide
+    for one, text in zip(axes, texts, strict=True):
+        one.set_ylabel(text, color=colour(style.INK), fontsize=size)
+
+
+def bar_of(figure: Any, drawn: Any, axes: Any, label: str, **options: Any) -> None:
     """A colour bar beside axes."""
-    found = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=30)
+    found = figure.colorbar(drawn, ax=axes, fraction=0.03, pad=0.01, aspect=30, **options)
     found.set_label(label, color=colour(style.GREY))
     found.outline.set_linewidth(0.4)
     found.solids.set_alpha(1)

@@ -8,7 +8,19 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import ClipSimilarity, Components, Match
-from midway_zoo.figures.canvas import bar_of, bare, cell_height, colour, page, palette, point, show, styled
+from midway_zoo.figures.canvas import (
+    bar_of,
+    bare,
+    cell_height,
+    colour,
+    page,
+    palette,
+    point,
+    row_labels,
+    short,
+    show,
+    styled,
+)
 
 _MOST = 6
 
@@ -39,10 +51,14 @@ def tracks_figure(
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 2)
     figure, axes = page(
-        len(tracks), len(chosen), height=len(tracks) * cell_height(frames[0], width, titled=False) + 0.2
+        len(tracks),
+        len(chosen),
+        height=len(tracks) * cell_height(frames[0], width, titled=False) + 0.2,
+        width=7.0 * len(chosen) / width,
     )
+    dot = 6.0 if len(chosen) < 4 else 4.5
     height, across = frames[0].shape[1:]
-    for row, (name, xy) in enumerate(tracks.items()):
+    for row, xy in enumerate(tracks.values()):
         for column, index in enumerate(chosen):
             one = axes[row, column]
             label = labels[index] if labels else f"frame {index}"
@@ -50,23 +66,24 @@ def tracks_figure(
             for number in range(xy.shape[1]):
                 way = xy[: index + 1, number].cpu()
                 if index:
-                    one.plot(way[:, 0], way[:, 1], color="black", linewidth=2.4, solid_capstyle="round")
+                    one.plot(way[:, 0], way[:, 1], color="black", linewidth=0.4 * dot, solid_capstyle="round")
                     ink = colour(style.point_colour(number))
-                    one.plot(way[:, 0], way[:, 1], color=ink, linewidth=1.4, solid_capstyle="round")
-                point(one, way[-1].tolist(), number)
+                    one.plot(way[:, 0], way[:, 1], color=ink, linewidth=0.23 * dot, solid_capstyle="round")
+                point(one, way[-1].tolist(), number, size=dot)
             one.set_xlim(-0.5, across - 0.5)
             one.set_ylim(height - 0.5, -0.5)
-        axes[row, 0].set_ylabel(name, color=colour(style.INK))
+    row_labels(axes[:, 0], list(tracks))
     return figure
 
 
 @styled
-def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = ()) -> Any:
+def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = (), *, labels: Sequence[str] = ()) -> Any:
     """Cosines between the motions of a clip, under frames of it if there are any.
 
     Args:
         found: of :func:`~midway_zoo.analysis.clip_similarity`.
         frames: the clip's frames (3, H, W), or none.
+        labels: their names.
     """
     rows = 2 if len(frames) else 1
     shown = spread(len(frames), 6)
@@ -91,7 +108,7 @@ def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = ()) -> A
         strip.axis("off")
         for number, index in enumerate(shown):
             inset = strip.inset_axes((number / len(shown), 0, 0.96 / len(shown), 1))
-            show(inset, frames[index], f"frame {index}")
+            show(inset, frames[index], labels[index] if labels else f"frame {index}")
     return figure
 
 
@@ -107,7 +124,7 @@ def components_figure(
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 3)
     figure, axes = page(
-        3, len(chosen), height=3 * cell_height(frames[0], width, titled=False) + 0.2, width=7.0 * len(chosen) / width
+        3, len(chosen), height=3 * cell_height(frames[0], width, titled=False) + 0.45, width=7.0 * len(chosen) / width
     )
     longest = float(found.first.abs().max()) or 1.0
     colours = torch.where(found.foreground[:, None], found.colours, torch.ones(()))
@@ -116,46 +133,47 @@ def components_figure(
         axes[1, column].imshow(found.first[index].numpy(), cmap=palette(style.DIVERGING), vmin=-longest, vmax=longest)
         bare(axes[1, column])
         show(axes[2, column], colours[index])
+    row_labels(axes[:, 0], ("frame", "component 1", "foreground"))
     shares = [round(100 * value) for value in found.explained.tolist()]
-    titles = (
-        "frame",
-        f"component 1\n({shares[0]} % of all)",
-        "foreground\n(" + ", ".join(map(str, shares[1:])) + " %)",
-    )
-    for one, title in zip(axes[:, 0], titles, strict=True):
-        one.set_ylabel(title, color=colour(style.INK))
+    text = f"variance: component 1 {shares[0]} %;" + (" " if len(chosen) > 2 else "\n")
+    text += f"the foreground's three {shares[1]}, {shares[2]} and {shares[3]} %"
+    figure.supxlabel(text, fontsize=7, color=colour(style.GREY))
     return figure
 
 
 @styled
 def retrieval_figure(
-    query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, Tensor | None, Tensor | None]]]
+    query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, tuple[Tensor, Tensor] | None]]]
 ) -> Any:
     """The query's two frames above the clips that answer it, source over target of each, a block for each way.
 
     Args:
         query: source and target (3, H, W).
-        answers: {way: [(match, its source, its target)]}; None where a clip's frames cannot be had any more.
+        answers: {way: [(match, (its source, its target))]}; None where a clip's frames cannot be had any more.
     """
     columns = max(2, *(len(found) for found in answers.values()))
-    figure, axes = page(2 * (len(answers) + 1), columns, height=(2 * len(answers) + 2) * cell_height(query[0], columns))
-    for row, picture in enumerate(query):
-        show(axes[row, 0], picture, "query" if row == 0 else "")
-        for spare in axes[row, 1:]:
-            spare.axis("off")
-    for block, (way, found) in enumerate(answers.items(), 1):
+    height = (2 * len(answers) + 1) * cell_height(query[0], columns) + 0.2 * len(answers)
+    figure, axes = page(2 * len(answers) + 1, columns, height=height)
+    for one, picture, title in zip(axes[0], query, ("query: source", "query: target"), strict=False):
+        show(one, picture, title)
+    for spare in axes[0, 2:]:
+        spare.axis("off")
+    for block, found in enumerate(answers.values()):
+        rows = axes[2 * block + 1], axes[2 * block + 2]
         for column in range(columns):
-            pair = axes[2 * block, column], axes[2 * block + 1, column]
+            pair = rows[0][column], rows[1][column]
             if column >= len(found):
                 for one in pair:
                     one.axis("off")
                 continue
-            match, *pictures = found[column]
-            for one, shown in zip(pair, pictures, strict=True):
+            match, pictures = found[column]
+            for number, one in enumerate(pair):
                 bare(one)
-                if shown is not None:
-                    show(one, shown)
-            name = match.clip if len(match.clip) <= 16 else f"...{match.clip[-14:]}"
-            pair[0].set_title(f"{name}\n{match.score:.2f}", pad=3, color=colour(style.INK))
-        axes[2 * block, 0].set_ylabel(f"by {way}", color=colour(style.INK))
+                one.set_anchor("N")
+                if pictures is not None:
+                    show(one, pictures[number])
+            where = f"frame {match.frame}" if match.seconds is None else f"{match.seconds:.1f} s"
+            title = f"{short(match.clip)}\n{match.score:.2f} at {where}"
+            pair[0].set_title(title, pad=3, color=colour(style.INK), fontsize=7.5 if columns < 6 else 6)
+    row_labels(axes[1:, 0], [text for way in answers for text in (f"by {way}\nsource", "target")])
     return figure

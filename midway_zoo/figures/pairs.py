@@ -8,7 +8,7 @@ from torch import Tensor
 
 from midway_zoo import style
 from midway_zoo.analysis import AttentionMaps, GateMaps, HeatMaps, MotionAttention
-from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, show, styled
+from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, short, show, styled
 from midway_zoo.visualize import features_to_image
 
 _MOST = 6  # points or columns that stay legible
@@ -27,6 +27,7 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
     shown, points = min(len(targets), _MOST - 1), min(len(maps.xy), _MOST)
     names = list(labels) or [f"target {number + 1}" if len(targets) > 1 else "target" for number in range(shown)]
     columns = max(shown + 1, 3)
+    names = [short(name, 90 // columns) for name in names]
     figure, axes = page(
         points,
         shown + 1,
@@ -34,14 +35,14 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
         width=7.0 * (shown + 1) / columns + 0.6,
     )
     low, high = float(maps.heatmaps[:shown, :points].min()), float(maps.heatmaps[:shown, :points].max())
-    drawn = None
+    drawn, dot = None, 6.0 if columns < 4 else 4.5
     for row in range(points):
         show(axes[row, 0], source, "source" if row == 0 else "")
-        point(axes[row, 0], maps.xy[row].tolist(), row)
+        point(axes[row, 0], maps.xy[row].tolist(), row, size=dot)
         for column in range(shown):
             title = names[column] if row == 0 else ""
             drawn = heat(axes[row, column + 1], targets[column], maps.heatmaps[column, row], low, high, title)
-            point(axes[row, column + 1], maps.target_xy[column, row].tolist(), row, ring=True)
+            point(axes[row, column + 1], maps.target_xy[column, row].tolist(), row, ring=True, size=dot)
     bar_of(figure, drawn, axes, "sensitivity (cosine)")
     return figure
 
@@ -103,37 +104,50 @@ def attention_figure(
         return _motion_attention(pictures, found)
     heads = min(found.maps.shape[1], _MOST - 2)
     count = min(len(pictures), _MOST)
-    figure, axes = page(count, heads + 2, height=count * cell_height(pictures[0], heads + 2, titled=False) + 0.4)
-    for row in range(count):
-        maps = found.maps[row].cpu().float()
-        show(axes[row, 0], pictures[row], "image" if row == 0 else "")
-        drawn_maps = [("mean of heads", maps.mean(0))] + [(f"head {head + 1}", maps[head]) for head in range(heads)]
-        for column, (name, one) in enumerate(drawn_maps, 1):
-            heat(axes[row, column], pictures[row], one, 0.0, float(one.max()), name if row == 0 else "")
-        if xy is not None:
-            point(axes[row, 0], xy, 0)
+    grid = [
+        {"mean of heads": maps.mean(0)} | {f"head {number + 1}": maps[number] for number in range(heads)}
+        for maps in found.maps[:count].cpu().float()
+    ]
     who = "the token under the point" if xy is not None else "the class token"
-    figure.suptitle(f"attention of {who}, block {found.block}; each map from 0 (dark) to its largest", fontsize=9)
+    figure, axes = _looks(pictures[:count], grid, f"attention of {who}, block {found.block}", ["image"] * count)
+    if xy is not None:
+        for one in axes[:, 0]:
+            point(one, xy, 0)
     return figure
 
 
 def _motion_attention(pictures: Sequence[Tensor], found: MotionAttention) -> Any:
     tokens = min(found.source.shape[1], _MOST - 2)
-    figure, axes = page(2, tokens + 2, height=2 * cell_height(pictures[0], tokens + 2) + 0.2)
-    for row, (name, maps) in enumerate((("source", found.source[0]), ("target", found.target[0]))):
-        show(axes[row, 0], pictures[row], name)
-        drawn = [(f"all {100 * float(maps.sum()) / found.source.shape[1]:.0f} %", maps.mean(0))]
-        drawn += [
-            (f"token {number + 1} {100 * float(maps[number].sum()):.0f} %", maps[number]) for number in range(tokens)
-        ]
-        for column, (title, one) in enumerate(drawn, 1):
-            heat(axes[row, column], pictures[row], one, 0.0, float(one.max()), title)
-    figure.suptitle(
-        f"attention of motion tokens, level {found.level}, block {found.block}; percent: the frame's share of it; "
-        "each map from 0 to its largest",
-        fontsize=9,
-    )
-    return figure
+    grid = []
+    for maps in (found.source[0].cpu().float(), found.target[0].cpu().float()):
+        shares = [100 * float(one.sum()) for one in maps]
+        named = {f"all {sum(shares) / len(shares):.0f} %": maps.mean(0)}
+        grid.append(named | {f"token {one + 1} {shares[one]:.0f} %": maps[one] for one in range(tokens)})
+    text = f"attention of motion tokens, level {found.level}, block {found.block}; percent: the frame's share of it"
+    return _looks(pictures, grid, text, ["source", "target"])[0]
+
+
+def _looks(
+    pictures: Sequence[Tensor], grid: Sequence[Mapping[str, Tensor]], text: str, titles: Sequence[str]
+) -> tuple[Any, Any]:
+    """A row for each picture: itself and maps of attention, all on one scale, on which 1 is attention spread evenly."""
+    columns = len(grid[0]) + 1
+    named = list(grid[0]) != list(grid[-1]) or titles[0] != titles[-1]  # else the first row's titles are those of all
+    height = len(pictures) * cell_height(pictures[0], columns, 6.5, titled=named) + 0.5
+    figure, axes = page(len(pictures), columns, height=height)
+    even = [{name: one / one.mean().clamp_min(1e-12) for name, one in row.items()} for row in grid]
+    values = torch.cat([one.flatten() for row in even for one in row.values()])
+    # A few tokens that hold most of the attention would leave the others without any difference.
+    top = max(1.0, float(values.quantile(0.99)))
+    drawn = None
+    for row, maps in enumerate(even):
+        show(axes[row, 0], pictures[row], titles[row] if named or row == 0 else "")
+        for column, (name, one) in enumerate(maps.items(), 1):
+            drawn = heat(axes[row, column], pictures[row], one, 0.0, top, name if named or row == 0 else "")
+    extend = "max" if float(values.max()) > top else "neither"
+    bar_of(figure, drawn, axes, "attention (1: even)", extend=extend)
+    figure.suptitle(text, fontsize=9, color=colour(style.INK))
+    return figure, axes
 
 
 @styled

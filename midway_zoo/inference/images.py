@@ -103,16 +103,26 @@ def reading(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is no image that Pillow can read.") from error
+        raise InputError(f"{path} is no image that Pillow can read{convert_hint(path)}.") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "
-            "it, make it smaller, or raise the limit with PIL.Image.MAX_IMAGE_PIXELS = None."
+            "it, make it smaller with another program, or in Python raise the limit: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
     except (OSError, SyntaxError, ValueError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}: {error}") from error
         raise InputError(f"{path} cannot be read as an image: {error}.") from error
+
+
+def convert_hint(path: Path) -> str:
+    """What to do about a picture of a phone that neither Pillow nor FFmpeg opens; empty for other files."""
+    if path.suffix.lower() in (".heic", ".heif", ".hif"):
+        return (
+            ": convert it to JPEG or PNG, or in Python install pillow-heif and call pillow_heif.register_heif_opener() "
+            "before"
+        )
+    return ""
 
 
 def read_image(path: Path, short_side: int | None = None) -> Tensor:

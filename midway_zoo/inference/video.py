@@ -69,8 +69,13 @@ def read_video(
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a video.")
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(f"there is no video {path}.")
+    if not path.is_file():
+        raise InputError(
+            f"{path} is a pipe or a device: videos are read from files, for some parts are read twice. Save it to one "
+            "first; from a camera push frames into a MotionStream."
+        )
     if path.suffix.lower() in ANIMATION_SUFFIXES:
         return _sampled(_animated(path, size), path, _Wanted(stride, fps, start, end))
     import_av()

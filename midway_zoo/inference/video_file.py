@@ -16,7 +16,7 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingExtraError
 from midway_zoo.extras import install_command
-from midway_zoo.inference.images import scaled_size
+from midway_zoo.inference.images import convert_hint, scaled_size
 from midway_zoo.inference.video_order import Damage, DecodedFrame, Entry, Follower
 
 _logger = logging.getLogger(__name__)
@@ -97,6 +97,9 @@ class VideoFile:
         if stream.codec_context is None:
             reason = "holds a video of a codec that is not known here, or ends before it says which"
             raise UnreadableVideoError(self.path, reason)
+        for other in self._container.streams:  # not read at all: sound that is cut off hides no frames behind it
+            if other is not stream and hasattr(self._av.stream, "Discard"):  # PyAV 18
+                other.discard = self._av.stream.Discard.all
         # Not by frames: threads of frames report damage late, and then not of every frame.
         stream.thread_type = "SLICE"
         stream.codec_context.thread_count = self._threads
@@ -120,7 +123,10 @@ class VideoFile:
             raise self._undecodable(error) from error
 
     def _undecodable(self, error: Exception) -> UnreadableVideoError:
-        return UnreadableVideoError(self.path, f"cannot be decoded as video: it is corrupt, or no video ({error})")
+        reason = "it is corrupt, or no video" + convert_hint(self.path)
+        if lacks_index(self.path):
+            reason = "its index (moov), which is written last, is missing: recording or download did not end"
+        return UnreadableVideoError(self.path, f"cannot be decoded as video: {reason} ({error})")
 
     @property
     def container_seconds(self) -> float:
@@ -179,7 +185,7 @@ class VideoFile:
                 return
             if packet.size:
                 self._read += 1
-                self.damage.broken_off |= packet.is_corrupt
+                self.damage.broken_off = packet.is_corrupt  # of the last one: others are gaps, as between recordings
                 time = self.time_of(packet)
                 if time is not None:
                     until = float((time + (packet.duration or 0)) * self.tick)
@@ -237,6 +243,24 @@ class VideoFile:
         text = self.damage.describe(self.missing_seconds() if self._ended else 0.0)
         if text:
             _logger.warning("%s %s. What could be read is used; get the file again for the rest.", self.path, text)
+
+
+def lacks_index(path: Path) -> bool:
+    """Whether a file is an MP4 or MOV without what says where its frames are (ISO/IEC 14496-12, 4.2: size and type)."""
+    kinds: list[bytes] = []
+    try:
+        with path.open("rb") as file:
+            while len(head := file.read(8)) == 8 and len(kinds) < 100:
+                size = int.from_bytes(head[:4], "big")
+                kinds.append(head[4:])
+                if size == 1:  # 64 bits follow
+                    size = int.from_bytes(file.read(8), "big") - 8
+                if size < 8:  # 0: to the end of the file
+                    break
+                file.seek(size - 8, 1)
+    except OSError:
+        return False
+    return kinds[:1] == [b"ftyp"] and b"mdat" in kinds and b"moov" not in kinds
 
 
 def _clock_seconds(text: str) -> float:

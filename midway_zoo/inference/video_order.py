@@ -50,7 +50,7 @@ class Damage:
     at: float | None = None
     """Seconds where the first damage lies."""
     broken_off: bool = False
-    """A packet ends too early, or the file cannot be read on."""
+    """The last packet that was read ends too early, or the file cannot be read on."""
     reached: float = 0.0
     """Seconds up to which the file was read."""
 
@@ -63,7 +63,8 @@ class Damage:
         said = []
         if self.concealed or self.lost:
             at = self.reached if self.at is None else self.at
-            said.append(f"is damaged at {at:.2f} s: {self.concealed} frames are concealed, {self.lost} lost")
+            frames = "1 frame is" if self.concealed == 1 else f"{self.concealed} frames are"
+            said.append(f"is damaged at {at:.2f} s: {frames} concealed, {self.lost} lost")
         if missing or self.broken_off:
             early = f", {missing:.2f} s before its end" if missing else ""
             said.append(f"breaks off at {self.reached:.2f} s{early}")

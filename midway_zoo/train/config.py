@@ -38,6 +38,8 @@ class RunConfig:
     """Data workers of each process; 0 loads in the process itself. The data do not depend on it."""
     precision: str = field_range("bf16", choices=("no", "bf16", "fp16"))
     """no, bf16 or fp16 autocast."""
+    cpu_attention: str = field_range("measured", choices=("measured", "autocast"))
+    """measured: a CPU under bf16 takes attention in float32 where that is faster there; autocast: in bf16."""
     compile: bool = False
     """Compile the training step with torch.compile."""
     shard: bool = False

@@ -16,6 +16,7 @@ from accelerate.utils import reduce, send_to_device
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
+from midway_zoo.train.attention import attention_of
 from midway_zoo.train.background import BackgroundWriter, snapshot
 from midway_zoo.train.checkpoints import (
     CONFIG,
@@ -168,6 +169,7 @@ class Run:
                 ) from error
             task.load_state_dict(state["task"])
         task.model.train()
+        self.attention = attention_of(self.config, accelerator, task.model, state.get("attention", {}))
         if self.config.compile and not self.config.shard:
             task.model.compile()
         self.whole: WholeCopy | None = None
@@ -271,7 +273,8 @@ class Run:
 
     def _step(self, step: int, batch: Any, waited: float) -> None:
         accelerator, task = self.accelerator, self.task
-        _seed(self.config.seed, step, accelerator.process_index)
+        # Dropout and stochastic depth depend on the step and the process, so that a resumed run draws the same.
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 4099 + accelerator.process_index)
         hyper = task.hyperparameters(step)
         set_hyperparameters(self.optimizer, hyper.lr, hyper.weight_decay)
         parts = split_batch(batch, self.config.accumulate)
@@ -280,7 +283,7 @@ class Run:
             inputs = task.to_inputs(part, step)
             waiting = self._without_sync() if index + 1 < len(parts) else nullcontext()
             with waiting:
-                with accelerator.autocast():
+                with accelerator.autocast(), self.attention:
                     losses = self.model(inputs)
                 accelerator.backward(losses["loss"] / len(parts))
             for name, value in losses.items():
@@ -388,12 +391,12 @@ class Run:
                 "model": model,
                 "optimizer": {"optimizer": optimizer, "scaler": scaler.state_dict() if scaler is not None else None},
             }
-            state = {
-                **self.task.describe(),
+            state = self.task.describe() | {
                 "task": copy.deepcopy(self.task.state_dict()),
                 "identity": self._identity(),
                 "validation": figures,
                 "provenance": provenance(),
+                "attention": dict(getattr(self.attention, "chosen", {})),
             }
             self.writer.wait()  # before the copy: never are there two of them in memory
             self.writer.start(step, partial(self._write, step, snapshot(content), state))
@@ -443,8 +446,3 @@ class Run:
         best = best_checkpoint(self.out) if self.task.best_by else None
         paths = [found.path if found else None for found in (checkpoint, best)]
         return RunResult(step, finished, reason, paths[0], self._told(last), paths[1])
-
-
-def _seed(seed: int, step: int, rank: int) -> None:
-    """Dropout and stochastic depth depend on the step and the process, so that a resumed run draws the same."""
-    torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)

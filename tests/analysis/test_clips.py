@@ -1,5 +1,6 @@
 """Clips: rules of tracking with an oracle, components, retrieval by motion."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,13 @@ from torch import Tensor
 
 import midway_zoo as mz
 import midway_zoo.analysis as analysis
-from midway_zoo.analysis import rules, tracking
-from midway_zoo.analysis.moved import Motions, ScenePictures, moved_pairs
+from midway_zoo.analysis import retrieved, rules, tracking
+from midway_zoo.analysis.moved import MovedPairs, crossed_pairs
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.files import write_png
 from midway_zoo.inference.encoded import EncodedFrames
-from midway_zoo.results import FlowPrediction
-from tests.oracles import shifted
+from midway_zoo.results import FlowPrediction, MotionLatent
+from tests.oracles import PerfectNetwork, shifted
 
 
 def test_every_rule_moves_by_the_true_number_of_tokens(nano: mz.MidwayNetwork, monkeypatch) -> None:
@@ -93,54 +94,104 @@ def test_components_of_a_clip(nano: mz.MidwayNetwork) -> None:
 
 # Retrieval.
 
-MOTIONS, PICTURES = 10, 5
+SHIFTS = [(4, 0), (3, 3), (0, 4), (-3, 3), (-4, 0), (-3, -3), (0, -4), (3, -3), (8, 2), (-2, 8)]
+LOOKS = 5
 
 
-def write_clips(root: Path, pictures: ScenePictures, numbers: range) -> None:
-    """Folders of two frames: every picture moved by seven pixels in each of ten directions.
-
-    Shifts alone: zoom and rotation cannot be read off the bundled network's latents (see MODEL_CARD)."""
-    angle = torch.arange(MOTIONS) * 2 * torch.pi / MOTIONS
-    motions = Motions(
-        7 * torch.stack([angle.cos(), angle.sin()], dim=1),
-        torch.ones(MOTIONS),
-        torch.zeros(MOTIONS),
-        torch.zeros(MOTIONS, dtype=torch.int64),
-    )
-    for number in numbers:
-        pairs = moved_pairs(pictures, [number] * MOTIONS, motions, 64)
-        for motion in range(MOTIONS):
-            folder = root / f"motion{motion}_picture{number}"
-            folder.mkdir(parents=True)
-            for index, image in enumerate((pairs.source[motion], pairs.target[motion])):
-                write_png(folder / f"{index}.png", (image * 255).round().to(torch.uint8))
+def write_clip(folder: Path, look: int, shift: tuple[int, int], seed: int) -> None:
+    """Three frames of 32 x 32: noise of one colour that goes round, by (dx, dy) pixels a frame."""
+    generator = torch.Generator().manual_seed(seed)
+    colour = torch.tensor([[0, 0, 0], [90, 0, 0], [0, 90, 0], [0, 0, 90], [90, 90, 0]])[look]
+    picture = torch.randint(0, 160, (1, 32, 32), generator=generator) + colour[:, None, None]
+    folder.mkdir(parents=True)
+    for number in range(3):
+        moved = picture.roll((number * shift[0], number * shift[1]), (2, 1))
+        write_png(folder / f"{number}.png", moved.to(torch.uint8))
 
 
 @pytest.fixture(scope="module")
-def bundled() -> mz.MidwayNetwork:
-    return mz.create_model("midway_nano.scenes", pretrained=True)
+def fifty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("fifty")
+    for look in range(LOOKS):
+        for number, shift in enumerate(SHIFTS):
+            write_clip(root / f"motion{number}_look{look}", look, shift, seed=100 * look + number)
+    return root
 
 
-def test_motion_finds_the_clip_of_the_same_motion_among_fifty(tmp_path: Path, bundled: mz.MidwayNetwork) -> None:
-    """Queries show pictures that no clip shows. Ten motions, five clips each: chance is one in ten."""
-    pictures = ScenePictures(64, seed=8)
-    write_clips(tmp_path / "clips", pictures, range(PICTURES))
-    write_clips(tmp_path / "asked", pictures, range(100, 102))
-    index = analysis.index_clips(bundled, tmp_path / "clips")
-    assert (len(index.clips), len(index)) == (50, 50)
+def test_the_clip_of_the_same_motion_is_found_among_fifty(fifty: Path, tmp_path: Path) -> None:
+    """With a network that knows: by motion the five of that motion come first, by appearance the ten of that look."""
+    network = PerfectNetwork()
+    index = analysis.index_clips(network, fifty, size=32)
+    assert (len(index.clips), len(index)) == (50, 100)
     index.save(tmp_path / "index.safetensors")
     again = analysis.MotionIndex.load(tmp_path / "index.safetensors")
     right = {"motion": 0, "appearance": 0}
-    asked = sorted((tmp_path / "asked").iterdir())
-    for folder in asked:
-        for by in right:
-            (first,) = analysis.find_motion(bundled, again, folder / "0.png", folder / "1.png", by=by, top=1)
-            right[by] += first.clip.split("_")[0] == folder.name.split("_")[0]
-    assert right["motion"] >= 0.4 * len(asked), right
-    assert right["motion"] >= 2 * right["appearance"], right
+    for number, shift in enumerate(SHIFTS):
+        look = number % LOOKS
+        write_clip(tmp_path / str(number), look, shift, seed=9000 + number)
+        pair = (tmp_path / str(number) / "1.png", tmp_path / str(number) / "2.png")
+        found = {by: analysis.find_motion(network, again, *pair, by=by, top=10) for by in right}
+        assert {match.clip.split("_")[0] for match in found["motion"][:5]} == {f"motion{number}"}
+        assert {match.clip.split("_")[1] for match in found["appearance"]} == {f"look{look}"}
+        assert found["motion"][0].score == pytest.approx(1, abs=1e-4)
+        for by, matches in found.items():
+            right[by] += matches[0].clip.startswith(f"motion{number}_")
+    assert right["motion"] == 10
+    assert right["appearance"] < 5
+    source, target = again.pair_of(found["motion"][0])
+    torch.testing.assert_close(source.roll(SHIFTS[-1], (2, 1)), target)
 
 
-def test_an_index_belongs_to_its_weights_and_is_brought_up_to_date(tmp_path: Path, nano, bundled, caplog) -> None:
+def test_the_level_of_an_index_is_kept(fifty: Path, nano: mz.MidwayNetwork, tmp_path: Path) -> None:
+    """The oracle's other levels know no motion; a real network's index holds what its latents of that level are."""
+    network = PerfectNetwork()
+    index = analysis.index_clips(network, fifty, size=32, level=1)
+    pair = (fifty / "motion3_look2" / "0.png", fifty / "motion3_look2" / "1.png")
+    found = analysis.find_motion(network, index, *pair, top=10)
+    assert {match.clip.split("_")[1] for match in found} == {"look2"}
+    clips = tmp_path / "clips"
+    shutil.copytree(fifty / "motion3_look2", clips / "one")
+    latents = mz.infer_motion_latents(nano, clips / "one")
+    for level in (None, 1, 0):
+        kept = analysis.index_clips(nano, clips, level=level)
+        assert kept.options["level"] == (2 if level is None else level)
+        torch.testing.assert_close(kept.motion, latents.levels[kept.options["level"]].flatten(1), atol=1e-5, rtol=1e-4)
+    with pytest.raises(InputError, match="level"):
+        analysis.index_clips(nano, clips, level=3)
+
+
+def test_retrieval_against_the_truth(monkeypatch: pytest.MonkeyPatch, nano: mz.MidwayNetwork) -> None:
+    """A latent that is the motion is always right and one that is the picture never; a real network is in between."""
+    drawn: list[MovedPairs] = []
+
+    def pairs(*args, **options) -> MovedPairs:
+        drawn.append(crossed_pairs(*args, **options))
+        return drawn[-1]
+
+    def latents(network, source, target, **_) -> MotionLatent:
+        moved = drawn[-1].motions
+        motion = torch.cat([moved.shift, 20 * moved.zoom[:, None], 20 * moved.angle[:, None]], dim=1)[:, None]
+        return MotionLatent(motion, {2: motion, 0: source[:, :1, 0, :4] * 1e3}, motion[:, 0], (8, 8))
+
+    monkeypatch.setattr(retrieved, "crossed_pairs", pairs)
+    with monkeypatch.context() as patched:
+        patched.setattr(retrieved, "infer_motion_latent", latents)
+        found = analysis.retrieval_truth(nano, motions=4, pictures=2, asked=2, rounds=2, textures="procedural")
+    assert (found.clips, found.asked, found.chance) == (8, 16, 25)
+    for scores in found.right.values():
+        assert scores["level 2"] == 100
+        assert scores["level 0"] == scores["appearance"] == 25  # sources alone: the same clip whatever the motion
+    shown = {number for one in drawn[0::2] for number in one.pictures.tolist()}
+    assert not shown & {number for one in drawn[1::2] for number in one.pictures.tolist()}
+    real = analysis.retrieval_truth(nano, motions=3, pictures=1, asked=1, rounds=1, textures="procedural")
+    for scores in real.right.values():
+        assert set(scores) == {"level 2", "level 1", "level 0", *retrieved.BASELINES}
+        assert all(0 <= value <= 100 for value in scores.values())
+    with pytest.raises(InputError, match="rounds=0"):
+        analysis.retrieval_truth(nano, rounds=0)
+
+
+def test_an_index_belongs_to_its_weights_and_is_brought_up_to_date(tmp_path: Path, nano, caplog) -> None:
     for name in ("a", "b"):
         (tmp_path / "clips" / name).mkdir(parents=True)
         for number in range(3):
@@ -155,23 +206,26 @@ def test_an_index_belongs_to_its_weights_and_is_brought_up_to_date(tmp_path: Pat
     assert best[0].score == pytest.approx(1, abs=1e-5)
     assert len(best) == 2
     with pytest.raises(InputError, match="other weights"):
-        analysis.find_motion(bundled, index, *images)
+        analysis.find_motion(analysis.untrained(nano), index, *images)
     write_png(images[0], torch.zeros(3, 32, 32, dtype=torch.uint8), overwrite=True)
     index.motion[:] = 7
     newer = analysis.index_clips(nano, tmp_path / "clips", known=index)
     assert (newer.motion[:2] == 7).all()  # the first clip did not change: it was not read
     assert (newer.motion[2:] != 7).any()
     assert (analysis.index_clips(nano, tmp_path / "clips", gap=2, known=index).motion != 7).any()
+    newer.clip[0] = 5
+    newer.save(tmp_path / "torn")
+    with pytest.raises(InputError, match="do not belong together"):
+        analysis.MotionIndex.load(tmp_path / "torn")
     (tmp_path / "no").write_bytes(b"no index")
     for path, error in ((tmp_path / "no", InputError), (tmp_path / "none", MissingFileError)):
         with pytest.raises(error):
             analysis.MotionIndex.load(path)
     with pytest.raises(InputError, match="by='sound'"):
         analysis.find_motion(nano, index, *images, by="sound")
+    (tmp_path / "empty").mkdir()
     with pytest.raises(MissingFileError, match="neither videos"):
-        analysis.find_clips(
-            tmp_path / "clips" / "a" / ".." / ".." / "empty" if (tmp_path / "empty").mkdir() else tmp_path / "empty"
-        )
+        analysis.find_clips(tmp_path / "empty")
 
 
 def test_similarity_along_a_clip(nano: mz.MidwayNetwork) -> None:

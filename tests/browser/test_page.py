@@ -98,6 +98,16 @@ def test_two_visitors_at_once(visit, folder) -> None:
     assert "other0.png" in other.one("#source input").get_attribute("value")
 
 
+def test_stop(visit) -> None:
+    page = visit()
+    page.one("#example-real").click()
+    page.says("(2 of 6)")
+    page.one("#stop").click()
+    page.says("Stopped.")
+    page.one("#follow").click()
+    page.ready()
+
+
 def test_keyboard_alone(visit) -> None:
     from selenium.webdriver import Keys
 

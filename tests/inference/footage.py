@@ -100,3 +100,24 @@ def cut(path: Path, share: float) -> None:
     """Keep the first part of a file, as a download that stopped."""
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
+
+
+def with_sound(path: Path, images: Sequence[np.ndarray], rate: int = 20) -> Path:
+    """As a phone that streams records: one fragment, in which the sound is stored behind the pictures."""
+    with av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"}) as file:
+        video, sound = file.add_stream("libx264", rate=rate), file.add_stream("aac", rate=16000)
+        video.height, video.width = images[0].shape[:2]
+        video.pix_fmt, sound.layout = "yuv420p", "mono"
+        video.codec_context.options = {"g": "1000", "bf": "0", "preset": "ultrafast", "crf": "6"}
+        for index, image in enumerate(images):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, Fraction(1, rate)
+            file.mux(video.encode(frame))
+        for start in range(0, 16000 * len(images) // rate - 1023, 1024):
+            tone = np.random.default_rng(start).normal(0, 0.1, (1, 1024)).astype(np.float32)
+            piece = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            piece.sample_rate, piece.pts, piece.time_base = 16000, start, Fraction(1, 16000)
+            file.mux(sound.encode(piece))
+        file.mux(video.encode())
+        file.mux(sound.encode())
+    return path

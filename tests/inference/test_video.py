@@ -1,5 +1,6 @@
 """Frames of videos that are written here with PyAV: which, in what order, when, and which way up."""
 
+import os
 import re
 import struct
 import sys
@@ -18,6 +19,7 @@ from torch import Tensor
 from midway_zoo.errors import InputError, MidwayZooError, MissingExtraError, MissingFileError
 from midway_zoo.extras import install_command
 from midway_zoo.inference.video import VideoFrame, read_video
+from tests.inference import footage
 
 FRAMES = 12
 STEP = 20
@@ -278,6 +280,24 @@ def test_a_missing_file_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(MissingFileError, match=r"nowhere\.mp4") as caught:
         read_video(tmp_path / "nowhere.mp4")
     assert isinstance(caught.value, FileNotFoundError)
+
+
+def test_a_pipe_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "live.ts")
+    with pytest.raises(InputError, match=r"live\.ts is a pipe or a device: .* Save it"):
+        read_video(tmp_path / "live.ts")
+
+
+def test_a_recording_that_did_not_end_is_told_from_other_damage(tmp_path: Path) -> None:
+    """An MP4's index is written last: a camera whose battery was taken out, a download that stopped."""
+    path = footage.write(tmp_path / "phone.mp4", [footage.grey(k) for k in range(3)])
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rindex(b"moov") - 4])
+    with pytest.raises(InputError, match=r"its index \(moov\).* is missing"):
+        list(read_video(path))
+    path.write_bytes(b"\0" * 100 + content[100:])
+    with pytest.raises(InputError, match="it is corrupt, or no video"):
+        list(read_video(path))
 
 
 def test_a_folder_is_no_video(tmp_path: Path) -> None:

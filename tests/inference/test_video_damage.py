@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from midway_zoo.inference.video import read_video
-from tests.inference.footage import cut, damage_packet, grey, level, write
+from tests.inference.footage import cut, damage_packet, grey, level, packets, with_sound, write
 
 FRAMES, GOP = 30, 8
 
@@ -79,3 +79,25 @@ def test_a_file_that_breaks_off_is_read_so_far_with_one_warning(
     )
     (record,) = caplog.records
     assert re.search(rf"{name} .*breaks off at \d\.\d\d s, \d\.\d\d s before its end", record.getMessage())
+
+
+def test_sound_that_breaks_off_hides_no_frames(tmp_path: Path) -> None:
+    """The sound of every moment is behind the pictures; reading it would end the video at its first second."""
+    path = with_sound(tmp_path / "phone.mp4", [grey(k, noise=True) for k in range(FRAMES)])
+    content, last = path.read_bytes(), packets(path)[-1][1]
+    path.write_bytes(content[: content.index(last) + len(last)])  # no sound at all
+    assert [level(frame.image) for frame in read_video(path)] == list(range(FRAMES))
+
+
+def test_a_gap_between_joined_recordings_is_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The transport stream's counters jump where the second begins: something may be missing there, nowhere else."""
+    one, two = (
+        write(tmp_path / f"{name}.ts", [grey(k, noise=True) for k in range(FRAMES)], gop=GOP) for name in ("one", "two")
+    )
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(one.read_bytes() + two.read_bytes())
+    frames = list(read_video(joined))
+    assert [level(frame.image) for frame in frames] == 2 * list(range(FRAMES))
+    (record,) = caplog.records
+    assert "is damaged at" in record.getMessage()
+    assert "breaks off" not in record.getMessage()

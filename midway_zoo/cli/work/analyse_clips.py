@@ -49,7 +49,7 @@ def similarity(options: argparse.Namespace) -> None:
     write(
         options,
         network,
-        figure=lambda: figures.similarity_figure(found, [frame.image for frame in frames]),
+        figure=lambda: figures.similarity_figure(found, [frame.image for frame in frames], labels=labels_of(frames)),
         tensors=tensors,
         said=str(found),
         video=str(options.video),

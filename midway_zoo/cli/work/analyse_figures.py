@@ -8,15 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from midway_zoo import analysis, figures
 from midway_zoo.analysis.carries import PROBES, REPLAYS
+from midway_zoo.analysis.fresh import untrained
 from midway_zoo.cli.readouts import network_of, print_table
 from midway_zoo.cli.work.analysing import prepared, write
-from midway_zoo.errors import InputError, MidwayZooError
-from midway_zoo.inference.frames import open_frames
+from midway_zoo.errors import InputError
 from midway_zoo.inference.images import to_tensor
+from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import state_digest
 
 
@@ -28,7 +27,7 @@ def index(options: argparse.Namespace) -> None:
     if options.update and options.outputs[0].exists():
         known, options.force = analysis.MotionIndex.load(options.outputs[0]), True
     network = prepared(options)
-    chosen = {name: getattr(options, name) for name in ("stride", "fps", "gap", "size", "batch_size")}
+    chosen = {name: getattr(options, name) for name in ("stride", "fps", "gap", "size", "level", "batch_size")}
     found = analysis.index_clips(network, options.root, known=known, **chosen)
     found.save(options.outputs[0], overwrite=options.force)
     sys.stdout.write(f"{len(found.clips)} clips, {len(found)} pairs\nwrote {options.outputs[0]}\n")
@@ -40,10 +39,9 @@ def retrieve(options: argparse.Namespace) -> None:
     found = analysis.MotionIndex.load(options.index)
     source, target = to_tensor(options.source), to_tensor(options.target)
     ways: list[Any] = [options.by] if options.by else ["motion", "appearance"]
-    size = options.size if options.size is not None else found.options.get("size")
-    size = tuple(size) if isinstance(size, list) else size
     answers = {
-        way: analysis.find_motion(network, found, source, target, by=way, top=options.top, size=size) for way in ways
+        way: analysis.find_motion(network, found, source, target, by=way, top=options.top, size=options.size)
+        for way in ways
     }
     rows = [["by", "clip", "cosine", "frame", "seconds"]]
     for way, matches in answers.items():
@@ -56,31 +54,13 @@ def retrieve(options: argparse.Namespace) -> None:
         network,
         figure=lambda: figures.retrieval_figure(
             (source, target),
-            {way: [(one, *_frames_of(found, one)) for one in matches] for way, matches in answers.items()},
+            {way: [(one, found.pair_of(one)) for one in matches] for way, matches in answers.items()},
         ),
         numbers={"answers": {way: [asdict(one) for one in matches] for way, matches in answers.items()}},
         source=str(options.source),
         target=str(options.target),
         index=str(options.index),
     )
-
-
-def _frames_of(found: analysis.MotionIndex, match: analysis.Match) -> tuple[Tensor | None, Tensor | None]:
-    """The pair of a match, if its clip is still where it was."""
-    path = Path(found.root) / match.clip
-    chosen = found.options
-    rate = None if path.is_dir() else chosen["fps"]
-    wanted = {match.frame: 0, match.frame + chosen["gap"]: 1}
-    pair: list[Tensor | None] = [None, None]
-    try:
-        for number, frame in enumerate(open_frames(path, stride=chosen["stride"] if rate is None else 1, fps=rate)):
-            if number in wanted:
-                pair[wanted[number]] = frame.image
-            if number >= match.frame + chosen["gap"]:
-                break
-    except MidwayZooError:
-        return None, None
-    return pair[0], pair[1]
 
 
 def latent(options: argparse.Namespace) -> None:
@@ -90,6 +70,8 @@ def latent(options: argparse.Namespace) -> None:
         network,
         options.clips,
         pairs=options.pairs,
+        pictures=options.pictures,
+        motions=options.motions,
         frames=options.frames,
         stride=options.stride,
         textures=options.textures,
@@ -128,45 +110,77 @@ _NAMES = {
 
 def tracking(options: argparse.Namespace) -> None:
     """Every rule of tracking against the truth, of every network."""
-    models = options.model
-    options.model = models[0]
-    network = prepared(options)
     scores: dict[str, analysis.TruthScores] = {}
-    digests = {}
-    for name in models:
-        one = network
-        if name != models[0]:
-            other = copy.copy(options)
-            other.model = name
-            one = network_of(other)
-        digests[name] = state_digest(one)
-        label = Path(name).name
-        variants = {label: one} if options.alone else analysis.truth_variants(one, label)
-        for variant, net in variants.items():
-            scores[variant] = analysis.tracking_truth(
-                net, pairs=options.pairs, level=options.level, draws=options.draws, textures=options.textures
-            )
+    chosen = {name: getattr(options, name) for name in ("pairs", "level", "draws", "textures")}
+    networks = _networks(options)
+    for label, network in networks.items():
+        variants = {label: network} if options.alone else analysis.truth_variants(network, label)
+        scores |= {variant: analysis.tracking_truth(one, **chosen) for variant, one in variants.items()}
     columns = ("pck_1", "pck_2", "moved_pck_1", "moved_pck_2", "hits", "copies")
     rows = [["network", "rule", *columns]]
     for name, found in scores.items():
-        rows += [[name, rule, *(f"{values[key]:.1f}" for key in columns)] for rule, values in found.rules.items()]
+        rows += [[name, rule, *(_percent(values[key]) for key in columns)] for rule, values in found.rules.items()]
     print_table(rows)
     first = next(iter(scores.values()))
-    options.model = ", ".join(models)
     write(
         options,
-        network,
+        next(iter(networks.values())),
         figure=lambda: figures.truth_figure(scores),
-        numbers={"networks": {name: asdict(found) for name, found in scores.items()}},
+        numbers=_plain({"networks": {name: asdict(found) for name, found in scores.items()}}),
         said=f"percent; {first.tokens} tokens can be followed, {first.moved} of them move by a patch or more; "
         f"a token drawn at random hits {first.chance:.1f}",
-        weights=digests,
+        weights={name: state_digest(one) for name, one in networks.items()},
         pairs=options.pairs,
     )
 
 
+def retrieval(options: argparse.Namespace) -> None:
+    """Retrieval among generated clips, of every network."""
+    scores: dict[str, analysis.RetrievalScores] = {}
+    chosen = {name: getattr(options, name) for name in ("motions", "pictures", "rounds", "textures")}
+    networks = _networks(options)
+    for label, network in networks.items():
+        variants = {label: network} if options.alone else {label: network, f"{label}, untrained": untrained(network)}
+        scores |= {variant: analysis.retrieval_truth(one, **chosen) for variant, one in variants.items()}
+    first = next(iter(scores.values()))
+    ways = list(dict.fromkeys(way for found in scores.values() for values in found.right.values() for way in values))
+    rows = [["network", "motions", *ways]]
+    for name, found in scores.items():
+        rows += [[name, kind, *(_percent(values.get(way)) for way in ways)] for kind, values in found.right.items()]
+    print_table(rows)
+    write(
+        options,
+        next(iter(networks.values())),
+        figure=lambda: figures.found_figure(scores),
+        numbers=_plain({"networks": {name: asdict(found) for name, found in scores.items()}}),
+        said=f"percent of {first.asked} queries whose nearest clip, of {first.clips}, makes the same motion; a clip "
+        f"drawn at random does in {first.chance:.1f}",
+        weights={name: state_digest(one) for name, one in networks.items()},
+        rounds=options.rounds,
+    )
+
+
+def _networks(options: argparse.Namespace) -> dict[str, MidwayNetwork]:
+    """The networks of a command that takes several, by what they are called in its figures."""
+    models = list(dict.fromkeys(options.model))
+    options.model = models[0]
+    networks = [prepared(options)]
+    for name in models[1:]:
+        other = copy.copy(options)
+        other.model = name
+        networks.append(network_of(other))
+    options.model = ", ".join(models)
+    short = [Path(name).name for name in models]
+    labels = short if len(set(short)) == len(short) else models
+    return dict(zip(labels, networks, strict=True))
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.1f}"
+
+
 def _shown(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.2f}"
+    return "" if math.isnan(value) else f"{value:.2f}".replace("-0.00", "0.00")
 
 
 def _plain(value: Any) -> Any:

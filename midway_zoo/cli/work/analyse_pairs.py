@@ -17,6 +17,7 @@ from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.frames import Frame
 from midway_zoo.inference.images import to_tensor
 from midway_zoo.inference.perturbation import match_level, sensitivity_of
+from midway_zoo.models.network import MidwayNetwork
 
 
 def heatmap(options: argparse.Namespace) -> None:
@@ -70,11 +71,14 @@ def heatmap(options: argparse.Namespace) -> None:
 
 def matrix(options: argparse.Namespace) -> None:
     """The sensitivity matrix of a pair, in bounded memory where it goes to a table."""
+    if not options.outputs and not options.time:
+        raise InputError("nothing would be kept of the matrix: pass -o OUT, or --time N.")
     network = prepared(options, options.source, options.target)
     source, target = to_tensor(options.source), to_tensor(options.target)
     if options.time:
         sys.stdout.write(_timed(network, source, target, options) + "\n")
-        return
+        if not options.outputs:
+            return
     chosen = {name: getattr(options, name) for name in ("size", "level", "draws", "seed")}
     rows = torch.cat(list(analysis.sensitivity_rows(network, source, target, rows=options.rows, **chosen)))
     with inference(network):
@@ -151,21 +155,16 @@ def gates(options: argparse.Namespace) -> None:
 def attention(options: argparse.Namespace) -> None:
     """Attention of the encoder or of motion tokens, or backward features."""
     network = prepared(options, *options.images)
+    if options.motion and options.backward:
+        raise InputError("--motion and --backward: one of them at a time.")
+    if options.at is not None and (options.motion or options.backward):
+        raise InputError("--at chooses a token whose attention is shown; it goes neither with --motion nor --backward.")
+    if options.level is not None and not options.motion:
+        raise InputError("--level is one of the motion tokens' attention; pass --motion too.")
     pictures = [to_tensor(path) for path in options.images]
     images = [str(path) for path in options.images]
     if options.backward:
-        features = extract_features(network, pictures, backward=True, size=options.size).backward or {}
-        maps = {f"backward, level {level}": values for level, values in features.items()}
-        if any(isinstance(values, list) for values in maps.values()):
-            raise InputError("the images differ in size; pass --size HEIGHTxWIDTH, or images of one size.")
-        write(
-            options,
-            network,
-            figure=lambda: figures.backward_figure(pictures, maps),  # type: ignore[arg-type]
-            tensors={f"level{level}": values for level, values in features.items()},  # type: ignore[misc]
-            said=f"backward features of levels {', '.join(map(str, features))}",
-            images=images,
-        )
+        _backward(options, network, pictures)
         return
     found: analysis.AttentionMaps | analysis.MotionAttention
     if options.motion:
@@ -185,4 +184,23 @@ def attention(options: argparse.Namespace) -> None:
         tensors=tensors,
         said=str(found),
         images=images,
+    )
+
+
+def _backward(options: argparse.Namespace, network: MidwayNetwork, pictures: list[Tensor]) -> None:
+    """Backward features of every level, as colours."""
+    maps: dict[str, Tensor] = {}
+    for level, values in (extract_features(network, pictures, backward=True, size=options.size).backward or {}).items():
+        if isinstance(values, list):
+            raise InputError("the images differ in size; pass --size HEIGHTxWIDTH, or images of one size.")
+        maps[f"level{level}"] = values
+    write(
+        options,
+        network,
+        figure=lambda: figures.backward_figure(
+            pictures, {f"backward, {name.replace('level', 'level ')}": one for name, one in maps.items()}
+        ),
+        tensors=maps,
+        said=f"backward features of {', '.join(maps)}",
+        images=[str(path) for path in options.images],
     )

@@ -202,8 +202,6 @@ def _prepare_one(base: Path, source: Source, out: Path, options: _Options) -> Pr
 def _from_video(video: VideoFile, report: PrepareReport) -> Iterator[Timed]:
     """Sound frames with their times."""
     for frame in video.frames():
-        if video.damage.broken_off:
-            raise InputError("damaged, or breaks off in the middle of a frame")
         if frame.concealed:
             report.damaged += 1
         else:

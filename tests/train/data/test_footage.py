@@ -143,6 +143,16 @@ def test_preparation_leaves_damaged_frames_out_and_says_so(tmp_path: Path) -> No
     np.testing.assert_allclose(times, kept, atol=2e-3)
 
 
+def test_recordings_that_were_joined_are_mended(tmp_path: Path) -> None:
+    """`train index` refuses them and names this remedy."""
+    (tmp_path / "data").mkdir()
+    one, two = (footage(tmp_path / f"{name}.ts", gop=8) for name in ("one", "two"))
+    (tmp_path / "data" / "joined.ts").write_bytes(one.read_bytes() + two.read_bytes())
+    report = prepare(tmp_path / "data", tmp_path / "out")
+    assert (report.done, report.frames + report.damaged) == (1, 2 * FRAMES)
+    assert indexed(tmp_path / "out" / "joined.mp4").frames == report.frames
+
+
 def test_a_truncated_video_is_indexed_so_far_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = footage(tmp_path / "a.mkv")
     cut(path, 0.6)
