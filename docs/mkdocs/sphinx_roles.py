@@ -5,6 +5,7 @@ from typing import Any
 
 import griffe
 
+_RESULT = re.compile(r"^((?:Returns|Yields):\n\s+)", re.MULTILINE)
 _ROLE = re.compile(r":(?:class|func|meth|data|attr|mod|exc):`(~?)([\w.]+)`")
 
 
@@ -18,7 +19,9 @@ class SphinxRoles(griffe.Extension):
 
 def _visit(found: griffe.Object) -> None:
     if found.docstring is not None:
-        found.docstring.value = _ROLE.sub(lambda match: _link(match, found), found.docstring.value)
+        text = _ROLE.sub(lambda match: _link(match, found), found.docstring.value)
+        # What stands before a colon would be taken for the type, which the signature says already.
+        found.docstring.value = _RESULT.sub(r"\1: ", text)
     if isinstance(found, griffe.Attribute):
         _show_default(found)
     for member in found.members.values():

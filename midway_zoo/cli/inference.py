@@ -60,6 +60,7 @@ def add_command(commands: Any, name: str, short: str, description: str) -> argpa
     command.add_argument(
         "model",
         metavar="CKPT_OR_NAME",
+        type=model,
         help="pretrained name, hf-hub:ORG/REPO, .pth, .safetensors, exported folder or training run",
     )
     command.add_argument("-o", "--output", required=True, type=Path, metavar="OUT", help="file to write")
@@ -69,6 +70,16 @@ def add_command(commands: Any, name: str, short: str, description: str) -> argpa
     command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
     add_encoder_options(command)
     return command
+
+
+def model(text: str) -> str:
+    """What a command takes first; who begins with the footage is told."""
+    from midway_zoo.inference.folders import IMAGE_SUFFIXES, suffix_of
+    from midway_zoo.inference.sources import VIDEO_SUFFIXES
+
+    if suffix_of(text) in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+        raise argparse.ArgumentTypeError(f"{text} is footage; the model comes first: midway_nano.scenes {text}")
+    return text
 
 
 def integers(text: str) -> tuple[int, ...]:

@@ -193,6 +193,12 @@ def test_unknown_words_get_the_nearest(capsys) -> None:
         assert f"Did you mean '{near}'" in capsys.readouterr().err
 
 
+def test_who_begins_with_the_footage_is_told(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["flow", "walk.MP4", "-o", "flow.mp4"])
+    assert "walk.MP4 is footage; the model comes first: midway_nano.scenes walk.MP4" in capsys.readouterr().err
+
+
 def test_help_imports_neither_torch_nor_timm() -> None:
     code = (
         "import sys; from midway_zoo.cli import build_parser; build_parser().format_help(); "
