@@ -13,18 +13,24 @@ def found(names: tuple[str, ...]) -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+def need_browser() -> None:
+    """Skip a module, in one line, where the page cannot be tried."""
+    for module, reason in (("gradio", "the page needs Gradio"), ("selenium", "a browser is driven by Selenium")):
+        pytest.importorskip(module, reason=f"{reason}: pip install -e '.[test-app]'")
+    if found(BROWSERS) is None or found(DRIVERS) is None:
+        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver", allow_module_level=True)
+
+
 @pytest.fixture(scope="session")
 def chromium() -> tuple[str, str]:
     """Browser and driver."""
-    pytest.importorskip("gradio", reason="the page needs Gradio: pip install -e '.[test-app]'")
-    pytest.importorskip("selenium", reason="a browser is driven by Selenium: pip install -e '.[test-app]'")
     browser, driver = found(BROWSERS), found(DRIVERS)
-    if browser is None or driver is None:
-        pytest.skip("no Chromium with its driver: apt-get install chromium chromium-driver")
+    assert browser is not None
+    assert driver is not None
     return browser, driver
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(chromium) -> Iterator[str]:
     """Of a page with the bundled model."""
     from midway_zoo.app.server import serving

@@ -7,8 +7,10 @@ from urllib.parse import unquote
 import pytest
 
 from tests.app.files import write_clip, write_pictures
+from tests.browser.conftest import need_browser
 
 pytestmark = pytest.mark.browser
+need_browser()
 
 
 def test_two_frames_and_a_click(visit, folder) -> None:
