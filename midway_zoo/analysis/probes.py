@@ -40,6 +40,9 @@ def split_by(groups: Tensor) -> Split:
 
 def ridge(features: Tensor, values: Tensor, strength: float) -> Tensor:
     """The map (width, k) that minimises |features @ map - values|^2 + strength |map|^2."""
+    if len(features) < features.shape[1]:  # the same map from the smaller of the two systems
+        gram = features @ features.T
+        return features.T @ torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), values)
     gram = features.T @ features
     return torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), features.T @ values)
 

@@ -9,7 +9,7 @@ import midway_zoo as mz
 import midway_zoo.analysis as analysis
 from midway_zoo.analysis.carries import PROBES, REPLAYS, neighbours
 from midway_zoo.analysis.moved import FramePictures, Motions, ScenePictures, draw_motions, moved_pairs
-from midway_zoo.analysis.probes import explained, linear_probe, split_by
+from midway_zoo.analysis.probes import explained, linear_probe, ridge, split_by
 from midway_zoo.analysis.truth import _Truth
 from midway_zoo.config import architecture_config, override
 from midway_zoo.errors import ConfigError, InputError
@@ -103,6 +103,14 @@ def test_a_probe_reads_what_is_linear_and_nothing_else() -> None:
     assert not set((torch.arange(400) % 10)[groups.fit].tolist()) & set((torch.arange(400) % 10)[groups.test].tolist())
     with pytest.raises(InputError, match="4 groups"):
         split_by(torch.arange(4))
+
+
+def test_a_ridge_is_the_minimum_whether_rows_or_columns_are_more() -> None:
+    for rows, width in ((5, 9), (9, 5)):
+        features, values = torch.randn(rows, width).double(), torch.randn(rows, 2).double()
+        found = ridge(features, values, 3.0)
+        slope = features.T @ (features @ found - values) + 3.0 * found
+        torch.testing.assert_close(slope, torch.zeros_like(slope), atol=1e-9, rtol=0)
 
 
 def test_neighbours_tell_motion_from_pictures() -> None:

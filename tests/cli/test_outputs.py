@@ -19,6 +19,7 @@ from midway_zoo.config import MidwayConfig
 from midway_zoo.files import METADATA_KEY, write_png
 from midway_zoo.inference.video_writer import write_video
 from midway_zoo.storage import state_digest
+from midway_zoo.visualize import flow_legend
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,63 @@ def test_ctrl_c_keeps_what_was_done(model, clip, tmp_path, capsys, monkeypatch, 
     else:
         assert len(json.loads((out / "index.json").read_text())["pairs"]) == 3
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_picture_does_not_outlive_the_output_that_failed(
+    model, clip, tmp_path, capsys, monkeypatch, existing: bool
+) -> None:
+    """It would be in the way of the same command; one that --force replaced stays."""
+    images = [tmp_path / f"{name}.png" for name in "ab"]
+    for image in images:
+        write_png(image, torch.zeros(3, 32, 32, dtype=torch.uint8))
+    picture = tmp_path / "picture.png"
+    if existing:
+        picture.write_bytes(b"of before")
+    monkeypatch.setattr("midway_zoo.cli.work.flow.write_flow", full_disk)
+    monkeypatch.setattr("midway_zoo.inference.spool.TensorSpool.write", full_disk)
+    force = ["--force"] * existing
+    for command in (
+        ["flow", model, *images, "-o", tmp_path / "x.flo"],
+        ["features", model, *images, "-o", tmp_path / "x.npz"],
+    ):
+        assert "No space left" in failure(capsys, *command, "--picture", picture, *force)
+        assert picture.exists() == existing
+
+
+def test_a_still_pair_is_said_to_be_still(model, tmp_path, monkeypatch) -> None:
+    """Full colour is no less than half a pixel, so that noise does not look like motion, and the legend says so."""
+    image = tmp_path / "a.png"
+    write_png(image, torch.zeros(3, 32, 32, dtype=torch.uint8))
+    said: list[tuple[float, float]] = []
+    original = flow_legend
+
+    def watched(width: int, max_flow: float, *, longest: float) -> torch.Tensor:
+        said.append((max_flow, longest))
+        return original(width, max_flow, longest=longest)
+
+    def still(head: object, maps: list[torch.Tensor], grid: tuple[int, int]) -> torch.Tensor:
+        return torch.full((maps[0].shape[0], 3, 8 * grid[0], 8 * grid[1]), 0.01)
+
+    monkeypatch.setattr("midway_zoo.cli.work.flow.flow_legend", watched)
+    monkeypatch.setattr("midway_zoo.models.flow_head.FlowHead.forward", still)
+    assert (
+        main(
+            [
+                str(one)
+                for one in ("flow", model, image, image, "-o", tmp_path / "x.flo", "--picture", tmp_path / "p.png")
+            ]
+        )
+        == 0
+    )
+    assert said == [(0.5, pytest.approx(0.01 * 2**0.5, rel=0.1))]
+    plain = flow_legend(400, 0.5)
+    assert not torch.equal(plain, flow_legend(400, 0.5, longest=0.014))
+    assert torch.equal(plain, flow_legend(400, 0.5, longest=0.6))
 
 
 def test_ctrl_c_before_anything_was_done_leaves_nothing(model, clip, tmp_path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from midway_zoo.bars import bar
 from midway_zoo.checks import check_integer
-from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
+from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt, taken_back
 from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.files import write_png
@@ -54,10 +54,11 @@ def run_features(options: argparse.Namespace) -> None:
         inputs = {"images": names[: progress.done]} if names else {"video": str(options.images[0])}
         grid = grids.pop() if len(grids) == 1 else None
         facts = description(options, network, **inputs, blocks=options.blocks, grid=grid)
-        if options.picture:  # first: the table is what a repeated command would find in its way
-            picture = side_by_side(list(features_to_image(pictured)))
-            write_png(options.picture, picture, metadata=facts, overwrite=options.force)
-        spool.write(facts, rows=progress.done, overwrite=options.force)
+        with taken_back(options.picture):
+            if options.picture:
+                picture = side_by_side(list(features_to_image(pictured)))
+                write_png(options.picture, picture, metadata=facts, overwrite=options.force)
+            spool.write(facts, rows=progress.done, overwrite=options.force)
     progress.end(options.output, "images")
     report(options, f"Features({spool.describe(progress.done)}, grid={'various' if grid is None else grid})")
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from midway_zoo.cli.work.flow_outputs import FlowFolder, FlowTable, FlowVideo, Output
-from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt
+from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kept_on_interrupt, taken_back
 from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, OutputExistsError
 from midway_zoo.files import write_png
@@ -61,19 +61,20 @@ def _of_pair(options: argparse.Namespace, network: MidwayNetwork, chosen: FlowOp
     prediction = flow_of_pairs(network, options.source, options.target, chosen)
     flow = prediction.flow[0]
     facts = description(options, network, source=str(options.source), target=str(options.target), grid=prediction.grid)
-    if options.picture:  # first: the flow is what a repeated command would find in its way
-        longest = _longest(prediction)
-        shown = options.max_flow or max(longest, STILL)  # noise shall look pale
-        picture = flow_to_image(flow, max_flow=shown)
-        picture = above_legend(picture, flow_legend(picture.shape[2], shown, longest=longest))
-        write_png(options.picture, picture, metadata=facts, overwrite=options.force)
-    if options.output.suffix.lower() in TABLES:
-        with TensorSpool(options.output) as spool:
-            spool.add("flow", flow[None])
-            spool.add("confidence", prediction.confidence[0][None])
-            spool.write(facts, overwrite=options.force)
-    else:
-        write_flow(options.output, flow, overwrite=options.force)
+    with taken_back(options.picture):
+        if options.picture:
+            longest = _longest(prediction)
+            shown = options.max_flow or max(longest, STILL)  # noise shall look pale
+            picture = flow_to_image(flow, max_flow=shown)
+            picture = above_legend(picture, flow_legend(picture.shape[2], shown, longest=longest))
+            write_png(options.picture, picture, metadata=facts, overwrite=options.force)
+        if options.output.suffix.lower() in TABLES:
+            with TensorSpool(options.output) as spool:
+                spool.add("flow", flow[None])
+                spool.add("confidence", prediction.confidence[0][None])
+                spool.write(facts, overwrite=options.force)
+        else:
+            write_flow(options.output, flow, overwrite=options.force)
     report(options, prediction)
 
 

@@ -37,6 +37,19 @@ def check_outputs(options: argparse.Namespace) -> None:
         raise InputError(f"{outputs[1]}: pictures are written to .png.")
 
 
+@contextmanager
+def taken_back(path: Path | None) -> Iterator[None]:
+    """Remove a first output that was not there before if what is written after it fails: it would be in the way of the
+    same command. An interrupted one too."""
+    fresh = path is not None and not path.exists()
+    try:
+        yield
+    except BaseException:
+        if path is not None and fresh:
+            path.unlink(missing_ok=True)
+        raise
+
+
 def description(options: argparse.Namespace, network: MidwayNetwork, **facts: Any) -> dict[str, Any]:
     """What every output says of how it was made."""
     names = (
