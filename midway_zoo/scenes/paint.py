@@ -29,7 +29,9 @@ class Lookup:
 
     def __call__(self, table: npt.NDArray[np.generic], dtype: torch.dtype, at: Tensor | None = None) -> list[Tensor]:
         """R tensors (B * T * H * W,), or (N,) for the N pixels ``at``, from a table (B, T, L, R)."""
-        columns = torch.from_numpy(np.array(table.reshape(-1, table.shape[-1]).T, order="C"))  # a copy: views may be read-only
+        columns = torch.from_numpy(
+            np.array(table.reshape(-1, table.shape[-1]).T, order="C")
+        )  # a copy: views may be read-only
         cells = self.cells if at is None else self.cells.index_select(0, at)
         return [column.index_select(0, cells) for column in columns.to(dtype).to(cells.device)]
 
