@@ -10,6 +10,7 @@ from typing import Any
 
 from midway_zoo.cli import (
     analyse,
+    app,
     benchmark,
     demo,
     export,
@@ -45,6 +46,7 @@ def build_parser() -> Parser:
     weights.add_commands(commands)
     export.add_commands(commands)
     demo.add_commands(commands)
+    app.add_commands(commands)
     inference.add_commands(commands)
     flow.add_commands(commands)
     extract.add_commands(commands)

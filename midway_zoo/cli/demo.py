@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from midway_zoo.cli.inference import load
+from midway_zoo.demo import CAUTION, MODEL
 from midway_zoo.errors import InputError, OutputExistsError
 
 if TYPE_CHECKING:
@@ -23,12 +24,7 @@ DESCRIPTION = (
     "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known, and a real one is shown "
     "below it. Larger frames are reduced to a shorter side of 128 pixels."
 )
-MODEL = "midway_nano.scenes"
-_CAUTION = (
-    "what this model does not show: heat maps stay where the point was; features follow objects worse than random ones"
-)
 _FRAMES, _FPS = 12, 5.0
-_SEED, _SCENE = 2026, 441  # no training or validation draws from this seed
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -68,7 +64,7 @@ def _demo(options: argparse.Namespace) -> None:
     lines = _summary(options.model, network, footage, findings)
     shown, further = lines[:3], list["Block"]()
     if options.model == MODEL:
-        shown.append(_CAUTION)
+        shown.append(CAUTION)
     if options.video is None and options.images is None:
         further, said = _real_clip(network)
         lines.insert(-1, said)
@@ -94,7 +90,7 @@ def _checked_output(options: argparse.Namespace) -> Path:
 
 
 def _footage(options: argparse.Namespace) -> "Footage":
-    from midway_zoo.demo.footage import MAX_FRAMES, read_clip, read_pair
+    from midway_zoo.demo.footage import MAX_FRAMES, generated_clip, read_clip, read_pair
 
     if options.images and options.frames is not None:
         raise InputError("--frames is for clips; leave it out for --images.")
@@ -110,46 +106,6 @@ def _footage(options: argparse.Namespace) -> "Footage":
         return generated_clip(frames)
     fps = _FPS if timed and options.fps is None else options.fps
     return read_clip(options.video, frames, fps)
-
-
-def generated_clip(frames: int) -> "Footage":
-    """A scene of textured objects whose motions change over the clip, and the truth about it."""
-    import torch
-
-    from midway_zoo.demo.footage import Footage
-    from midway_zoo.scenes import SceneGenerator, ScenesConfig
-
-    config = ScenesConfig(
-        height=64,
-        width=64,
-        frames=frames,
-        objects=(3, 5),
-        size=(0.14, 0.3),
-        motion=6.0,
-        rotation=8.0,
-        zoom=0.02,
-        camera=2.0,
-        camera_zoom=0.01,
-        acceleration=1.0,
-        period=(8.0, 32.0),
-    )
-    scene = SceneGenerator(config, seed=_SEED).render([_SCENE])
-    instances = scene.instances[0, 0]
-    centres = []
-    for instance in instances.unique().tolist():
-        places = (instances == instance).nonzero().flip(1).float()
-        if instance and len(places) >= config.height * config.width // 100:
-            # The nearest pixel that shows it: a ring's centre does not.
-            centres.append(places[(places - places.mean(dim=0)).norm(dim=1).argmin()])
-    return Footage(
-        name="generated clip",
-        frames=scene.frames[0],
-        given=(config.height, config.width),
-        labels=[f"frame {index}" for index in range(frames)],
-        flow=scene.flow[0],
-        occlusion=scene.occlusion[0],
-        points=torch.stack(centres),
-    )
 
 
 def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:

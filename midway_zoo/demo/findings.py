@@ -65,14 +65,13 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
         seconds[name] = time.perf_counter() - start
         return result
 
-    # Frames smaller than what the network was made for are enlarged, larger ones give a finer grid.
-    size = max(min(network.config.img_size), min(frames.shape[2:]))
+    size = working_size(network, frames)
     last = network.config.depth - 1
     features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
     assert isinstance(features, Tensor)  # of one size, so of one grid
     latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
     crossed = timed("motion similarity", lambda: crossed_motion(network, analysis.untrained(network)))
-    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **_flow_options(network)))
+    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **flow_options(network)))
     assert isinstance(found.flow, Tensor)
     flow = found.flow.cpu()
     points = notable_points(frames[0], flow[0]) if footage.points is None else footage.points
@@ -101,16 +100,23 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     )
 
 
-def _flow_options(network: MidwayNetwork) -> dict[str, Any]:
-    """The head sees frames as they are, in tiles, and looks twice more at what it left over; without one every token is
-    perturbed, so that a grid finer than the network's own would take minutes."""
+def working_size(network: MidwayNetwork, frames: Tensor) -> int:
+    """Shorter side at which frames (T, 3, H, W) are seen: smaller ones than the network was made for are enlarged,
+    larger ones give a finer grid, up to twice as fine."""
+    native = min(network.config.img_size)
+    return min(max(native, min(frames.shape[2:])), 2 * native)
+
+
+def flow_options(network: MidwayNetwork) -> dict[str, Any]:
+    """Of ``predict_flow``: the head sees frames as they are, in tiles, and looks twice more at what it left over;
+    without one every token is perturbed, so that a grid finer than the network's own would take minutes."""
     return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
 
 
 def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
     """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
     fresh = analysis.untrained(network)
-    size = max(min(network.config.img_size), min(frames.shape[2:]))
+    size = working_size(network, frames)
     last = network.config.depth - 1
     maps = extract_features(fresh, frames, blocks=(last,), size=size).maps[last]
     assert isinstance(maps, Tensor)

@@ -14,11 +14,13 @@ from midway_zoo.errors import InputError
 from midway_zoo.inference.frames import check_same_size, open_frames
 from midway_zoo.inference.images import resize, to_tensor
 from midway_zoo.results import ShapeRepr
+from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 SIDE = 128
 """Shorter side in pixels to which larger frames are reduced."""
 MAX_FRAMES = 16
 _LONGEST = 4  # times the shorter side
+_SEED, _SCENE = 2026, 441  # no training or validation draws from this seed
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -43,23 +45,41 @@ class Footage(ShapeRepr):
         return len(self.frames)
 
 
-def read_pair(first: Path, second: Path) -> Footage:
-    """Two images.
+def read_pair(first: Path, second: Path, side: int = SIDE) -> Footage:
+    """Two images; see :func:`read_images`."""
+    return read_images((first, second), side)
+
+
+def read_images(paths: Sequence[Path], side: int = SIDE) -> Footage:
+    """Frames of one scene in image files, in the given order.
+
+    Args:
+        paths: two or more.
+        side: shorter side in pixels to which larger ones are reduced.
 
     Raises:
         MissingFileError: if one does not exist.
         InputError: if one is no image, or their sizes differ.
     """
-    images = [to_tensor(path) for path in (first, second)]
-    sizes = [f"{image.shape[2]} x {image.shape[1]}" for image in images]
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"{first} has {sizes[0]} pixels and {second} has {sizes[1]} (width x height): two frames of one scene "
-            "have one size. Crop or resize one of them."
+    given: tuple[int, int] | None = None
+    frames = []
+    for path in paths:
+        image = to_tensor(path)
+        size = (image.shape[1], image.shape[2])
+        given = given or size
+        if size != given:
+            raise InputError(
+                f"{paths[0]} has {given[1]} x {given[0]} pixels and {path} has {size[1]} x {size[0]} (width x height): "
+                "frames of one scene have one size. Crop or resize one of them."
+            )
+        frames.append(_reduced(image, path.name, side))
+    assert given is not None
+    if len(paths) == 2:
+        name = f"{paths[0].name} and {paths[1].name}"
+        return Footage(
+            name, torch.stack(frames), given, [f"{one}: {path.name}" for one, path in zip("AB", paths, strict=True)]
         )
-    labels = [f"{name}: {path.name}" for name, path in (("A", first), ("B", second))]
-    frames = torch.stack([_reduced(image, first.name) for image in images])
-    return Footage(f"{first.name} and {second.name}", frames, (images[0].shape[1], images[0].shape[2]), labels)
+    return Footage(f"{len(paths)} pictures", torch.stack(frames), given, [path.name for path in paths])
 
 
 def packaged_clip() -> Footage:
@@ -72,13 +92,49 @@ def packaged_clip() -> Footage:
     return Footage("a real clip", frames, (frames.shape[2], frames.shape[3]), labels)
 
 
-def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
+def generated_clip(frames: int) -> "Footage":
+    """A scene of textured objects whose motions change over the clip, and the truth about it."""
+    config = ScenesConfig(
+        height=64,
+        width=64,
+        frames=frames,
+        objects=(3, 5),
+        size=(0.14, 0.3),
+        motion=6.0,
+        rotation=8.0,
+        zoom=0.02,
+        camera=2.0,
+        camera_zoom=0.01,
+        acceleration=1.0,
+        period=(8.0, 32.0),
+    )
+    scene = SceneGenerator(config, seed=_SEED).render([_SCENE])
+    instances = scene.instances[0, 0]
+    centres = []
+    for instance in instances.unique().tolist():
+        places = (instances == instance).nonzero().flip(1).float()
+        if instance and len(places) >= config.height * config.width // 100:
+            # The nearest pixel that shows it: a ring's centre does not.
+            centres.append(places[(places - places.mean(dim=0)).norm(dim=1).argmin()])
+    return Footage(
+        name="generated clip",
+        frames=scene.frames[0],
+        given=(config.height, config.width),
+        labels=[f"frame {index}" for index in range(frames)],
+        flow=scene.flow[0],
+        occlusion=scene.occlusion[0],
+        points=torch.stack(centres),
+    )
+
+
+def read_clip(path: Path, frames: int, fps: float | None, side: int = SIDE) -> Footage:
     """The first frames of a video at a rate of ``fps``, or of a folder of frames all of the first.
 
     Args:
         path: of the video or folder.
         frames: how many to take at most.
         fps: frames per second to take; None for a folder.
+        side: shorter side in pixels to which larger frames are reduced.
 
     Raises:
         MissingFileError: if it does not exist.
@@ -91,7 +147,7 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
     for frame in islice(open_frames(path, fps=fps), frames):
         given = given or (frame.image.shape[1], frame.image.shape[2])
         check_same_size(frame.image, given)
-        images.append(_reduced(frame.image, path.name))
+        images.append(_reduced(frame.image, path.name, side))
         times.append(frame.pts_seconds)
     if given is None or len(images) < 2:
         at = "" if fps is None else f" at {fps:g} frames per second; pass a higher --fps"
@@ -103,13 +159,13 @@ def read_clip(path: Path, frames: int, fps: float | None) -> Footage:
     return Footage(path.name, torch.stack(images), given, labels)
 
 
-def _reduced(image: Tensor, name: str) -> Tensor:
-    """The image with a shorter side of at most ``SIDE``, never enlarged."""
+def _reduced(image: Tensor, name: str, side: int) -> Tensor:
+    """The image with a shorter side of at most ``side``, never enlarged."""
     height, width = image.shape[1:]
     if max(height, width) > _LONGEST * min(height, width):
         raise InputError(
-            f"{name} has {width} x {height} pixels (width x height): the demo draws pictures up to {_LONGEST} times "
-            "as long as wide. Crop it."
+            f"{name} has {width} x {height} pixels (width x height): pictures up to {_LONGEST} times as long as "
+            "wide are drawn. Crop it."
         )
-    factor = min(1.0, SIDE / min(height, width))
+    factor = min(1.0, side / min(height, width))
     return resize(image, (round(height * factor), round(width * factor)))

@@ -138,8 +138,8 @@ class Panels:
                     if len(way) > 1:
                         draw.line(way, fill=ink, width=round(width * scale), joint="curve")
                 if truth is not None and bool(truth[index, point].isfinite().all()):
-                    _ring(draw, self._at(truth[index, point].tolist(), scale), 8 * scale, 2 * scale, colour)
-                _dot(draw, way[-1], 4.5 * scale, colour)
+                    sheet.ring(draw, self._at(truth[index, point].tolist(), scale), 8 * scale, 2 * scale, colour)
+                sheet.dot(draw, way[-1], 4.5 * scale, colour)
 
         return sheet.draw_over(self.pictures[index], paint)
 
@@ -187,7 +187,7 @@ class Panels:
 
     def _marked(self, picture: Image.Image, place: tuple[float, float]) -> Image.Image:
         def paint(draw: ImageDraw.ImageDraw, scale: int) -> None:
-            _ring(draw, (place[0] * scale, place[1] * scale), 8 * scale, 2.5 * scale, (255, 255, 255))
+            sheet.ring(draw, (place[0] * scale, place[1] * scale), 8 * scale, 2.5 * scale, (255, 255, 255))
 
         return sheet.draw_over(picture, paint)
 
@@ -204,19 +204,6 @@ def _spread(count: int, most: int) -> list[int]:
     most = min(most, count)
     step = (count - 1) // (most - 1) if most > 1 else 1
     return list(range(0, count, step))[:most]
-
-
-def _dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
-    for size, ink in ((radius * 1.35, (0, 0, 0)), (radius, colour)):
-        draw.ellipse((at[0] - size, at[1] - size, at[0] + size, at[1] + size), fill=(*ink, 255))
-
-
-def _ring(
-    draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, width: float, colour: tuple[int, int, int]
-) -> None:
-    for size, thick, ink in ((radius + width / 2, 2 * width, (0, 0, 0)), (radius, width, colour)):
-        box = (at[0] - size, at[1] - size, at[0] + size, at[1] + size)
-        draw.ellipse(box, outline=(*ink, 255), width=round(thick))
 
 
 def _diverging(values: Tensor) -> Tensor:

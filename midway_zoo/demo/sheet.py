@@ -43,6 +43,11 @@ def to_picture(image: Tensor, factor: int = 1, *, smooth: bool = False) -> Image
     return picture.resize(size, Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST)
 
 
+def from_picture(picture: Image.Image) -> Tensor:
+    """An RGB picture as uint8 (3, H, W)."""
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
 def framed(picture: Image.Image) -> Image.Image:
     """The picture with a thin line around it, for pictures that may be as white as the page."""
     result = picture.copy()
@@ -57,6 +62,21 @@ def draw_over(picture: Image.Image, paint: Callable[[ImageDraw.ImageDraw, int], 
     paint(ImageDraw.Draw(layer), _SMOOTH)
     layer = layer.resize(picture.size, Image.Resampling.BOX)
     return Image.alpha_composite(picture.convert("RGBA"), layer).convert("RGB")
+
+
+def dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colour: tuple[int, int, int]) -> None:
+    """A point in its colour, with a black edge."""
+    for size, ink in ((radius * 1.35, (0, 0, 0)), (radius, colour)):
+        draw.ellipse((at[0] - size, at[1] - size, at[0] + size, at[1] + size), fill=(*ink, 255))
+
+
+def ring(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, width: float, colour: tuple[int, int, int]
+) -> None:
+    """A circle between black ones, through which what is there can be seen."""
+    for size, thick, ink in ((radius + width / 2, 2 * width, (0, 0, 0)), (radius, width, colour)):
+        box = (at[0] - size, at[1] - size, at[0] + size, at[1] + size)
+        draw.ellipse(box, outline=(*ink, 255), width=round(thick))
 
 
 def row(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.Image:
@@ -111,7 +131,7 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
         y += BETWEEN * 2 // 3
         page.paste(picture, (MARGIN, y))
         y += picture.height
-    return torch.from_numpy(np.array(page)).permute(2, 0, 1)
+    return from_picture(page)
 
 
 def _rows(blocks: Sequence[Block]) -> list[list[Block]]:

@@ -101,6 +101,9 @@ def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = (), *, l
     drawn = matrix.imshow(found.similarity.numpy(), cmap=palette(style.DIVERGING), **options)
     matrix.set_xlabel(name)
     matrix.set_ylabel(name)
+    if name == "pair":  # there is no half of one
+        for axis in (matrix.xaxis, matrix.yaxis):
+            axis.get_major_locator().set_params(integer=True)
     matrix.set_title("cosine of motion latents around their mean", color=colour(style.INK))
     bar_of(figure, drawn, matrix, "cosine")
     if len(frames):

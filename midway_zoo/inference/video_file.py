@@ -94,6 +94,9 @@ class VideoFile:
             raise UnreadableVideoError(self.path, "has no video stream" + (", only a cover" if streams else ""))
         # Of several the first that is marked as the default, so that a preview before it is not taken for the film.
         self.stream = stream = next((one for one in moving if one.disposition & kinds.default), moving[0])
+        if stream.codec_context is None:
+            reason = "holds a video of a codec that is not known here, or ends before it says which"
+            raise UnreadableVideoError(self.path, reason)
         for other in self._container.streams:  # not read at all: sound that is cut off hides no frames behind it
             if other is not stream and hasattr(self._av.stream, "Discard"):  # PyAV 18
                 other.discard = self._av.stream.Discard.all

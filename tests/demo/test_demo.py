@@ -13,11 +13,10 @@ from PIL import Image
 import midway_zoo as mz
 from midway_zoo.analysis import untrained
 from midway_zoo.cli import main
-from midway_zoo.cli.demo import generated_clip
 from midway_zoo.demo import sheet
 from midway_zoo.demo.crossed import crossed_motion, crossed_pairs
 from midway_zoo.demo.findings import notable_points, random_features, true_tracks, warp_differences
-from midway_zoo.demo.footage import SIDE, Footage, packaged_clip, read_clip, read_pair
+from midway_zoo.demo.footage import SIDE, Footage, generated_clip, packaged_clip, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.inference.video_writer import write_video
 from tests.cli.test_cli import failure
@@ -238,7 +237,7 @@ import midway_zoo
 assert not [name for name in sys.modules if name.startswith("midway_zoo.demo")]
 sys.modules.update(dict.fromkeys(("omegaconf", "accelerate", "av", "h5py")))
 import midway_zoo.demo.panels
-from midway_zoo.cli.demo import generated_clip
+from midway_zoo.demo.footage import generated_clip
 assert len(generated_clip(2)) == 2
 """
     subprocess.run([sys.executable, "-c", code], check=True)

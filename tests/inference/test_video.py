@@ -328,6 +328,12 @@ def without_end(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:600])
 
 
+def without_codec(path: Path) -> None:
+    write_video(path, grey_frames())
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"stsd") - 4])
+
+
 @pytest.mark.parametrize(
     ("name", "make", "named"),
     [
@@ -338,6 +344,7 @@ def without_end(path: Path) -> None:
         ("nothing.avi", without_frames, "no video frame"),
         ("cut.mp4", without_end, "cannot be decoded"),
         ("cut.mkv", without_end, "no video frame"),
+        ("strange.mp4", without_codec, "a codec that is not known"),
     ],
 )
 def test_a_file_without_frames_is_refused_by_name(tmp_path: Path, name: str, make: Any, named: str) -> None:

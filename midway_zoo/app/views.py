@@ -1,0 +1,225 @@
+"""What the page shows of a network: each view one picture, a sentence, and its numbers."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from midway_zoo import analysis, figures
+from midway_zoo.analysis.rules import RuleName
+from midway_zoo.demo.findings import flow_errors, flow_options, working_size
+from midway_zoo.demo.footage import Footage
+from midway_zoo.inference.flow import predict_flow
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.visualize import above_legend, flow_legend, flow_to_image, side_by_side
+
+DRAWS = 4
+"""Perturbations of a token that are averaged."""
+_SIDE = 288  # of pictures of flow
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What is looked at."""
+
+    footage: Footage
+    source: int
+    """Index of a frame, as below."""
+    target: int
+    points: tuple[tuple[float, float], ...]
+    """(x, y) in pixels of the source."""
+
+    @property
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Source and target (3, H, W)."""
+        return self.footage.frames[self.source], self.footage.frames[self.target]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What a view found."""
+
+    image: Tensor
+    """uint8 (3, H, W)."""
+    said: str
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    """The numbers behind it."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One kind of picture."""
+
+    name: str
+    """Of files, too."""
+    title: str
+    what: str
+    """What is seen, for who sees it for the first time."""
+    of: Literal["points", "pair", "clip"]
+    """It changes with the points, with the pair of frames, or only with the clip (all with the model)."""
+    draw: Callable[[MidwayNetwork, Moment], Picture]
+
+
+def _heat(network: MidwayNetwork, moment: Moment) -> Picture:
+    source, target = moment.pair
+    size = working_size(network, moment.footage.frames)
+    found = analysis.heat_maps(network, source, target, list(moment.points), size=size, draws=DRAWS)
+    figure = figures.heat_figure(source, [target], found, [moment.footage.labels[moment.target]])
+    peak = ", ".join(f"({x:.0f}, {y:.0f})" for x, y in found.target_xy[0].tolist())
+    return Picture(
+        figures.figure_to_tensor(figure),
+        f"Most sensitive at {peak}; tokens of a {found.grid[0]} x {found.grid[1]} grid.",
+        {"heatmaps": found.heatmaps, "heat_xy": found.xy, "heat_target_xy": found.target_xy},
+    )
+
+
+def _tracks(network: MidwayNetwork, moment: Moment) -> Picture:
+    step = 1 if moment.target >= moment.source else -1
+    last = len(moment.footage) - 1 if step > 0 else 0
+    order = list(range(moment.source, last + step, step))
+    frames = moment.footage.frames[order]
+    rules: tuple[RuleName, ...] = ("paper",) if network.flow_head is None else ("flow", "paper")
+    size = working_size(network, frames)
+    ways = {
+        rule: analysis.track_by(network, frames, list(moment.points), rule, size=size, draws=DRAWS).xy.cpu()
+        for rule in rules
+    }
+    names = {"flow": "flow head", "paper": "perturbation"}
+    figure = figures.tracks_figure(
+        list(frames),
+        {names[rule]: xy for rule, xy in ways.items()},
+        labels=[moment.footage.labels[index] for index in order],
+    )
+    ends = "; ".join(f"{names[rule]}: {_places(xy[-1])}" for rule, xy in ways.items())
+    return Picture(
+        figures.figure_to_tensor(figure),
+        f"Over {len(order)} frames to {ends}.",
+        {f"track_{rule}": xy for rule, xy in ways.items()},
+    )
+
+
+def _flow(network: MidwayNetwork, moment: Moment) -> Picture:
+    found = predict_flow(network, *moment.pair, **flow_options(network))
+    assert isinstance(found.flow, Tensor)
+    assert isinstance(found.confidence, Tensor)
+    flow = found.flow[0].cpu()
+    lengths = torch.linalg.vector_norm(flow, dim=0)
+    longest = max(float(lengths.max()), 1.0)
+    known = moment.footage.flow if moment.target == moment.source + 1 else None
+    fields = [flow] if known is None else [flow, known[moment.source]]
+    longest = max(longest, *(float(torch.linalg.vector_norm(one, dim=0).max()) for one in fields))
+    picture = side_by_side([flow_to_image(one, max_flow=longest) for one in fields], side=_SIDE)
+    picture = above_legend(picture, flow_legend(picture.shape[2], longest, longest=float(lengths.max())))
+    how = "by the flow head" if found.method == "head" else "zero-shot, by perturbation: this model has no flow head"
+    said = f"{how[0].upper()}{how[1:]}; {float(lengths.mean()):.1f} px on average, {float(lengths.max()):.1f} at most."
+    if known is not None:
+        pair = replace(moment.footage, flow=known[moment.source :][:1])
+        if errors := flow_errors(pair, flow[None]):
+            said += (
+                f" Left predicted, right true: {errors['epe']:.1f} px apart on average; zero is {errors['zero']:.1f}."
+            )
+    return Picture(picture, said, {"flow": flow, "flow_confidence": found.confidence[0].cpu()})
+
+
+def _components(network: MidwayNetwork, moment: Moment) -> Picture:
+    frames = moment.footage.frames
+    found = analysis.principal_components(network, frames, frames=len(frames), size=working_size(network, frames))
+    figure = figures.components_figure(list(frames), found, labels=list(moment.footage.labels))
+    share = 100 * float(found.foreground.float().mean())
+    return Picture(
+        figures.figure_to_tensor(figure),
+        f"{share:.0f} % of the tokens are on the foreground's side of component 1.",
+        {"pca_colours": found.colours, "pca_first": found.first, "pca_foreground": found.foreground},
+    )
+
+
+def _gates(network: MidwayNetwork, moment: Moment) -> Picture:
+    source, target = moment.pair
+    found = analysis.gate_maps(network, source, target, size=working_size(network, moment.footage.frames))
+    means = ", ".join(f"level {level}: {float(gates.mean()):.2f}" for level, gates in found.mean.items())
+    return Picture(
+        figures.figure_to_tensor(figures.gates_figure(source, target, found)),
+        f"On average {means}.",
+        {f"gates_level{level}": gates[0] for level, gates in found.mean.items()},
+    )
+
+
+def _similarity(network: MidwayNetwork, moment: Moment) -> Picture:
+    frames, said = moment.footage.frames, ""
+    if len(frames) == 2:
+        # Of a pair there is one motion alone: it is shown beside no motion and beside the way back.
+        frames = frames[[0, 0, 1, 1, 0]]
+        said = "Pairs 0 and 2 stand still, pair 1 goes from A to B and pair 3 back. "
+    found = analysis.clip_similarity(network, frames, size=working_size(network, frames))
+    lengths = torch.linalg.vector_norm(found.latents.tokens.float(), dim=-1).mean(-1).tolist()
+    return Picture(
+        figures.figure_to_tensor(figures.similarity_figure(found, list(frames))),
+        f"{said}Lengths of the latents: {', '.join(f'{length:.1f}' for length in lengths)}.",
+        {"similarity": found.similarity, "latents": found.latents.tokens},
+    )
+
+
+def _places(xy: Tensor) -> str:
+    return ", ".join(f"({x:.0f}, {y:.0f})" for x, y in xy.tolist())
+
+
+_ALL = (
+    View(
+        "heat-map",
+        "Perturbation heat map",
+        "How much a change at the point of the source shows at each place of the target. Rings mark the largest value.",
+        "points",
+        _heat,
+    ),
+    View(
+        "tracks",
+        "Tracks",
+        "Where the point goes, from the source frame on: by the flow head if the model has one, and by perturbation, "
+        "without training for it (the paper's rule).",
+        "points",
+        _tracks,
+    ),
+    View(
+        "flow",
+        "Flow",
+        "Where every pixel of the source goes: the colour is the direction, its strength the distance, white stands "
+        "still. The disc is the legend.",
+        "pair",
+        _flow,
+    ),
+    View(
+        "pca",
+        "Features (PCA)",
+        "What is there: principal components of the features of the last block. Alike colours, alike features; the "
+        "first component splits off a foreground.",
+        "clip",
+        _components,
+    ),
+    View(
+        "gates",
+        "Gates",
+        "Where the prediction of the target keeps what the source had (bright, towards 1) and where it replaces it "
+        "(dark).",
+        "pair",
+        _gates,
+    ),
+    View(
+        "latents",
+        "Likeness of motions",
+        "Cosine between the motion latents of any two neighbouring pairs of frames: red moves alike, blue the opposite "
+        "way.",
+        "clip",
+        _similarity,
+    ),
+)
+VIEWS: dict[str, View] = {view.name: view for view in _ALL}
+
+
+def ordered(network: MidwayNetwork, kinds: Sequence[str]) -> list[View]:
+    """Views of some kinds in the order of work: zero-shot flow, which takes longest, last."""
+    chosen = [view for view in VIEWS.values() if view.of in kinds]
+    if network.flow_head is None:
+        chosen.sort(key=lambda view: view.name == "flow")
+    return chosen
