@@ -8,6 +8,7 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import Tensor, nn
 
+from midway_zoo.errors import ConfigError, nearest
 from midway_zoo.train.distributed import local_shards, whole_norms
 
 _DECAYED = 1.0  # only to be told from 0
@@ -25,6 +26,30 @@ def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float | None
         group["scheduled"] = group["weight_decay"] == _DECAYED and weight_decay is None
         group["weight_decay"] = (weight_decay or 0.0) if group["weight_decay"] == _DECAYED else 0.0
     return groups
+
+
+def freeze(network: nn.Module, parts: Sequence[str]) -> None:
+    """Take the gradient from parts of a network.
+
+    Args:
+        network: whose modules and parameters are named as in its state dict.
+        parts: names such as "encoder" or "dynamics.forward_dynamics.0".
+
+    Raises:
+        ConfigError: for a name that the network does not have, and if nothing is left to train.
+    """
+    modules = {name for name, _ in network.named_modules() if name}
+    parameters = dict(network.named_parameters())
+    for part in parts:
+        if part not in modules and part not in parameters:
+            raise ConfigError(
+                f"network.freeze={part}: no part of the network.{nearest(part, modules | set(parameters))}"
+            )
+        for name, parameter in parameters.items():
+            if name == part or name.startswith(f"{part}."):
+                parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise ConfigError(f"network.freeze={list(parts)} leaves nothing of the network to train; leave a part out.")
 
 
 def layer_groups(vit: nn.Module, layer_decay: float) -> list[dict[str, Any]]:

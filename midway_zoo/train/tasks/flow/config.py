@@ -24,6 +24,8 @@ class FlowNetworkConfig:
     """Architecture: midway_vits, midway_vitb or midway_nano."""
     overrides: dict[str, Any] = field(default_factory=dict)
     """Fields of MidwayConfig that differ from it, as they were in pretraining."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts that keep their weights, by their names in the state dict: [encoder], [dynamics.midway], ..."""
     dynamics_init: str = field_range("released", choices=alignment.INITS)
     """Of dynamics that start fresh (initial=encoder or random); see pretraining's network.dynamics_init."""
     head_init: str = field_range("plain", choices=head_start.INITS)

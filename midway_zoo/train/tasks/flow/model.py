@@ -1,7 +1,7 @@
 """What flow fine-tuning optimises: a network with a flow head, and the loss, the negative log-likelihood of a Laplace
 distribution (appendix B.4)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.models.flow_head import error_scale
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow_pairs import LONGEST
+from midway_zoo.train.optim import freeze
 from midway_zoo.train.weights import load_into, network_from
 
 
@@ -19,15 +20,17 @@ class FlowModel(nn.Module):
     Args:
         network: with a flow head and one encoder.
         frozen: train the flow head alone.
+        freeze_parts: parts that keep their weights, see :func:`~midway_zoo.train.optim.freeze`.
     """
 
-    def __init__(self, network: MidwayNetwork, *, frozen: bool = False) -> None:
+    def __init__(self, network: MidwayNetwork, *, frozen: bool = False, freeze_parts: Sequence[str] = ()) -> None:
         super().__init__()
         self.network = network
         assert network.flow_head is not None
         # The target side of the dynamics, an average in pretraining, is fine-tuned as everything else is.
         network.requires_grad_(not frozen)
         network.flow_head.requires_grad_(True)
+        freeze(network, freeze_parts)
         _freeze_unused(network)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:

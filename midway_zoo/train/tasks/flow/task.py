@@ -35,7 +35,7 @@ class FlowTask(Task[FlowConfig]):
     name = "flow"
     shown = ("epe",)
     best_by = "epe"
-    assumed: ClassVar = {"data.augment.resizing": "independent"}
+    assumed: ClassVar[Mapping[str, Any]] = {"data.augment.resizing": "independent", "network.freeze": []}
     model: FlowModel
 
     def __init__(self, config: FlowConfig) -> None:
@@ -52,7 +52,7 @@ class FlowTask(Task[FlowConfig]):
         network = MidwayNetwork(config.midway_config())
         network.require_dynamics()
         initialise_dynamics(network, config.network.dynamics_init)
-        self.model = FlowModel(network, frozen=config.frozen)
+        self.model = FlowModel(network, frozen=config.frozen, freeze_parts=config.network.freeze)
         if latest_checkpoint(Path(config.out)) is None:
             self._begin(network)
 
@@ -81,6 +81,7 @@ class FlowTask(Task[FlowConfig]):
         facts: dict[str, Any] = {
             "network.name": self.config.network.name,
             "frozen": self.config.frozen,
+            "network.freeze": self.config.network.freeze,
             "data.source": data.source,
             "data.crop": list(data.crop),
             "data.augment.resizing": augment.pop("resizing"),

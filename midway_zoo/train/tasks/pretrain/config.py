@@ -31,6 +31,8 @@ class NetworkConfig:
     resample: str = field_range("released", choices=("released", "timm"))
     """How the student's position table is resampled for local views. released: bicubic without antialiasing by the
     scale factor (places + 0.1) / native places; timm: with antialiasing and the exact factor, as inference does."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts that keep their weights, by their names in the state dict: [encoder], [dynamics.midway], ..."""
     drop_path: float = field_range(0.1, at_least=0, below=1)
     """Stochastic depth of the last block, rising linearly from the first; in the student only."""
     grad_checkpointing: bool = False

@@ -14,7 +14,7 @@ from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.data.photometric import augment
-from midway_zoo.train.optim import ema_update, paired_parameters
+from midway_zoo.train.optim import ema_update, freeze, paired_parameters
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, DynamicsLoss
 
@@ -57,6 +57,7 @@ class PretrainModel(nn.Module):
         self.dynamics_loss = DynamicsLoss(objective.dynamics_weights, objective.dynamics_reduction)
         for average, original in self.averages:
             average.load_state_dict(original.state_dict())
+        freeze(self.network, config.network.freeze)
 
     def _use_drop_path(self, rate: float) -> None:
         student = build_encoder(self.network.config, drop_path_rate=rate, mlp_layer=Mlp)

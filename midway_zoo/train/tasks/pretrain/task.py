@@ -39,6 +39,7 @@ class PretrainTask(Task[PretrainConfig]):
     assumed: ClassVar[Mapping[str, Any]] = {
         "optim.dynamics_weight_decay": "scheduled",
         "network.resample": "timm",
+        "network.freeze": [],
     }
     model: PretrainModel
 
@@ -78,6 +79,7 @@ class PretrainTask(Task[PretrainConfig]):
             "optim.betas": config.optim.betas,
             "optim.dynamics_weight_decay": config.optim.dynamics_weight_decay,
             "network.resample": config.network.resample,
+            "network.freeze": config.network.freeze,
             "views": asdict(config.views),
         }
         if config.data.source == "videos":

@@ -261,3 +261,13 @@ def test_settings_that_cannot_be(make_task: Make) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             make_task(override)
+
+
+def test_parts_may_keep_their_weights(make_task: Make, tmp_path: Path) -> None:
+    task = make_task("network.freeze=[encoder,dynamics.midway]")
+    start = {key: value.clone() for key, value in task.model.state_dict().items()}
+    fit(task)
+    moved = {key for key, value in weights(tmp_path / "run").items() if not torch.equal(value, start[key])}
+    assert not any(key.startswith(("network.encoder.", "network.dynamics.midway.")) for key in moved)
+    assert any(key.startswith("network.dynamics.source_backward.") for key in moved)
+    assert any(key.startswith("network.flow_head.") for key in moved)
