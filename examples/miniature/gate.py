@@ -2,7 +2,8 @@
 
     python examples/miniature/gate.py CHECKPOINT [...] --json gate.json [--media FOLDER_OR_VIDEO ...]
 
-CHECKPOINT is a run folder, one of its checkpoints/step_*, a pretrained name, or "random" (fresh weights, aligned).
+CHECKPOINT is a run folder, one of its checkpoints/step_*, an exported folder, a pretrained name, or "random" (fresh
+weights, aligned).
 Figures are added to --json under the checkpoint's name and drawn, over pairs seen, to the PNG beside it. Everything is
 measured on scenes of natural pictures that nothing is trained on, moved by one to three patches:
 
@@ -67,7 +68,8 @@ def network_of(name: str) -> tuple[mz.MidwayNetwork, int]:
         return network.eval(), 0
     checkpoint = run_checkpoint(Path(name)) if Path(name).exists() else None
     if checkpoint is None:
-        return mz.create_model(name, pretrained=True), 0
+        # An exported folder or a file, as examples/miniature/join.py or `midway-zoo train export` write it, or a name.
+        return (mz.load_checkpoint(name) if Path(name).exists() else mz.create_model(name, pretrained=True)), 0
     network = network_of_checkpoint(checkpoint, paired=False)
     return network, checkpoint.step * int(checkpoint.state()["identity"].get("batch_size", 0))
 
