@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from midway_zoo.inference.clips import infer_motion_latents, predict_flows
     from midway_zoo.inference.features import extract_features
     from midway_zoo.inference.flow import predict_flow
+    from midway_zoo.inference.heatmap import perturbation_heatmap
     from midway_zoo.inference.motion import infer_motion_latent
-    from midway_zoo.inference.perturbation import perturbation_heatmap
     from midway_zoo.inference.stream import MotionStream
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
@@ -47,7 +47,7 @@ _HOMES = {
     "inference.flow": ("predict_flow",),
     "inference.motion": ("infer_motion_latent",),
     "inference.stream": ("MotionStream",),
-    "inference.perturbation": ("perturbation_heatmap",),
+    "inference.heatmap": ("perturbation_heatmap",),
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "names": ("list_models",),

@@ -13,17 +13,9 @@ from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.frames import ClipLike, FrameSource, frame_batches, known_times, open_frames
+from midway_zoo.inference.heatmap import check_inside, parse_points, pixels_per_token, tokens_under
 from midway_zoo.inference.images import Size
-from midway_zoo.inference.perturbation import (
-    check_inside,
-    match_level,
-    matches,
-    most_similar,
-    parse_points,
-    pixels_per_token,
-    sensitivity_of,
-    tokens_under,
-)
+from midway_zoo.inference.perturbation import match_level, matches, most_similar, sensitivity_of
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network

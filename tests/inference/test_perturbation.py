@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 import midway_zoo as mz
 from midway_zoo.errors import InputError, MidwayZooError
 from midway_zoo.inference import flow as flow_prediction
-from midway_zoo.inference import perturbation
+from midway_zoo.inference import heatmap
 from midway_zoo.inference.perturbation import matches, sensitivity, token_flow
 from tests.inference.calls import (
     CALLS,
@@ -201,7 +201,7 @@ def test_the_peak_is_at_its_tokens_centre_in_pixels(
     """Pixel centres are at integers, so a token from pixel 0 to 7 has its centre at 3.5; and back again."""
     matrix = torch.rand(1, 1, grid[0] * grid[1]) / 2
     matrix[0, 0, row * grid[1] + column] = 0.9
-    monkeypatch.setattr(perturbation, "sensitivity", lambda *_, **__: matrix)
+    monkeypatch.setattr(heatmap, "sensitivity", lambda *_, **__: matrix)
     image = torch.rand(3, *given_size)
     centre = [(column + 0.5) * given_size[1] / grid[1] - 0.5, (row + 0.5) * given_size[0] / grid[0] - 0.5]
     found = mz.perturbation_heatmap(nano, image, image, centre, size=size)
@@ -219,7 +219,7 @@ def test_a_point_is_on_the_token_that_covers_it(
     nano: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch, xy: Any, token: Any, as_kind: Callable[[Any], Any]
 ) -> None:
     """Five tokens of 8 pixels across, four down; a pixel reaches half a pixel to each side of its centre."""
-    monkeypatch.setattr(perturbation, "sensitivity", lambda *_, **__: torch.zeros(2, 1, 20))
+    monkeypatch.setattr(heatmap, "sensitivity", lambda *_, **__: torch.zeros(2, 1, 20))
     source, target = pair(32, 40)
     found = mz.perturbation_heatmap(nano, source, target, as_kind(xy), size="full")
     assert found.source_token.tolist() == [list(token)] * 2
