@@ -34,8 +34,9 @@ if TYPE_CHECKING:
         PerturbationHeatmap,
         Segmentation,
     )
-    from midway_zoo.weights.load import register_weights
-    from midway_zoo.weights.registry import create_model, load_checkpoint
+    from midway_zoo.weights.checkpoint import load_checkpoint
+    from midway_zoo.weights.own import register_weights
+    from midway_zoo.weights.registry import create_model
 
 # Module -> the public names that live in it; a name that is its module's own stands for the module itself.
 _HOMES = {
@@ -54,8 +55,9 @@ _HOMES = {
     "readouts.segmenter_files": ("load_segmenter",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap", "Segmentation"),
     "visualize": ("visualize",),
-    "weights.load": ("register_weights",),
-    "weights.registry": ("create_model", "load_checkpoint"),
+    "weights.checkpoint": ("load_checkpoint",),
+    "weights.own": ("register_weights",),
+    "weights.registry": ("create_model",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

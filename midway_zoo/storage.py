@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
-from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
-from midway_zoo.version import __version__
+from midway_zoo.reading import METADATA_KEY
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
@@ -26,14 +25,6 @@ _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF
 _DYNAMICS = ("dynamics.", "flow_head.")  # what a network without dynamics has none of
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
-
-
-def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write ``model.safetensors`` and ``config.json``; the weights file alone is enough to load."""
-    provenance = {**network.provenance, **(provenance or {})}
-    metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
-    write_safetensors(folder / WEIGHTS, network.state_dict(), metadata, overwrite=True)
-    write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
 
 
 def state_digest(network: "MidwayNetwork") -> str:

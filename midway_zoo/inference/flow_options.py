@@ -6,6 +6,7 @@ from typing import Any, Literal
 from midway_zoo.checks import check_fields, field_range, is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, nearest
 from midway_zoo.inference.images import Size
+from midway_zoo.inference.perturbation import match_level
 from midway_zoo.models.network import MidwayNetwork
 
 OWN = {
@@ -95,10 +96,7 @@ class FlowOptions:
             raise InputError(
                 f"tile={self.tile!r}: one or two multiples of the patch, {config.patch_size} pixels, are expected."
             )
-        level = self.level
-        if method == "perturbation":
-            level = config.levels[0] if level is None else level
-            config.check_level(level)
+        level = match_level(network, self.level) if method == "perturbation" else self.level
         return replace(self, method=method, tile=sides if method == "head" else None, level=level)
 
     def _check_read_by(self, method: str) -> None:

@@ -170,23 +170,6 @@ def matches(
     return weights @ xy, peak
 
 
-def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
-    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
-
-    Args:
-        matrix: (B, n, N) sensitivities.
-        source: (B, n, D) features of the source tokens that were perturbed.
-        target: (B, N, D) features of all target tokens.
-        candidates: how many of the most sensitive ones are compared; no more than N are.
-
-    Returns:
-        (B, n) indices of target tokens, the same as the arg-max for one candidate.
-    """
-    among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
-    alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)
-    return among.gather(-1, alike.gather(-1, among).argmax(dim=-1, keepdim=True))[..., 0]
-
-
 def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tuple[Tensor, Tensor]:
     """Flow on the token grid from a full sensitivity matrix (B, N, N).
 

@@ -1,7 +1,8 @@
 """The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
 
 # No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,14 +12,15 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
-from midway_zoo.card import network_card
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.flow_head import FlowHead
 from midway_zoo.models.layers import leading_tokens
 from midway_zoo.results import DynamicsOutput
-from midway_zoo.storage import load_folder, save_network
+from midway_zoo.storage import load_folder
+
+_logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -30,6 +32,11 @@ def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     if torch.get_default_device().type == "meta":  # to be filled from a file: drawing numbers for it takes longer
         kwargs = {"weight_init": "skip"} | kwargs
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
+
+
+def _check_pair(source: Tensor, target: Tensor) -> None:
+    if source.shape != target.shape:
+        raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
 
 
 class MidwayNetwork(
@@ -113,62 +120,49 @@ class MidwayNetwork(
         Returns:
             Per block a tensor (B, 1 + h * w, D), CLS first, after the encoder's final LayerNorm.
         """
+        return self._tokens(images, self.config.feature_blocks if blocks is None else blocks, target=target, norm=True)
+
+    def _encoder(self, target: bool) -> "VisionTransformer":
+        return self.target_encoder if target and self.target_encoder is not None else self.encoder
+
+    def _tokens(self, images: Tensor, blocks: Sequence[int], *, target: bool, norm: bool = False) -> list[Tensor]:
+        """Tokens (B, 1 + h * w, D) of encoder blocks, as they are or after the final LayerNorm."""
         self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        levels = encoder.forward_intermediates(
+        levels = self._encoder(target).forward_intermediates(
             images,
-            indices=list(self.config.feature_blocks if blocks is None else blocks),
+            indices=list(blocks),
             return_prefix_tokens=True,
-            norm=True,
+            norm=norm,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
         return [torch.cat([prefix, patches], dim=1) for patches, prefix in levels]
 
+    def _cls(self, tokens: Tensor, target: bool) -> Tensor:
+        """Normed class tokens (B, D) from what the last block is given."""
+        encoder = self._encoder(target)
+        return encoder.norm(leading_tokens(encoder.blocks[-1], tokens, 1))[:, 0]
+
     def encode_cls(self, images: Tensor, *, target: bool = False) -> Tensor:
-        """The encoder's normed class tokens, (B, D), without the work of its last block that only patches need.
+        """The encoder's normed class tokens (B, D), without the work of its last block that only patches need.
 
         Args:
             images: (B, 3, H, W), as :meth:`encode` takes them.
             target: use the target encoder where there is one (paired mode).
         """
-        self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        patches, prefix = encoder.forward_intermediates(
-            images,
-            indices=[self.config.depth - 2],
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )[0]
-        return encoder.norm(leading_tokens(encoder.blocks[-1], torch.cat([prefix, patches], dim=1), 1))[:, 0]
+        return self._cls(self._tokens(images, [self.config.depth - 2], target=target)[0], target)
 
     def encode_with_cls(self, images: Tensor, further: Tensor, *, target: bool = False) -> tuple[list[Tensor], Tensor]:
         """:meth:`encode` of ``images`` (B, 3, H, W) and :meth:`encode_cls` of ``further`` (N, 3, H, W) in one pass."""
-        self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        last, wanted, count = self.config.depth - 1, self.config.feature_blocks, len(images)
+        encoder, wanted = self._encoder(target), self.config.feature_blocks
+        last, count = self.config.depth - 1, len(images)
         indices = sorted({*(index for index in wanted if index < last), last - 1})
-        found = encoder.forward_intermediates(
-            torch.cat([images, further]),
-            indices=indices,
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        patches, prefix = found[-1]
-        whole = {
-            index: torch.cat([prefix[:count], patches[:count]], dim=1)
-            for index, (patches, prefix) in zip(indices, found, strict=True)
-        }
+        found = dict(zip(indices, self._tokens(torch.cat([images, further]), indices, target=target), strict=True))
+        whole = {index: tokens[:count] for index, tokens in found.items()}
         if last in wanted:
             whole[last] = encoder.blocks[-1](whole[last - 1])
-        rest = torch.cat([prefix[count:], patches[count:]], dim=1)
-        cls = encoder.norm(leading_tokens(encoder.blocks[-1], rest, 1))[:, 0]
-        return [encoder.norm(whole[index]) for index in wanted], cls
+        return [encoder.norm(whole[index]) for index in wanted], self._cls(found[last - 1][count:], target)
 
     def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """:meth:`encode` for source and target; in one pass when one encoder serves both."""
@@ -197,8 +191,7 @@ class MidwayNetwork(
             ConfigError: for an encoder alone.
         """
         dynamics = self.require_dynamics()
-        if source.shape != target.shape:
-            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        _check_pair(source, target)
         with torch.no_grad():
             target_levels = self.encode(target, target=True)
         return dynamics(
@@ -248,8 +241,7 @@ class MidwayNetwork(
             ConfigError: if the network has no flow head.
             InputError: if the shapes differ or do not fit the patch.
         """
-        if source.shape != target.shape:
-            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        _check_pair(source, target)
         return self.flow_from_tokens(*self.encode_pair(source, target), self.grid_of(source))
 
     def flow_from_tokens(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
@@ -265,6 +257,8 @@ class MidwayNetwork(
         return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        from midway_zoo.weights.sharing import save_network
+
         save_network(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
@@ -274,6 +268,8 @@ class MidwayNetwork(
 
     def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
         """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
+        from midway_zoo.weights.sharing import network_card
+
         return ModelCard(network_card(self, repo_id))
 
     @classmethod
@@ -304,7 +300,7 @@ class MidwayNetwork(
             MissingFileError: if there is no such folder.
             CheckpointError: if what it holds is damaged or no Midway network.
         """
-        from midway_zoo.weights.hub import download_folder
+        from midway_zoo.weights.sharing import download_folder
 
         if model_kwargs:
             raise ConfigError(f"from_pretrained takes no {', '.join(map(repr, model_kwargs))}.")
@@ -324,3 +320,22 @@ class MidwayNetwork(
                 revision=revision,
             ),
         )
+
+
+def flow_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Take the fields of the flow head, which released weights do not have, out of ``values``."""
+    return {key: values.pop(key) for key in ("flow_head", "flow_size") if key in values}
+
+
+def with_flow_head(network: MidwayNetwork, asked: Mapping[str, Any], name: str) -> MidwayNetwork:
+    """The network with the head that was asked for: its own, or a fresh one."""
+    widths, own = asked.get("flow_head") or None, network.config.flow_head
+    config = override(network.config, {**asked, "flow_head": widths if widths and widths is not True else own})
+    if own is not None and config.flow_head != own:
+        raise ConfigError(f"{name} has a flow head of widths {own}; flow_head={widths!r} cannot replace it.")
+    if widths is not None and own is None:
+        network.add_flow_head(widths, size=config.flow_size)
+        _logger.warning("%s has no flow head: a fresh one with random weights was added, to be fine-tuned", name)
+    else:
+        network.config = config
+    return network

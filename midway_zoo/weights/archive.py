@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from midway_zoo.errors import CheckpointError, MidwayZooError, MissingFileError, UnsafeFileError
-from midway_zoo.weights.numpy_scalars import short
-from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle
+from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle, short
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """A released file's structure takes a quarter of a megabyte; a far larger one is not a checkpoint."""

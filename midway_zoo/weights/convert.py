@@ -4,22 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
-
-from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
-from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file, save_network
+from midway_zoo.reading import sha256_of
+from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import checkpoint_summary, load_released
-
-ENCODER_FOLDER = "encoder"
-# What of timm's description belongs to the weights, not to where they came from.
-_TIMM_KEYS = (
-    *("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes"),
-    *("pool_size", "first_conv", "classifier", "license", "paper_ids", "paper_name"),
-)
+from midway_zoo.weights.sharing import ENCODER_FOLDER, save_encoder, save_network
 
 
 def convert(
@@ -83,20 +74,3 @@ def _read(
     if config:
         raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
     return load_file(MidwayNetwork, path, encoder=encoder, paired=paired).float(), {}
-
-
-def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Write an encoder as timm's ``local-dir:`` and ``hf-hub:`` read it."""
-    native = ARCHITECTURES[config.encoder].encoder_args
-    args = {key: value for key, value in config.encoder_args.items() if value != native[key] and key != "img_size"}
-    cfg = {key: encoder.pretrained_cfg[key] for key in _TIMM_KEYS if key in encoder.pretrained_cfg}
-    write_safetensors(folder / WEIGHTS, encoder.state_dict(), {"provenance": dict(provenance)}, overwrite=True)
-    description = {
-        "architecture": config.encoder,
-        "num_classes": 0,
-        "num_features": config.embed_dim,
-        "global_pool": "token",
-        "model_args": args,
-        "pretrained_cfg": {**cfg, "input_size": [3, *config.img_size], "custom_load": False},
-    }
-    write_json(folder / CONFIG, description, overwrite=True)
