@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one and nothing is overwritten unasked."""
+"""Writing files whole or not at all, and never over an existing one unless requested."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def write_png(
 ) -> None:
     """Write a uint8 tensor (3, H, W) as PNG, with JSON metadata as a text if there is any."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise InputError(f"a picture is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
+        raise InputError(f"an image is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
     with atomic(path, overwrite=overwrite) as temporary:
         texts = PngInfo()
         if metadata is not None:

@@ -27,7 +27,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, with a progress bar for large ones."""
+    """SHA-256 of a file in hexadecimal, with a progress bar for large ones."""
     digest = hashlib.sha256()
     size = path.stat().st_size
     with (

@@ -1,4 +1,4 @@
-"""Where one point of an image went: a heat map over the other image's tokens, from and to points in pixels."""
+"""Heat maps of where a point of one image went in another, and points in pixels of images."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -36,9 +36,9 @@ def perturbation_heatmap(
         xy: (x, y) in pixels of the source, or one per pair (B, 2).
         size: as in :func:`~midway_zoo.extract_features`.
         batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
+        level: level of the forward dynamics to perturb, 2, 1 or 0; None: the highest, 2.
         draws: random perturbations to average.
-        seed: of the perturbations.
+        seed: of the random perturbations.
 
     Returns:
         ``heatmap`` (B, h, w) cosines in [-1, 1], the perturbed token, and the peak's position in pixels.
@@ -76,9 +76,9 @@ def perturbation_heatmap(
 
 
 def parse_points(xy: Any, counts: set[int] | None, expected: str) -> Tensor:
-    """(n, 2) float32 points on the CPU, from one (x, y) or several; ``counts``: how many there may be, None for any.
+    """(n, 2) float32 points on the CPU, from one (x, y) or several; ``counts`` are the allowed numbers, None for any.
 
-    A single point in a list counts as several: it is refused where one per pair is expected of more pairs.
+    A list of one point counts as several: it is refused where one point per pair is expected for more pairs.
 
     Raises:
         InputError: naming what is ``expected``.

@@ -1,4 +1,4 @@
-"""Image files and masks as data sets read them: whole numbers, upright, no larger than asked for."""
+"""Image files and masks as data sets read them: integers, upright, no larger than requested."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def read_image(path: Path, short_side: int | None = None) -> Tensor:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Upright (height, width) of an image file, read to its end but without torch: its threads do not outlive a fork.
+    """Upright (height, width) of an image file, read completely but without torch, whose threads do not survive a fork.
 
     Raises:
         InputError: if it cannot be read.
@@ -37,7 +37,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def read_labels(path: Path) -> npt.NDArray[Any]:
-    """A mask of integers (H, W), turned by its EXIF orientation as pictures are: the values or palette indices stored.
+    """A mask of integers (H, W), its stored values or palette indices, rotated by its EXIF orientation as images are.
 
     Raises:
         InputError: if it cannot be read, or has more than one channel.
@@ -48,7 +48,7 @@ def read_labels(path: Path) -> npt.NDArray[Any]:
         labels = np.array(ImageOps.exif_transpose(image))
         if labels.ndim != 2 or labels.dtype.kind not in "uib":
             raise InputError(
-                f"the mask has shape {labels.shape} and values of {labels.dtype}: one channel of whole numbers is "
+                f"the mask has shape {labels.shape} and values of {labels.dtype}: one channel of integers is "
                 "expected, or a palette."
             )
         return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels

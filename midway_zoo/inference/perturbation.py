@@ -2,7 +2,7 @@
 
 A random tangent on one source token is pushed through the forward dynamics by forward-mode automatic
 differentiation, the motion latent held fixed. The cosine between the tangent and the resulting tangent of
-every predicted target token says how much of that source token arrives there.
+every predicted target token measures how much of that source token arrives there.
 """
 
 import warnings
@@ -20,9 +20,9 @@ from midway_zoo.models.network import MidwayNetwork
 
 
 def match_level(network: MidwayNetwork, level: int | None = None) -> int:
-    """``level`` if the network has it; for None the level that heat maps and zero-shot flow read by default.
+    """``level`` if the network has it; for None the default of heat maps and zero-shot flow.
 
-    That is the highest, 2: its features are most alike across frames, and it is the cheapest, since nothing
+    That is the highest, 2: its features are the most similar across frames, and it is the cheapest, since nothing
     below it has to be computed.
 
     Raises:
@@ -114,8 +114,8 @@ def _chunk(features: Tensor) -> int:
     pairs = len(features)
     if features.device.type != "cpu":
         return max(1, 64 // pairs)
-    # Measured: past about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; for few or short tokens the
-    # cost is that of a push, whatever it carries.
+    # Measured: beyond about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; with few or short tokens
+    # the cost per push dominates.
     return max(1, 8 // pairs, 8 * 197 * 384 // features.numel())
 
 
@@ -128,7 +128,7 @@ def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: in
         raise InputError(f"tokens={tokens!r:.80}: token indices from 0 to {count - 1} are expected.")
     if isinstance(tokens, Tensor) and len(chosen) != pairs:
         raise InputError(
-            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list is for all."
+            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list applies to all."
         )
     return chosen.long()
 
@@ -150,7 +150,7 @@ def matches(
         window: radius in tokens of the square around the arg-max over which a softmax-weighted mean is
             taken; 0 gives the plain arg-max.
         temperature: of that softmax.
-        best: (B, n) target tokens to take instead of the arg-max.
+        best: (B, n) target tokens to use instead of the arg-max.
 
     Returns:
         Positions (B, n, 2) in token units (x, y), token centres at integers, and the values there (B, n).
@@ -162,8 +162,8 @@ def matches(
     xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
     centre = xy[best][:, :, None]
     near = (centre - xy).abs().amax(dim=-1) <= window
-    # Where the square is cut by the border, its mirror image is cut too: a mean over half a square would
-    # pull every border token inwards.
+    # Where the border cuts the square, the opposite side is cut too: a mean over half a square would pull every
+    # token at the border inwards.
     mirrored = 2 * centre - xy
     near &= ((mirrored >= 0) & (mirrored <= mirrored.new_tensor([columns - 1, rows - 1]))).all(dim=-1)
     weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)

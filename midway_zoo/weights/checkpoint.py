@@ -29,13 +29,13 @@ _WEIGHTS, _STATE, _BEST = "model.safetensors", "state.json", "best.json"
 
 
 def checkpoint_folder(path: Path) -> Path | None:
-    """The checkpoint that a path means, or None if it is nothing of a run.
+    """The checkpoint folder that a path stands for, or None if it does not belong to a run.
 
-    A checkpoint folder means itself, a run folder its newest checkpoint, ``best.json`` in a run folder the one that
-    validated best.
+    A checkpoint folder stands for itself, a run folder for its newest checkpoint, ``best.json`` in a run folder for the
+    one that validated best.
 
     Raises:
-        CheckpointError: if ``best.json`` cannot be read or names none that is there.
+        CheckpointError: if ``best.json`` cannot be read or its checkpoint is missing.
     """
     if path.name == _BEST and path.is_file():
         return _best(path)
@@ -52,7 +52,7 @@ def _best(file: Path) -> Path:
         raise CheckpointError(f"{file} is not readable ({error}); pass the run folder itself.") from error
     folder = file.parent / "checkpoints" / f"step_{step:08d}"
     if not (folder / _STATE).is_file():
-        raise CheckpointError(f"{file} names step {step}, of which there is no checkpoint; pass the run folder itself.")
+        raise CheckpointError(f"{file} names step {step}, whose checkpoint is missing; pass the run folder itself.")
     return folder
 
 
@@ -61,8 +61,8 @@ def load_run(folder: Path, *, encoder: str = "teacher", paired: bool = False) ->
 
     Args:
         folder: see :func:`checkpoint_folder`.
-        encoder: of a run with both encoders: which one.
-        paired: both encoders.
+        encoder: which one, for a run with both encoders.
+        paired: keep both encoders.
 
     Raises:
         CheckpointError: if it is damaged or describes no network.
@@ -77,7 +77,7 @@ def load_run(folder: Path, *, encoder: str = "teacher", paired: bool = False) ->
         weights, config, trained = _one(weights, encoder), override(config, {"paired": False}), encoder
     elif not config.paired and (paired or encoder != trained):
         wanted = "both" if paired else f"the {encoder}"
-        raise SingleEncoderError(f"{folder} holds one encoder, the {trained}; {wanted} cannot be had from it.")
+        raise SingleEncoderError(f"{folder} holds one encoder, the {trained}; {wanted} is not in it.")
     network = MidwayNetwork(config)
     try:
         network.load_state_dict(weights)
@@ -106,7 +106,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _one(weights: Mapping[str, Tensor], encoder: str) -> dict[str, Tensor]:
-    """A paired network's weights with one of its encoders."""
+    """The weights of a paired network with only one of its encoders."""
     kept, dropped = ("target_encoder.", "encoder.") if encoder == "teacher" else ("encoder.", "target_encoder.")
     return {
         ("encoder." + key.removeprefix(kept) if key.startswith(kept) else key): value
@@ -122,27 +122,25 @@ def load_checkpoint(
     paired: bool = False,
     config: Mapping[str, Any] | MidwayConfig | None = None,
 ) -> MidwayNetwork:
-    """A network from a file on disk, read safely: nothing in the file is ever run.
+    """A network from a file on disk, read safely: no code in the file is ever run.
 
     Args:
         path: a released-layout ``.pth`` of any width, grid or token count; a folder or ``.safetensors`` file written
-            by this package; or a training run: its folder (the newest checkpoint is meant), its ``best.json`` (the
-            one that validated best) or a ``checkpoints/step_*`` in it.
-        encoder: which encoder sees the frames: "teacher", as is usual for self-supervised models, or
-            "student".
+            by this package; or a training run: its folder (for the newest checkpoint), its ``best.json`` (for the
+            one that validated best) or one of its ``checkpoints/step_*``.
+        encoder: which encoder to use: "teacher", as is usual for self-supervised models, or "student".
         paired: keep both encoders, student for source and teacher for target frames, as in pretraining.
         config: for a ``.pth``: fields of :class:`~midway_zoo.MidwayConfig` that override what is inferred
             (shapes come from tensors, head counts and gate bias from the pickled configuration); with
             ``flow_head`` the network gets a fresh flow head.
 
     Returns:
-        The network on the CPU, in evaluation mode. A ``.pth`` gives float32 whatever precision it was saved in, so
-        that ordinary frames can be passed to it (``.half()`` makes it small again); what this package wrote keeps
-        its precision.
+        The network on the CPU, in evaluation mode. A ``.pth`` is converted to float32, so that ordinary frames can be
+        passed to it; files of this package keep their precision.
 
     Raises:
         MissingFileError: if there is no such file.
-        UnsafeFileError: if a pickle asks for anything outside the allow-list.
+        UnsafeFileError: if a pickle requests anything outside the allow-list.
         CheckpointError: if the file is damaged, or a tensor is missing, unexpected, misshapen or non-finite.
         ConfigError: if the configuration cannot be inferred or contradicts itself.
     """
@@ -164,8 +162,8 @@ def load_checkpoint(
     elif config is not None and (not isinstance(config, Mapping) or not all(isinstance(key, str) for key in config)):
         raise InputTypeError(f"config={config!r}: a mapping of MidwayConfig fields is expected.")
     elif config and "paired" in config:
-        raise ConfigError("pass paired= itself, not in config=.")
-    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
+        raise ConfigError("pass paired= as an argument, not in config=.")
+    from midway_zoo.weights.released import load_released  # imported only for pickles
 
     fields = dict(config or {})
     head = flow_fields(fields)
@@ -173,7 +171,7 @@ def load_checkpoint(
 
 
 def _reader(path: Path) -> Callable[..., MidwayNetwork] | None:
-    """What reads a file or folder that carries its configuration; None for a released file, which does not."""
+    """The reader of a file or folder that carries its configuration; None for a released file."""
     run = checkpoint_folder(path)
     if run is not None:
         return partial(load_run, run)
@@ -183,7 +181,7 @@ def _reader(path: Path) -> Callable[..., MidwayNetwork] | None:
 
 
 def load_once(path: Path) -> MidwayNetwork:
-    """:func:`load_checkpoint`, read once per process, and again when the file has changed."""
+    """:func:`load_checkpoint`, once per process, and again if the file changes."""
     held = checkpoint_folder(path) or path
     files = [held / WEIGHTS, held] if held.is_dir() else [held]
     return _load_once(path, next((file.stat().st_mtime_ns for file in files if file.exists()), 0))
@@ -222,9 +220,9 @@ def load_registered(
         raise WeightsUnavailableError(f"{name}: the file registered for it, {path}, does not exist.")
     if (read := _reader(path)) is not None:
         if overrides or entry.get("config"):
-            raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
+            raise ConfigError(f"{name}: {path} carries its configuration; leave out yours.")
         return read(encoder=encoder, paired=paired)
-    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
+    from midway_zoo.weights.released import load_released  # imported only for pickles
 
     fields = {"dynamics": False} if encoder_alone else overrides
     return load_released(path, encoder=encoder, paired=paired, config=fields, supplied=entry.get("config"))

@@ -1,4 +1,4 @@
-"""Pretrained names: what each stands for, and the weights that ship inside the package."""
+"""Weights by pretrained name: bundled ones here; fetched ones and files in modules of their own."""
 
 import os
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ Folder = str | os.PathLike[str] | None
 
 
 def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any) -> dict[str, Tensor]:
-    """State of one encoder, by timm's names; options as for :func:`load_pretrained`."""
+    """The state dict of one encoder, with timm's names; options as for :func:`load_pretrained`."""
     entry = manifest.find(name)
     if entry.get("path"):
         from midway_zoo.weights.checkpoint import load_registered
@@ -26,7 +26,7 @@ def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any
         return load_registered(name, entry, encoder=encoder, encoder_alone=True).encoder.state_dict()
     if entry["format"] == manifest.BUNDLED:
         return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
-    from midway_zoo.weights.hub import load_encoder_state  # the Hub's client, only for what has to be fetched
+    from midway_zoo.weights.hub import load_encoder_state  # imported only for weights to fetch
 
     return load_encoder_state(name, entry, encoder=encoder, **options)
 
@@ -47,7 +47,7 @@ def load_pretrained(
 
         return load_registered(name, entry, encoder=encoder, paired=paired, overrides=overrides)
     if entry["format"] == manifest.BUNDLED:
-        # In the package: neither cache nor token play a part.
+        # Cache and token do not matter.
         check_request(name, encoder=encoder, paired=paired, revision=options.get("revision"))
         return load_bundled(name, entry, overrides, verify=verify)
     from midway_zoo.weights.hub import load_network
@@ -59,10 +59,10 @@ _REMEDY = "Reinstall midway-zoo (pip install --force-reinstall --no-deps midway-
 
 
 def check_bundled(name: str, entry: Mapping[str, Any]) -> Path:
-    """The file of an entry, after its SHA-256 was compared with the manifest's.
+    """The bundled file of an entry, its SHA-256 compared with the manifest's.
 
     Raises:
-        WeightsUnavailableError: if the file is not there.
+        WeightsUnavailableError: if the file is missing.
         CheckpointError: naming both digests, if they differ.
     """
     path = bundled_file(entry)
@@ -75,7 +75,7 @@ def check_bundled(name: str, entry: Mapping[str, Any]) -> Path:
 
 
 def check_request(name: str, *, encoder: str = "teacher", paired: bool = False, revision: str | None = None) -> None:
-    """Raise :class:`ConfigError` for what bundled weights do not have: a second encoder, other revisions."""
+    """Raise :class:`ConfigError` for a second encoder or another revision, which bundled weights do not have."""
     asked = "paired=True" if paired else f"encoder={encoder!r}" if encoder != "teacher" else ""
     if asked:
         kind = SingleEncoderError if paired else ConfigError

@@ -1,4 +1,4 @@
-"""Weights of one's own, under a name of the zoo."""
+"""Registering weights of your own."""
 
 import os
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def register_weights(
     epochs: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Add pretrained weights of one's own, for this process: ``create_model(name, pretrained=True)`` finds them.
+    """Register weights of your own in this process, so that ``create_model(name, pretrained=True)`` finds them.
 
     Args:
         name: "architecture.tag", with a registered architecture such as "midway_vits".
@@ -32,24 +32,24 @@ def register_weights(
         path: a file or folder on disk that :func:`midway_zoo.load_checkpoint` reads.
         file: the file in the repository.
         revision: branch, tag or commit.
-        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not tell; where it does, it is an error
-            if they differ.
-        sha256: of the file in the repository, if it is to be enforced.
+        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not specify; where it does, they must
+            agree.
+        sha256: of the file in the repository, to be enforced.
         license: of the weights.
         training_data: what they were trained on.
-        epochs: how long.
-        overwrite: replace an entry of that name that was registered before.
+        epochs: number of epochs.
+        overwrite: replace an entry that was registered before under that name.
 
     Raises:
-        ConfigError: if the name is taken or malformed, or the source is not said, or said twice.
+        ConfigError: if the name is taken or malformed, or not exactly one source is given.
     """
     architecture, _, tag = name.partition(".")
     if architecture not in ARCHITECTURES or not tag:
         raise ConfigError(f"{name!r} must be ARCHITECTURE.TAG with one of {', '.join(ARCHITECTURES)}.")
     if name in manifest.load_manifest()["models"] or (name in manifest.entries() and not overwrite):
-        raise ConfigError(f"{name!r} is taken; choose another tag (or overwrite=True for one of your own).")
+        raise ConfigError(f"{name!r} is taken; choose another tag (or pass overwrite=True to replace your own).")
     if (path is None) == (repo_id is None) or (repo_id is None) != (file is None):
-        raise ConfigError("say where the weights are: either path=, or repo_id= and file=.")
+        raise ConfigError("pass either path=, or repo_id= and file=.")
     override(ARCHITECTURES[architecture], config or {})
     manifest.register(
         name,

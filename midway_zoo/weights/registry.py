@@ -1,4 +1,4 @@
-"""From a name, or whatever else is passed as a model, to a network."""
+"""Networks from names, and from whatever else is passed as a model."""
 
 import logging
 from functools import cache
@@ -19,8 +19,7 @@ _logger = logging.getLogger(__name__)
 _SUFFIXES = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")
 
 Model: TypeAlias = MidwayNetwork | str | PathLike[str]
-"""What the functions of the package take: a network, a pretrained name, "hf-hub:org/repo", or the path of anything that
-:func:`load_checkpoint` reads."""
+"""A network, a pretrained name, "hf-hub:org/repo", or the path of anything that :func:`load_checkpoint` reads."""
 
 
 def create_model(
@@ -36,22 +35,19 @@ def create_model(
 ) -> MidwayNetwork:
     """A full Midway network by name. (``timm.create_model(name)`` gives the encoder alone.)
 
-    With ``pretrained=True`` only the tensors that the network needs are fetched from the Hub, verified, and kept in
-    ``huggingface_hub.cached_assets_path("midway-zoo", ...)``; what is cached loads without network. The weights of
-    "midway_nano.scenes" are part of the package: they need neither network nor cache, and their SHA-256 is compared
-    with the manifest's.
+    With ``pretrained=True`` only the tensors that the network needs are fetched from the Hub, verified, and cached in
+    ``huggingface_hub.cached_assets_path("midway-zoo", ...)``. Cached and bundled weights load offline.
 
     Args:
-        name: one of :func:`list_models`, an architecture without a tag meaning its first tag; or
+        name: one of :func:`list_models`; an architecture without a tag means its first tag; or
             "hf-hub:org/name" or "hf-hub:org/name@revision" for a repository written by ``push_to_hub``, whose
             weights are always loaded.
-        pretrained: load the weights of that name; False gives random ones.
-        encoder: "teacher" or "student": which encoder of the released file.
-        cache_dir: instead of the Hub's cache.
+        pretrained: load the weights of that name; False: random weights.
+        encoder: "teacher" or "student": which encoder of the released file to use.
+        cache_dir: instead of the default cache.
         revision: branch, tag or commit, instead of the manifest's.
-        token: of the Hub; it is never sent to another host.
-        verify: compare the SHA-256 of cached parts that changed since they were last compared, and of weights in the
-            package; False never does.
+        token: for the Hub; it is never sent to another host.
+        verify: compare the SHA-256 of bundled weights, and of cached parts that changed since they were last verified.
         **kwargs: fields of :class:`~midway_zoo.MidwayConfig` to change, such as ``paired=True`` (with pretrained
             weights: student for source and teacher for target frames) or ``flow_head=True`` (with pretrained
             weights that have none: a fresh head to fine-tune, and a warning in the log).
@@ -62,15 +58,17 @@ def create_model(
     Raises:
         UnknownModelError: for a name that is not listed.
         ConfigError: for an unknown or contradictory keyword.
-        WeightsUnavailableError: if the weights cannot be had; never random weights instead.
-        CheckpointError: if they are damaged or not what was pinned; nothing of them is kept.
+        WeightsUnavailableError: if the weights are not available; random weights are never substituted.
+        CheckpointError: if they are damaged or differ from what is pinned; they are not kept.
     """
     if encoder not in ("teacher", "student"):
         raise ConfigError(f'encoder={encoder!r}: "teacher" or "student" is expected.')
     if isinstance(name, str) and name.startswith("hf-hub:"):
         head = flow_fields(kwargs)
         if kwargs or encoder != "teacher":
-            raise ConfigError(f"{name}: what was pushed is what is loaded; no {', '.join(kwargs) or 'encoder'} here.")
+            raise ConfigError(
+                f"{name}: the network is loaded as it was pushed; leave out {', '.join(kwargs) or 'encoder'}."
+            )
         repo_id, _, at = name.removeprefix("hf-hub:").partition("@")
         folder = None if cache_dir is None else Path(cache_dir)
         network = MidwayNetwork.from_pretrained(repo_id, revision=revision or at or None, cache_dir=folder, token=token)
@@ -96,7 +94,7 @@ def create_model(
 
 def resolve_network(model: Any) -> MidwayNetwork:
     """The network itself, also inside ``torch.compile``, PEFT or data-parallel wrappers, or that of a name or path,
-    loaded once per process (and again when the file changed).
+    loaded once per process (and again if the file changes).
 
     Raises:
         InputTypeError: for anything else.
@@ -104,12 +102,12 @@ def resolve_network(model: Any) -> MidwayNetwork:
     if isinstance(model, str | PathLike):
         if not is_path(model):
             return _pretrained(str(model))
-        from midway_zoo.weights.checkpoint import load_once  # the readers of files, for who passes one
+        from midway_zoo.weights.checkpoint import load_once  # imported only for paths
 
         return load_once(Path(model))
     inner = model
     while isinstance(inner, nn.Module) and not isinstance(inner, MidwayNetwork):
-        # torch.compile, DistributedDataParallel, PEFT: its layers are in the network, so that what is trained is used.
+        # torch.compile, DistributedDataParallel, PEFT: their trained layers are inside the network.
         parts = (getattr(inner, name, None) for name in ("_orig_mod", "module", "base_model", "model"))
         inner = next((part for part in parts if isinstance(part, nn.Module) and part is not inner), None)
     if isinstance(inner, MidwayNetwork):
@@ -121,7 +119,7 @@ def resolve_network(model: Any) -> MidwayNetwork:
 
 
 def is_path(model: str | PathLike[str]) -> bool:
-    """Whether a model is named by a path: a listed name never is, whatever lies beside."""
+    """Whether a model is given as a path; a listed name never is, even if a file has that name."""
     if not isinstance(model, str):
         return True
     if model.startswith("hf-hub:") or model in list_models():

@@ -99,6 +99,22 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
     return [str(info)]
 
 
+def load_shared(build: type[MidwayNetwork], name: str | Path, **options: Any) -> MidwayNetwork:
+    """The network of a folder or of a Hub repository "org/name"; see :meth:`MidwayNetwork.from_pretrained`.
+
+    Raises:
+        MissingFileError: if there is no such folder, and the name is not that of a repository.
+        CheckpointError: if its content is damaged or not a Midway network.
+        WeightsUnavailableError: if the repository is not available.
+    """
+    text = str(name)
+    if Path(text).is_dir():
+        return load_folder(build, Path(text))
+    if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") != 1:
+        raise MissingFileError(f"there is no folder {text}, and no Hub repository is called that (org/name).")
+    return load_folder(build, download_folder(text, **options))
+
+
 def download_folder(repo_id: str, **options: Any) -> Path:
     """The configuration and weights of a repository written by ``push_to_hub``, in the Hub's cache.
 
