@@ -1,4 +1,4 @@
-"""The cache of fetched parts: where they are, what was recorded of their sources, and reading and writing them."""
+"""The cache of fetched parts: where they are, reading and writing them, and records of their sources."""
 
 import contextlib
 import hashlib
@@ -26,14 +26,14 @@ _SUFFIX = ".source.json"
 
 
 class Part(NamedTuple):
-    """A cached part: its tensors by the names of our modules, and what its sidecar says."""
+    """A cached part: its tensors by the names of our modules, and the facts in its sidecar."""
 
     tensors: dict[str, torch.Tensor]
     facts: dict[str, Any]
 
 
 class Place(NamedTuple):
-    """Where the parts of one file of one commit are in the cache."""
+    """The cached parts of one file at one commit."""
 
     folder: Path
     stem: str
@@ -45,7 +45,7 @@ class Place(NamedTuple):
         return self.folder / f"{self.stem}.{part}.json"
 
     def has(self, part: str) -> bool:
-        """Whether the part is complete: the sidecar is written last, and knows the size."""
+        """Whether the part is complete: the sidecar is written last, and records the size."""
         try:
             facts = json.loads(self.sidecar(part).read_text(encoding="utf-8"))
             return bool(self.weights(part).stat().st_size == facts["size_bytes"])
@@ -70,11 +70,11 @@ def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
 def store(
     place: Place, part: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any], pinned: str | None
 ) -> None:
-    """Write a part, then its sidecar; on any failure neither is left."""
+    """Write a part, then its sidecar; on failure neither remains."""
     path = place.weights(part)
     place.discard(part)
     try:
-        # No version and no date inside: the same numbers give the same digest, which the manifest can pin.
+        # No version or date inside: the same numbers give the same digest, which the manifest can pin.
         write_safetensors(path, tensors, {"part": part}, overwrite=True)
         digest = sha256_of(path)
         if pinned and digest != pinned:
@@ -89,22 +89,22 @@ def store(
 
 
 def _identity(path: Path) -> list[int]:
-    """What changes when a file is written to or replaced: size, modification time in ns, inode."""
+    """Values that change when a file is written or replaced: size, modification time in ns, inode."""
     stat = path.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
 
 
 def load_part(path: Path, *, verify: bool = True, rehash: bool = False) -> Part:
-    """Read a part that :func:`fetch` gave.
+    """Read a part from a path that ``fetch`` returned.
 
     Args:
         path: of the safetensors file.
-        verify: compare its SHA-256 with the sidecar's, unless it is still the very file that was last compared
-            (same size, modification time and inode): hashing takes several times as long as loading.
-        rehash: compare in any case.
+        verify: compare its SHA-256 with the sidecar's, unless the file is unchanged since it was last compared (same
+            size, modification time and inode): hashing takes several times as long as loading.
+        rehash: always compare.
 
     Raises:
-        CheckpointError: naming both digests, if they differ; the part is removed then.
+        CheckpointError: naming both digests, if they differ; the part is then removed.
     """
     facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     with ThreadPoolExecutor(1) as pool:
@@ -121,23 +121,23 @@ def load_part(path: Path, *, verify: bool = True, rehash: bool = False) -> Part:
         reason = f"sha256 {found}, expected {facts['sha256']}" if found != facts["sha256"] else str(damage)
         raise CheckpointError(f"{path} is damaged: {reason}. It was removed; the next call fetches it again.")
     if digest:
-        with contextlib.suppress(OSError):  # a read-only cache is hashed at every load
+        with contextlib.suppress(OSError):  # in a read-only cache it is hashed at every load
             write_json(path.with_suffix(".json"), facts | {"checked": _identity(path)}, overwrite=True)
     return Part(tensors, facts)
 
 
 def record_of(path: Path, part: str) -> Path:
-    """Where the facts about the source of a cached part are."""
+    """The file with the record of a cached part's source."""
     return path.with_name(path.name.removesuffix(f".{part}.safetensors") + _SUFFIX)
 
 
 def record_in(folder: Path, stem: str) -> Path:
-    """The same by the folder of a commit and the file's quoted name."""
+    """The same, from the folder of a commit and the file's quoted name."""
     return folder / f"{stem}{_SUFFIX}"
 
 
 def read_record(record: Path) -> dict[str, Any]:
-    """What was recorded; nothing where there is no record, or a damaged one."""
+    """What was recorded; an empty dict if there is no record, or a damaged one."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -146,20 +146,20 @@ def read_record(record: Path) -> dict[str, Any]:
 
 
 def write_record(record: Path, facts: Mapping[str, Any]) -> None:
-    """Record facts about a source; a cache that cannot be written to goes without."""
+    """Record facts about a source; skipped if the cache is not writable."""
     with contextlib.suppress(OSError):
         record.parent.mkdir(parents=True, exist_ok=True)
         write_json(record, dict(facts), overwrite=True)
 
 
 def forget(parts: Mapping[str, Path]) -> None:
-    """Remove what was recorded about the source of cached parts."""
+    """Remove the records of the sources of cached parts."""
     for record in {record_of(path, part) for part, path in parts.items()}:
         record.unlink(missing_ok=True)
 
 
 def _is_key(commit: str) -> bool:
-    """Whether a text names the content of a commit, or of a file by its ETag."""
+    """Whether a text is a commit id, or stands for a file's ETag."""
     return is_commit(commit) or commit.startswith("etag-")
 
 
@@ -172,7 +172,7 @@ def read_ref(home: Path, revision: str) -> str | None:
 
 
 def write_ref(home: Path, revision: str, commit: str) -> None:
-    """Remember what a branch meant, for the day without network."""
+    """Remember the commit of a branch, for use offline."""
     if read_ref(home, revision) != commit and _is_key(commit):
         (home / "refs").mkdir(exist_ok=True)
         temporary = home / "refs" / f".{hashlib.sha256(revision.encode()).hexdigest()[:8]}.{os.getpid()}"
@@ -192,7 +192,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 class CachedFile(NamedTuple):
-    """What the cache holds of one commit of one source file."""
+    """Cached parts of one source file at one commit."""
 
     name: str
     repo_id: str
@@ -203,12 +203,12 @@ class CachedFile(NamedTuple):
 
 
 def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
-    """The complete parts in the cache, by name they were fetched for, repository, file and commit."""
+    """The complete parts in the cache, by the name that they were fetched for, repository, file and commit."""
     found: dict[tuple[str, ...], dict[str, Path]] = {}
     try:
         root = cache_root(cache_dir)
     except WeightsUnavailableError:
-        return []  # it is not there and cannot be made: nothing is kept in it
+        return []  # it does not exist and cannot be created, so it is empty
     for sidecar in sorted(root.glob("*/*/*.json")):
         try:
             facts = json.loads(sidecar.read_text(encoding="utf-8"))
@@ -223,7 +223,7 @@ def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFi
 
 
 def clear_cache(name: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> int:
-    """Remove what was fetched for ``name`` (None for everything); returns the bytes that are free again."""
+    """Remove what was fetched for ``name`` (None: everything); returns the number of bytes freed."""
     freed = 0
     for cached in list_cache(cache_dir):
         if name in (None, cached.name):

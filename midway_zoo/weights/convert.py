@@ -1,4 +1,4 @@
-"""A checkpoint as safetensors in folders: the encoder for timm, the network for this package."""
+"""Conversion of a checkpoint to safetensors folders: the network for this package, the encoder for timm."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,11 +22,11 @@ def convert(
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Convert a released-layout ``.pth``, or spread out a ``.safetensors`` file of this package.
+    """Convert a released-layout ``.pth``, or unpack a ``.safetensors`` file of this package.
 
     Writes ``model.safetensors`` and ``config.json`` (the network, for ``load_checkpoint`` and
     ``MidwayNetwork.from_pretrained``) and the same two names in ``encoder/`` (for
-    ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). The numbers are bit-equal.
+    ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). Values are unchanged, bit for bit.
 
     Args:
         path: the ``.pth`` or ``.safetensors``; half precision becomes float32.
@@ -66,7 +66,7 @@ def convert(
 def _read(
     path: Path, encoder: EncoderName, paired: bool, config: Mapping[str, Any] | None
 ) -> tuple[MidwayNetwork, dict[str, Any]]:
-    """The network of a file, and what a released one says of its run."""
+    """The network of a file and, for a released file, a summary of its run."""
     if path.suffix != ".safetensors":
         network = load_released(path, encoder=encoder, paired=paired, config=config)
         with open_archive(path) as archive:

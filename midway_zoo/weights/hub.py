@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face Hub: the parts that are asked for, verified, and the network of them."""
+"""Weights from the Hugging Face Hub: fetching the parts that are needed, verified, and building networks from them."""
 
 import contextlib
 import logging
@@ -41,9 +41,9 @@ from midway_zoo.weights.transport import ATTEMPTS, NetworkError, clean
 log = logging.getLogger(__name__)
 
 PARTS = ("student", "teacher", "dynamics")
-"""What a released file is split into."""
+"""The parts that a released file is split into."""
 _UNFINISHED = "unfinished"
-"""Kept as a part of this name: tensors that had come when a download failed."""
+"""The name of a part that keeps the tensors received before a download failed."""
 
 
 @enforced
@@ -57,9 +57,9 @@ def fetch(
     token: str | bool | None = None,
     keep_file: bool = False,
 ) -> dict[str, Path]:
-    """Have parts of a released file in the cache, fetching by ranges what is missing.
+    """Make sure that parts of a released file are in the cache, fetching missing ones by HTTP ranges.
 
-    Where ranges cannot be had, the whole file is downloaded into the Hub's cache, or ``cache_dir`` where it is given.
+    If ranges are not supported, the whole file is downloaded into the Hub's cache, or into ``cache_dir`` if given.
 
     Args:
         name: for messages, such as "midway_vits.bdd100k".
@@ -68,14 +68,14 @@ def fetch(
         cache_dir: instead of the Hub's assets cache.
         revision: instead of the entry's.
         token: of the Hub, for private and gated repositories; False sends none.
-        keep_file: leave the whole file in the cache, if it had to be downloaded.
+        keep_file: keep the whole file in the cache, if it had to be downloaded.
 
     Returns:
         Path of each part, a safetensors file with a JSON sidecar.
 
     Raises:
-        WeightsUnavailableError: offline, refused, or no place to write to.
-        CheckpointError: if what came is damaged or not what was pinned. Nothing of it is kept.
+        WeightsUnavailableError: if offline, refused, or the cache is not writable.
+        CheckpointError: if the data are damaged or differ from the pins. They are not kept.
     """
     repo, file = entry["repo_id"], entry["file"]
     revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
@@ -87,7 +87,7 @@ def fetch(
     if place is not None and cached and (is_commit(revision) or constants.HF_HUB_OFFLINE):
         return {part: place.weights(part) for part in parts}
     try:
-        # A branch may have moved, so the Hub is asked; but whatever keeps it from answering, what is cached will do.
+        # A branch may have moved, so the Hub is asked; if it does not answer, cached parts are used.
         try:
             remote = RemoteFile(repo, file, revision, token, attempts=1 if cached else ATTEMPTS)
         except network_errors() as error:
@@ -109,7 +109,7 @@ def fetch(
 
 
 class _Options(NamedTuple):
-    """What a download needs to know beside the file."""
+    """What a download needs to know besides the file."""
 
     entry: Mapping[str, Any]
     where: str
@@ -119,10 +119,12 @@ class _Options(NamedTuple):
 
 
 def _complete(place: Place, parts: Sequence[str], remote: RemoteFile, options: _Options) -> None:
-    """Fetch the parts that are missing, one process at a time."""
+    """Fetch missing parts, one process at a time."""
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / f"{place.stem}.lock"):
-        for stale in place.folder.glob(f".{place.stem}.*.part"):  # of a process that was killed: we hold its lock
+        for stale in place.folder.glob(
+            f".{place.stem}.*.part"
+        ):  # of a process that was killed: this one holds the lock
             stale.unlink()
         missing = [part for part in parts if not place.has(part)]
         if missing:
@@ -165,7 +167,7 @@ def _download(place: Place, missing: Sequence[str], remote: RemoteFile, options:
 def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     archive = TorchArchive(remote, remote.filename)
     selected = select_parts(archive, options.entry.get("config") or {}, missing)
-    # Both encoders have the same names inside; dynamics that a file does not have are an empty part.
+    # Both encoders use the same names; dynamics that a file does not have are an empty part.
     named = {part: {f"{part}/{key}": ref for key, ref in refs.items()} for part, refs in selected.refs.items()}
     for part in [part for part, refs in named.items() if not refs]:
         del named[part]
@@ -174,7 +176,7 @@ def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, optio
     arrived = {name: tensor for name, tensor in _unfinished(place).items() if name in names}
     try:
         with contextlib.closing(read_parts(remote, archive, named, arrived)) as found:
-            for part, tensors in found:  # stored at once: what comes after it may fail
+            for part, tensors in found:  # stored at once, since later parts may fail
                 plain = {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items()}
                 _store_part(place, part, plain, selected, remote, options)
     except BaseException as error:
@@ -185,7 +187,7 @@ def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, optio
 
 
 def _unfinished(place: Place) -> dict[str, torch.Tensor]:
-    """What an earlier call fetched of parts that it could not complete, by "part/name"."""
+    """Tensors of incomplete parts from an earlier call, by "part/name"."""
     if not place.has(_UNFINISHED):
         return {}
     with contextlib.suppress(CheckpointError):  # damaged, and removed
@@ -213,12 +215,12 @@ def _store_part(
         "filled": selected.filled,
     }
     plain = dict(sorted(tensors.items()))
-    with writing(place.folder):  # an error of the disk is none of the network's, among which it is raised
+    with writing(place.folder):  # disk errors are not network errors, although raised among them
         store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
 
 
 def _cached_file(remote: RemoteFile, options: _Options) -> Any:
-    """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
+    """Path of the whole file in the Hub's cache, if it was downloaded."""
     return try_to_load_from_cache(
         remote.repo_id, remote.filename, revision=remote.revision, cache_dir=options.cache_dir
     )
@@ -226,7 +228,7 @@ def _cached_file(remote: RemoteFile, options: _Options) -> Any:
 
 @contextmanager
 def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterator[Path]:
-    """The file in the Hub's own cache, its SHA-256 checked, which the client does not do."""
+    """The file in the Hub's own cache, with its SHA-256 verified, which the client does not do."""
     path = Path(
         hf_hub_download(
             remote.repo_id,
@@ -251,7 +253,7 @@ def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterato
 
 
 def _remove_download(path: Path) -> None:
-    """Remove one file of one snapshot from the Hub's cache, and its blob unless another snapshot needs it."""
+    """Remove one file of one snapshot from the Hub's cache, and its blob unless another snapshot uses it."""
     blob = path.parent / path.readlink() if path.is_symlink() else None
     path.unlink(missing_ok=True)
     if blob is not None:
@@ -261,12 +263,12 @@ def _remove_download(path: Path) -> None:
 
 
 def parts_for(encoder: EncoderName, paired: bool, *, dynamics: bool = True) -> list[str]:
-    """The parts that a network is made of."""
+    """The parts that a network needs."""
     return [*(["student", "teacher"] if paired else [encoder]), *(["dynamics"] if dynamics else [])]
 
 
 def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A cached part's configuration with what the listing says today, which must agree with what the file told.
+    """A cached part's configuration with the fields of its entry, which must agree with those read from the file.
 
     Raises:
         CheckpointError: naming both values, if it does not.
@@ -287,7 +289,7 @@ def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path)
 def load_encoder_state(
     name: str, entry: Mapping[str, Any], *, encoder: EncoderName = "teacher", verify: bool = True, **options: Any
 ) -> dict[str, torch.Tensor]:
-    """The tensors of one encoder by timm's names; options of :func:`fetch`."""
+    """The tensors of one encoder with timm's names; options of :func:`fetch`."""
     return load_part(fetch(name, entry, [encoder], **options)[encoder], verify=verify).tensors
 
 
@@ -301,7 +303,7 @@ def load_network(
     verify: bool = True,
     **options: Any,
 ) -> MidwayNetwork:
-    """The network of fetched parts; options of :func:`fetch`, the others as for :func:`midway_zoo.create_model`."""
+    """A network from fetched parts; options of :func:`fetch`, the others as for :func:`midway_zoo.create_model`."""
     dynamics = (overrides or {}).get("dynamics", (entry.get("config") or {}).get("dynamics", True))
     wanted = parts_for(encoder, paired, dynamics=dynamics is not False)
     paths = fetch(name, entry, wanted, **options)

@@ -1,7 +1,7 @@
 """Unpickling without running anything.
 
 The released checkpoints pickle an OmegaConf configuration, so ``torch.load(weights_only=True)``
-refuses them, and a full unpickling would run whatever code a file carries. Here every global is
+refuses them, and a full unpickling would run any code that a file carries. Here every global is
 resolved through an allow-list: tensors become inert references, NumPy scalars plain numbers, every class that the
 released files mention becomes an inert stand-in, anything else is refused by name before it exists.
 """
@@ -20,14 +20,14 @@ from midway_zoo.errors import CheckpointError, MidwayZooError, UnsafeFileError
 
 
 def short(text: Any, limit: int = 80) -> str:
-    """Text from a file as it may stand in a message: short, without control characters."""
+    """Text from a file, made safe for a message: short, without control characters."""
     text = str(text)
     text = text if len(text) <= limit else f"{text[:limit]}..."
     return text if text.isprintable() else repr(text)[1:-1]
 
 
 def refused(asked: str) -> UnsafeFileError:
-    """The error about something outside the allow-list."""
+    """The error for something outside the allow-list."""
     return UnsafeFileError(
         f"it asks for {short(asked)}, which no released Midway checkpoint needs. It was refused and nothing of the "
         "file was run. Get the file again from where it is published; do not unpickle it in full."
@@ -43,7 +43,7 @@ _CODES = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
     "f2": "e", "f4": "f", "f8": "d", "c8": "ff", "c16": "dd",
 }  # fmt: skip
-_LONGEST_TEXT = 256  # bytes; a longer one is of no use to a reader and stays undecoded
+_LONGEST_TEXT = 256  # bytes; longer ones are of no use and stay undecoded
 
 
 # No __dict__ in any of these: a pickle can set attributes on whatever it is given.
@@ -82,7 +82,7 @@ class DtypeStandIn:
 
 
 class _RefusedError(Exception):
-    """Arguments outside what NumPy writes for a scalar: how they go on behind the global's name."""
+    """Arguments that NumPy does not write for a scalar; the text completes the message after the global's name."""
 
 
 def _encode(text: Any = None, codec: Any = None, *others: Any) -> EncodedBytes:
@@ -102,7 +102,7 @@ def _dtype(kind: Any = None, *flags: Any) -> DtypeStandIn:
 
 
 def _scalar(dtype: Any = None, data: Any = None, *others: Any) -> Any:
-    """The Python number or text; None for what Python has no such thing for."""
+    """The Python number or text; None if Python has no equivalent."""
     if type(dtype) is not DtypeStandIn or type(data) not in (EncodedBytes, bytes) or others:
         raise _RefusedError(" of something that is no plain number")
     length = len(data) if isinstance(data, bytes) else len(data.text)
@@ -126,7 +126,7 @@ def _scalar(dtype: Any = None, data: Any = None, *others: Any) -> Any:
 
 
 class _Call:
-    """A function that a pickle may call and do nothing else with; what it refuses is named by the global asked for."""
+    """A function that a pickle may call, and nothing else; errors name the requested global."""
 
     __slots__ = ("_asked", "_function")
 
@@ -152,7 +152,7 @@ _FUNCTIONS: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 def numpy_stand_in(module: str, name: str) -> Any:
-    """What stands in for a global of NumPy's pickles of scalars; None for any other global."""
+    """The stand-in for a global in NumPy's pickles of scalars; None for any other global."""
     function = _FUNCTIONS.get((module, name))
     return None if function is None else _Call(f"{module}.{name}", function)
 
@@ -199,7 +199,7 @@ _MAX_NODES = 100_000  # of a configuration; the released ones have about a hundr
 
 
 class Inert(dict[Any, Any]):
-    """Stands in for an object of a class that must not be loaded; keeps its items and state as plain data."""
+    """Stand-in for an object of a class that must not be loaded; keeps its items and state as plain data."""
 
     kind: str = ""
     """Module and name of the class."""
@@ -222,7 +222,7 @@ class Inert(dict[Any, Any]):
 
     @property
     def content(self) -> Any:
-        """Of a configuration: its dict, list or value; None of anything else."""
+        """For a configuration its dict, list or value; None for anything else."""
         if self.kind in _ITEMS:
             return dict(self)
         state = self.state if isinstance(self.state, Mapping) else {}
@@ -231,7 +231,7 @@ class Inert(dict[Any, Any]):
 
 # Named tuples: a pickle can set attributes on whatever it has built, and on these it cannot.
 class StorageRef(NamedTuple):
-    """A storage that the pickle names: an entry of the zip, not read yet."""
+    """A storage that the pickle refers to: an entry of the zip, not read yet."""
 
     key: str
     dtype: torch.dtype
@@ -239,7 +239,7 @@ class StorageRef(NamedTuple):
 
 
 class TensorRef(NamedTuple):
-    """A tensor that the pickle describes; its numbers are still in the file."""
+    """A tensor that the pickle describes; its values are still in the file."""
 
     storage: StorageRef
     offset: int
@@ -296,7 +296,7 @@ def safe_unpickle(file: BinaryIO, name: str) -> Any:
     """Unpickle one object through the allow-list; tensors come back as :class:`TensorRef`.
 
     Raises:
-        UnsafeFileError: if the pickle asks for a global outside the allow-list.
+        UnsafeFileError: if the pickle requests a global outside the allow-list.
         CheckpointError: if it is damaged.
     """
     try:
@@ -330,7 +330,7 @@ def _check_memo(file: BinaryIO) -> None:
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
                 highest = max(highest, int(argument or 0))
     except (ValueError, EOFError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
-        pass  # damaged, or refused below; what counts is what comes before the damage
+        pass  # damaged, or refused below; only what precedes the damage counts
     length = file.tell() - start
     file.seek(start)
     if highest > max(length, 255):

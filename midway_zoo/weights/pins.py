@@ -1,7 +1,8 @@
-"""What the manifest pins and what the cache recorded: nothing that contradicts either is used.
+"""Verifying sources and parts against the manifest's pins and the cache's records.
 
-A pin is enforced whenever it is there, also for what was cached before it was. Where nothing is pinned, the first
-fetch is trusted: its facts are recorded beside the parts, and later fetches of the same source must agree with them.
+A pin is always enforced, also on parts that were cached before it was set. Without a pin, the first fetch is trusted:
+its facts are recorded beside the parts, and later fetches of the same source must agree with them. Nothing that
+contradicts a pin or a record is used.
 """
 
 import functools
@@ -33,7 +34,7 @@ TRUSTED = "trusted on first use"
 
 
 class Source(Protocol):
-    """What the Hub says of a file."""
+    """What the Hub reports about a file."""
 
     commit: str
     etag: str | None
@@ -49,14 +50,14 @@ def is_pinned(entry: Mapping[str, Any]) -> bool:
 
 
 def check_source(name: str, where: str, entry: Mapping[str, Any], source: Source, record: Path) -> None:
-    """Compare what the Hub says of a file with what is pinned and with what was recorded, before it is fetched.
+    """Compare what the Hub reports about a file with the pins and the record, before it is fetched.
 
     Args:
         name: of the weights.
         where: what to call the file in messages.
         entry: of the manifest.
-        source: what the Hub says now.
-        record: where the cache keeps what it said before; written if it is not there.
+        source: what the Hub reports now.
+        record: of the cache, with what it reported before; written if missing.
 
     Raises:
         CheckpointError: naming both values, if they differ or cannot be compared.
@@ -99,7 +100,7 @@ def _check_pins(where: str, entry: Mapping[str, Any], source: Source) -> None:
 
 
 def enforced(fetch: Callable[..., dict[str, Path]]) -> Callable[..., dict[str, Path]]:
-    """Let ``fetch(name, entry, parts, ...)`` give no part, fresh or cached, that contradicts a pin or the record."""
+    """Make ``fetch(name, entry, parts, ...)`` raise for parts, fresh or cached, that contradict a pin or the record."""
 
     @functools.wraps(fetch)
     def checked(name: str, entry: Mapping[str, Any], parts: Sequence[str], **options: Any) -> dict[str, Path]:
@@ -140,7 +141,7 @@ def _check_part(name: str, entry: Mapping[str, Any], part: str, path: Path) -> N
 
 
 def digests(facts: Mapping[str, Any], path: Path, part: str) -> dict[str, str | None]:
-    """For a network's provenance: what the Hub claims of the source file, and what was computed from all of it.
+    """For a network's provenance: the SHA-256 of the source file, as the Hub claims it and as computed from all bytes.
 
     Args:
         facts: of the part's sidecar.
@@ -155,18 +156,18 @@ def digests(facts: Mapping[str, Any], path: Path, part: str) -> dict[str, str | 
 
 
 def unpinned(entry: Mapping[str, Any]) -> Iterable[str]:
-    """What of an entry the manifest does not pin yet."""
+    """The fields of an entry that the manifest does not pin yet."""
     yield from (key for key in ("revision", "size_bytes", "sha256") if entry.get(key) is None)
     for part, pins in (entry.get("parts") or {}).items():
         yield from (f"{part} {key}" for key in ("size_bytes", "sha256") if pins.get(key) is None)
 
 
-_CHUNK = 2**24  # bytes a request
-_AHEAD = 6  # requests under way: what has come waits in memory until it is its turn
+_CHUNK = 2**24  # bytes per request
+_AHEAD = 6  # concurrent requests: what arrives early waits in memory
 
 
 class Verified(NamedTuple):
-    """A source file whose bytes were all seen."""
+    """A source file whose bytes were all hashed."""
 
     file: str
     commit: str
@@ -177,10 +178,10 @@ class Verified(NamedTuple):
 def open_source(
     name: str, entry: Mapping[str, Any], *, revision: str | None = None, token: str | bool | None = None
 ) -> tuple[RemoteFile, str]:
-    """The source file of an entry on the Hub, and what to call it in messages; asked for once, without patience.
+    """The source file of an entry on the Hub, and its description for messages; requested once, without retries.
 
     Raises:
-        WeightsUnavailableError: if it cannot be had.
+        WeightsUnavailableError: if it is not available.
     """
     revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
     where = f"{name}: {entry['file']} of {constants.ENDPOINT}/{entry['repo_id']} at {revision}"
@@ -190,7 +191,7 @@ def open_source(
 
 @contextmanager
 def _explained(name: str, where: str, repo: str) -> Iterator[None]:
-    """Turn what kept a file from coming into the package's error."""
+    """Turn network errors into the package's error."""
     try:
         yield
     except MidwayZooError:
@@ -209,7 +210,7 @@ def verify_source(
 ) -> Verified:
     """Hash the source file of a name once and compare with the Hub's own SHA-256 and the manifest's.
 
-    What was found is recorded in the cache, so that networks of that source say so in their provenance.
+    The result is recorded in the cache, and shown in the provenance of networks from that source.
 
     Args:
         name: such as "midway_vits.bdd100k".
@@ -219,8 +220,8 @@ def verify_source(
         token: of the Hub.
 
     Raises:
-        CheckpointError: naming both digests, if they differ, or if there is nothing to compare with.
-        WeightsUnavailableError: if the file cannot be had.
+        CheckpointError: naming both digests, if they differ, or there is none to compare with.
+        WeightsUnavailableError: if the file is not available.
     """
     remote, where = open_source(name, entry, revision=revision, token=token)
     home = cache_root(cache_dir) / entry["repo_id"].replace("/", "--")
@@ -248,7 +249,7 @@ def _hash(remote: RemoteFile) -> str:
             for chunk in _chunks(remote):
                 digest.update(chunk)
                 shown.update(len(chunk))
-    except RangesRefusedError:  # then the client's ordinary download, which cannot be read as it comes
+    except RangesRefusedError:  # fall back to the client's download, which cannot be hashed as it arrives
         with tempfile.TemporaryDirectory() as folder:
             path = hf_hub_download(
                 remote.repo_id, remote.filename, revision=remote.commit, token=remote.token, cache_dir=folder

@@ -1,4 +1,4 @@
-"""Networks and encoders as folders for others: written, published on the Hub with a card, and fetched from there."""
+"""Networks and encoders as folders: writing, publishing on the Hub with a card, and fetching."""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ from midway_zoo.version import __version__
 from midway_zoo.weights.explain import explain, network_errors
 
 ENCODER_FOLDER = "encoder"
-# What of timm's description belongs to the weights, not to where they came from.
+# The keys of timm's configuration that belong to the weights, not to their source.
 _TIMM_KEYS = (
     *("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes"),
     *("pool_size", "first_conv", "classifier", "license", "paper_ids", "paper_name"),
@@ -62,7 +62,7 @@ def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path,
 
 
 def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private: bool = False) -> list[str]:
-    """Publish a folder of ``save_pretrained`` or `midway-zoo convert` as it is, with a card.
+    """Publish a folder written by ``save_pretrained`` or `midway-zoo convert`, with a card.
 
     Args:
         folder: of a network, or of an encoder alone (``DIR/encoder``).
@@ -71,8 +71,8 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
         private: create it as private.
 
     Raises:
-        MissingFileError: if the folder holds no such files.
-        CheckpointError: if what it holds is damaged.
+        MissingFileError: if the folder does not hold these files.
+        CheckpointError: if they are damaged.
         WeightsUnavailableError: if the Hub refuses or cannot be reached.
     """
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
@@ -81,7 +81,7 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
     if "architecture" in description:  # timm's
         with safe_open(folder / WEIGHTS, framework="pt") as file:
             saved = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        timm.create_model(f"local-dir:{folder}", pretrained=True)  # nothing that does not load is published
+        timm.create_model(f"local-dir:{folder}", pretrained=True)  # publish nothing that does not load
         facts = {"architecture": str(description["architecture"])}
         card = encoder_card(facts, saved.get("provenance", {}), repo_id)
     else:
@@ -119,7 +119,7 @@ def download_folder(repo_id: str, **options: Any) -> Path:
     """The configuration and weights of a repository written by ``push_to_hub``, in the Hub's cache.
 
     Raises:
-        WeightsUnavailableError: if they cannot be had.
+        WeightsUnavailableError: if they are not available.
     """
     try:
         return Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"], **options))
@@ -132,7 +132,7 @@ _TAGS = ("image-feature-extraction", "self-supervised", "video")
 
 
 def network_card(network: MidwayNetwork, repo_id: str | None = None) -> str:
-    """A model card in Markdown, of nothing but what is known of this network."""
+    """A model card in Markdown, stating only what is known of this network."""
     config = network.config
     count = sum(parameter.numel() for parameter in network.parameters())
     facts = {
@@ -157,7 +157,7 @@ def network_card(network: MidwayNetwork, repo_id: str | None = None) -> str:
 
 
 def _variant(config: MidwayConfig) -> dict[str, str]:
-    """What of the full method this network leaves out."""
+    """The parts of the full method that this network leaves out."""
     if not config.dynamics:
         return {"variant": "encoder alone, no dynamics"}
     absent = [f"no {name}" for name in ("backward", "refinement", "gating") if not getattr(config, name)]
