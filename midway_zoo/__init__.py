@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from midway_zoo.inference.clips import infer_motion_latents, predict_flows
     from midway_zoo.inference.features import extract_features
     from midway_zoo.inference.flow import predict_flow
+    from midway_zoo.inference.heatmap import perturbation_heatmap
     from midway_zoo.inference.motion import infer_motion_latent
-    from midway_zoo.inference.perturbation import perturbation_heatmap
     from midway_zoo.inference.stream import MotionStream
     from midway_zoo.inference.video import read_video
     from midway_zoo.models.network import MidwayNetwork
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
         PerturbationHeatmap,
         Segmentation,
     )
-    from midway_zoo.weights.load import register_weights
-    from midway_zoo.weights.registry import create_model, load_checkpoint
+    from midway_zoo.weights.checkpoint import load_checkpoint
+    from midway_zoo.weights.own import register_weights
+    from midway_zoo.weights.registry import create_model
 
 # Module -> the public names that live in it; a name that is its module's own stands for the module itself.
 _HOMES = {
@@ -47,15 +48,16 @@ _HOMES = {
     "inference.flow": ("predict_flow",),
     "inference.motion": ("infer_motion_latent",),
     "inference.stream": ("MotionStream",),
-    "inference.perturbation": ("perturbation_heatmap",),
+    "inference.heatmap": ("perturbation_heatmap",),
     "inference.video": ("read_video",),
     "models.network": ("MidwayNetwork",),
     "names": ("list_models",),
     "readouts.segmenter_files": ("load_segmenter",),
     "results": ("DynamicsOutput", "Features", "FlowPrediction", "MotionLatent", "PerturbationHeatmap", "Segmentation"),
     "visualize": ("visualize",),
-    "weights.load": ("register_weights",),
-    "weights.registry": ("create_model", "load_checkpoint"),
+    "weights.checkpoint": ("load_checkpoint",),
+    "weights.own": ("register_weights",),
+    "weights.registry": ("create_model",),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
 

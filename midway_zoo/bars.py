@@ -19,7 +19,7 @@ def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: 
 
     Args:
         items: what to go through; None for a bar that is updated by hand.
-        hidden: for work too short to need one.
+        hidden: show none, for work too short to need one.
         **options: of tqdm; the bar goes away when it is done unless ``leave`` says otherwise.
     """
     options = {"leave": False, "dynamic_ncols": True, **options}

@@ -1,4 +1,4 @@
-"""What values may be: of configuration fields, said beside the field and read by one validator, and of arguments."""
+"""Checks of values: of configuration fields, whose ranges one validator reads, and of arguments."""
 
 import math
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -9,17 +9,17 @@ from midway_zoo.errors import ConfigError, InputError, MidwayZooError
 
 
 def is_integer(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether it is an integer, no bool, within limits."""
+    """Whether ``value`` is an integer (not a bool) within limits."""
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, no bool."""
+    """Whether ``value`` is a finite number (not a bool)."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_size(value: Any) -> bool:
-    """Whether it is (height, width) in pixels."""
+    """Whether ``value`` is (height, width) in pixels."""
     return isinstance(value, tuple | list) and len(value) == 2 and all(is_integer(side, 1) for side in value)
 
 
@@ -32,14 +32,14 @@ def check_integer(name: str, value: Any, least: int, most: int | None = None) ->
 
 
 def check_draws(draws: Any, seed: Any) -> None:
-    """Raise :class:`InputError` unless perturbations can be drawn so often and with that seed."""
+    """Raise :class:`InputError` unless ``draws`` and ``seed`` are valid for perturbations."""
     check_integer("draws", draws, 1)
     check_integer("seed", seed, 0, 2**63 - 1)
 
 
 @dataclass(frozen=True)
 class Range:
-    """Limits of a number, of each number of a list, or a choice of names; None is for fields whose type says so."""
+    """Limits of a number or of each number of a list, or a choice of names. None is valid if the type has it."""
 
     at_least: float | None = None
     above: float | None = None
@@ -49,12 +49,12 @@ class Range:
     length: int | None = None
     """Of a list."""
     ordered: bool = False
-    """The numbers of a list may not fall."""
+    """The numbers of a list must not decrease."""
     hint: str = ""
-    """What else may be given, or what to do."""
+    """Added to the error: what else is accepted, or what to do."""
 
     def allowed(self) -> str:
-        """In words, after "must be"."""
+        """The limits in words, to follow "must be"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if (self.at_least, self.at_most) != (None, None) and None not in (self.at_least, self.at_most):

@@ -1,4 +1,4 @@
-"""The shape of a Midway network: everything that is needed to rebuild it empty."""
+"""The configuration of a Midway network: everything needed to build it."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -10,13 +10,13 @@ from midway_zoo.errors import ConfigError, InputError, UnknownModelError, neares
 LEVELS = (2, 1, 0)
 """Index of a prediction target, top-down: block 8, 5 and 2 of a twelve-block encoder."""
 
-# Of any size here: larger ones are damage or mistakes, and would take minutes to refuse.
+# Limits of every size: larger values come from damage or mistakes, and would take minutes to fail.
 _SIZE = {"at_least": 1, "at_most": 2**16}
 
 _PAPER_FLOW_HEAD = (96, 192, 384, 768, 256)
 
-# The registered architectures by timm name, in one place: what differs from the fields' defaults, and the widths of the
-# flow head that ``flow_head=True`` means.
+# The registered architectures by timm name, in one place: where they differ from the fields' defaults, and the widths
+# that ``flow_head=True`` stands for.
 _REGISTERED: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
     "midway_vits": ({}, _PAPER_FLOW_HEAD),
     # The released ViT-B keeps six heads in the dynamics, while its encoder has twelve.
@@ -60,23 +60,22 @@ class MidwayConfig:
     forward_depth: int = field_range(4, **_SIZE)
     forward_heads: int = field_range(6, **_SIZE)
     flow_head: tuple[int, int, int, int, int] | None = field_range(None, length=5, **_SIZE)
-    """Widths of the DPT flow head: its four maps from fine to coarse, then their fusion; None: no head. True is
-    taken for the widths that fit the encoder (the paper's 96, 192, 384, 768, 256)."""
+    """Widths of the DPT flow head: its four maps from fine to coarse, then their fusion; None: no head. True
+    stands for the widths that suit the encoder (the paper's 96, 192, 384, 768, 256)."""
     flow_size: tuple[int, int] = field_range((320, 384), length=2, **_SIZE, hint="height, width")
-    """(height, width) in pixels at which the flow head was trained, and the tile that it is run on."""
+    """(height, width) in pixels at which the flow head was trained, and the size of its tiles."""
     gate_bias: float = field_range(4.0)
-    """Added to a gate's logit, so that a fresh gate is almost open."""
+    """Added to a gate's logit, so that a newly initialised gate is almost open."""
     paired: bool = False
     """True: the network holds a second encoder for the target frame, as in pretraining."""
 
-    # The variants of the paper's ablations. The paper names them without defining all of them; what each one does
-    # here is our reading, stated below.
+    # The variants of the paper's ablations. The paper does not define all of them; each field below states our reading.
     dynamics: bool = True
-    """False: an encoder alone (invariance objective only); features work, everything about motion is refused."""
+    """False: an encoder alone (invariance objective only); motion and flow raise an error."""
     levels: tuple[int, ...] = field_range(LEVELS)
-    """Prediction targets, top-down: (2, 1, 0) or a part of it in that order. A single level is (2,). Whatever comes
-    first starts from level 3 (the encoder's last tapped block), and what is left out has no parameters; the last one
-    gives the final motion latent."""
+    """Prediction targets, top-down: (2, 1, 0) or a subset in that order, such as (2,). The first one starts
+    from level 3 (the encoder's last tapped block), the last one gives the final motion latent, and levels left out have
+    no parameters."""
     backward: bool = True
     """False: no backward layers. The encoder's tokens of a level take the place of its backward features, on both
     sides: the forward dynamics reads the source's tokens of its level, the midway path the target's of the level
@@ -88,8 +87,8 @@ class MidwayConfig:
     """False: the forward dynamics is plain transformer blocks (every gate is 1), so there are no gates to return."""
     forward_places: bool = False
     """True: the second block of the forward dynamics also attends by place, displaced by what the motion tokens
-    say (see :class:`~midway_zoo.models.places.PlacedAttention`). Not in the paper; a small network does not find
-    where things go without it."""
+    say (see :class:`~midway_zoo.models.places.PlacedAttention`). Not in the paper; without it a small
+    network does not learn where things move."""
 
     def __post_init__(self) -> None:
         if isinstance(self.flow_head, bool):
@@ -116,7 +115,7 @@ class MidwayConfig:
                 f"feature_blocks={blocks} must be four increasing block indices below depth={self.depth}."
             )
         if not self.levels or self.levels != tuple(level for level in LEVELS if level in self.levels):
-            raise ConfigError(f"levels={self.levels} must be {LEVELS} or a part of it in that order, such as (2,).")
+            raise ConfigError(f"levels={self.levels} must be {LEVELS} or a subset in that order, such as (2,).")
         self._check_flow()
 
     def _check_flow(self) -> None:

@@ -1,6 +1,6 @@
-"""Every error that the package raises on purpose.
+"""Every error that the package raises deliberately.
 
-All derive from :class:`MidwayZooError` and from the built-in that they resemble, so that
+All derive from :class:`MidwayZooError` and from the closest built-in exception, so that
 ``except ValueError`` keeps working for callers who do not know this package.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 
 class MidwayZooError(Exception):
-    """Base of every error that midway-zoo raises on purpose."""
+    """Base of every error that midway-zoo raises deliberately."""
 
 
 class ConfigError(MidwayZooError, ValueError):
@@ -29,19 +29,19 @@ class InputTypeError(MidwayZooError, TypeError):
 
 
 class MissingFileError(MidwayZooError, FileNotFoundError):
-    """A file or folder that is not where it was looked for."""
+    """A file or folder that does not exist."""
 
 
 class OutputExistsError(MidwayZooError, FileExistsError):
-    """A result that would overwrite something without being asked to."""
+    """An output that exists and may not be overwritten."""
 
 
 class DataError(MidwayZooError, RuntimeError):
-    """Training data of which too much cannot be read."""
+    """Training data too much of which is unreadable."""
 
 
 class ExportError(MidwayZooError, RuntimeError):
-    """A part of a network that cannot be exported, or a file that does not do what the network does."""
+    """A part of a network that cannot be exported, or an exported file whose outputs differ from the network's."""
 
 
 class InterruptedWorkError(MidwayZooError, InterruptedError):
@@ -49,11 +49,11 @@ class InterruptedWorkError(MidwayZooError, InterruptedError):
 
 
 class DiskFullError(MidwayZooError, OSError):
-    """There is no room for a result. What was written before it is whole; the same command goes on from there."""
+    """The disk is full. What was written before is intact; the same command resumes from there."""
 
 
 class DeviceLostError(MidwayZooError, RuntimeError):
-    """An accelerator that does not work any more in this process."""
+    """An accelerator that has stopped working in this process."""
 
 
 class MissingExtraError(MidwayZooError, ImportError):
@@ -65,15 +65,15 @@ class CheckpointError(MidwayZooError, ValueError):
 
 
 class SingleEncoderError(CheckpointError, ConfigError):
-    """Both encoders are asked of weights that hold one."""
+    """Both encoders were requested from weights that hold only one."""
 
 
 class UnsafeFileError(CheckpointError):
-    """A pickled file that asks for something outside the allow-list. Nothing of it was run."""
+    """A pickled file that asks for something outside the allow-list. Nothing in it was run."""
 
 
 class WeightsUnavailableError(MidwayZooError, OSError):
-    """Pretrained weights that cannot be had from here."""
+    """Pretrained weights that are not available."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,5 @@
-"""Writing files so that a reader never sees half of one and nothing is overwritten unasked."""
+"""Writing files whole or not at all, and never over an existing one unless requested."""
 
-import hashlib
 import json
 import os
 import tempfile
@@ -12,14 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
-from midway_zoo.bars import bar
-from midway_zoo.errors import CheckpointError, InputError, MissingFileError, OutputExistsError
-
-METADATA_KEY = "midway_zoo"
-"""safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
+from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
+from midway_zoo.reading import METADATA_KEY
 
 
 def check_output(path: Path, *, overwrite: bool = False) -> None:
@@ -79,40 +74,14 @@ def write_safetensors(
         save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
 
 
-def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a file.
-
-    Raises:
-        CheckpointError: if it cannot be read.
-    """
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not readable ({error}). Get the file again.") from error
-
-
 def write_png(
     path: Path, image: torch.Tensor, *, metadata: Mapping[str, Any] | None = None, overwrite: bool = False
 ) -> None:
     """Write a uint8 tensor (3, H, W) as PNG, with JSON metadata as a text if there is any."""
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        raise InputError(f"a picture is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
+        raise InputError(f"an image is a uint8 tensor (3, H, W), not {image.dtype} {tuple(image.shape)}.")
     with atomic(path, overwrite=overwrite) as temporary:
         texts = PngInfo()
         if metadata is not None:
             texts.add_itxt(METADATA_KEY, json.dumps(metadata, sort_keys=True))
         Image.fromarray(image.permute(1, 2, 0).cpu().numpy()).save(temporary, format="PNG", pnginfo=texts)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, with a progress bar for large ones."""
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with (
-        path.open("rb") as file,
-        bar(total=size, unit="B", unit_scale=True, desc="sha256", hidden=size < 2**28) as shown,
-    ):
-        while block := file.read(2**20):
-            digest.update(block)
-            shown.update(len(block))
-    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Names of models: which there are. Nothing here needs torch."""
+"""Names of models. Nothing here needs torch."""
 
 import fnmatch
 
@@ -8,7 +8,7 @@ from midway_zoo.manifest import pretrained_names
 
 
 def list_models(pattern: str | None = None, pretrained: bool | None = None) -> list[str]:
-    """Names that :func:`midway_zoo.create_model` takes, sorted.
+    """Names that :func:`midway_zoo.create_model` accepts, sorted.
 
     Args:
         pattern: shell-style, such as ``"midway_vit*"`` or ``"*.bdd100k"``.

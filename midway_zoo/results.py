@@ -1,4 +1,4 @@
-"""What the functions return: small frozen dataclasses whose repr prints shapes, not numbers."""
+"""What the functions return: small frozen dataclasses whose repr shows shapes, not values."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -19,7 +19,7 @@ def _describe(value: Any) -> str:
 
 
 class ShapeRepr:
-    """Of a dataclass: a repr with the shapes and dtypes of its tensors; fields that are None are left out."""
+    """Gives a dataclass a repr with the shapes and dtypes of its tensors, without fields that are None."""
 
     def __repr__(self) -> str:
         shown = ((item.name, getattr(self, item.name)) for item in fields(self))  # type: ignore[arg-type]
@@ -43,27 +43,27 @@ class DynamicsOutput(ShapeRepr):
     midway_target_tokens: dict[int, Tensor] = field(default_factory=dict)
     """(B, L, C): target tokens as the midway path leaves them."""
     targets: dict[int, Tensor] = field(default_factory=dict)
-    """(B, L, D): normed encoder tokens of the target frame, what ``predictions`` are held against."""
+    """(B, L, D): normed encoder tokens of the target frame, which ``predictions`` are compared with."""
     gates: dict[int, list[Tensor]] | None = None
-    """Per level, the gates (B, L, D) of forward blocks 1, 2, ... (none without gating); None unless asked for."""
+    """Per level, the gates (B, L, D) of forward blocks 1, 2, ... (none without gating); None unless requested."""
 
 
-# What torch.export, torch.compile and torch.func ask of what a network returns.
+# torch.export, torch.compile and torch.func need this of anything that a network returns.
 torch.export.register_dataclass(DynamicsOutput, serialized_type_name="midway_zoo.DynamicsOutput")
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Features(ShapeRepr):
-    """Features of B images, in the given order."""
+    """Features of B images, in input order."""
 
     cls: Tensor
     """(B, D): the normed class token of the encoder's last block."""
     maps: dict[int, Tensor | list[Tensor]]
     """Block -> (B, D, h, w) normed patch tokens; a list of B tensors (D, h, w) if the images' grids differ."""
     grid: tuple[int, int] | list[tuple[int, int]]
-    """Token grid (h, w) that was used; one per image if they differ."""
+    """Token grid (h, w); one per image if they differ."""
     backward: dict[int, Tensor | list[Tensor]] | None = None
-    """Level 2, 1, 0 -> backward features v, shaped as in ``maps``; None unless asked for."""
+    """Level 2, 1, 0 -> backward features v, shaped as in ``maps``; None unless requested."""
 
     def __len__(self) -> int:
         return self.cls.shape[0]
@@ -80,11 +80,11 @@ class MotionLatent(ShapeRepr):
     pooled: Tensor
     """(B, C): mean of ``tokens`` over the motion tokens."""
     grid: tuple[int, int] | list[tuple[int, int]]
-    """Token grid (h, w) that was used; one per pair if they differ."""
+    """Token grid (h, w); one per pair if they differ."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
     concealed: Tensor | None = None
-    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
+    """(B, 2) bool, for videos: whether source and target were concealed by the decoder because data are damaged."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -96,23 +96,23 @@ class FlowPrediction(ShapeRepr):
     tensors (2, H, W) if the pairs' sizes differ."""
     confidence: Tensor | list[Tensor]
     """(B, 1, H, W) float32, higher is better. For "head" in [0, 1]: the head expects an error |du| + |dv| of
-    4 - 3.75 * confidence pixels, from 0.25 at 1 to 4 at 0, at the resolution that it saw. For "perturbation" the peak
-    sensitivity, a cosine in [-1, 1]. A list like ``flow``."""
+    4 - 3.75 * confidence pixels, from 0.25 at 1 to 4 at 0, at the resolution of the head's input. For "perturbation"
+    the peak sensitivity, a cosine in [-1, 1]. A list like ``flow``."""
     method: str
-    """How it was made: "perturbation" or "head"."""
+    """The method that was used: "perturbation" or "head"."""
     grid: tuple[int, int] | list[tuple[int, int]]
-    """Token grid (h, w) that was used, of one tile where there were tiles; one per pair if they differ."""
+    """Token grid (h, w), of a single tile where tiles were used; one per pair if they differ."""
     backward: Tensor | list[Tensor] | None = None
-    """Like ``flow``, from target to source; None, as the two below, unless asked for."""
+    """Like ``flow``, from target to source; None, like the two below, unless requested."""
     backward_confidence: Tensor | list[Tensor] | None = None
     """Like ``confidence``, of ``backward``."""
     consistent: Tensor | list[Tensor] | None = None
-    """(B, 1, H, W) bool: source pixels from where forward and backward flow lead there and back; see
+    """(B, 1, H, W) bool: source pixels that the backward flow brings back to where they started; see
     :func:`midway_zoo.flow.consistency_mask`. A list like ``flow``."""
     pts_seconds: Tensor | None = None
     """(B, 2) float64: presentation times of source and target, for videos."""
     concealed: Tensor | None = None
-    """(B, 2) bool, for videos: whether source and target are damaged, or build on damage, and are a decoder's guess."""
+    """(B, 2) bool, for videos: whether source and target were concealed by the decoder because data are damaged."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -126,7 +126,7 @@ class PerturbationHeatmap(ShapeRepr):
     target_xy: Tensor
     """(B, 2) float32: centre of the most sensitive target token in pixels of the given target image."""
     grid: tuple[int, int]
-    """Token grid (h, w) that was used."""
+    """Token grid (h, w)."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -138,4 +138,4 @@ class Segmentation(ShapeRepr):
     confidence: Tensor | list[Tensor]
     """(B, H, W) float32 in [0, 1]: its probability (softmax of the averaged logits). A list like ``labels``."""
     names: tuple[str, ...] | None = None
-    """Of the classes, where they are known."""
+    """Names of the classes, where known."""

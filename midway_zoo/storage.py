@@ -11,8 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
-from midway_zoo.files import METADATA_KEY, write_json, write_safetensors
-from midway_zoo.version import __version__
+from midway_zoo.reading import METADATA_KEY
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
@@ -21,23 +20,15 @@ EncoderName = Literal["teacher", "student"]
 Described = Mapping[str, tuple[tuple[int, ...], Any]]
 """Name of a tensor -> its shape and dtype."""
 
-# The kinds of number a network can be saved in; anything else is refused as not floating point.
+# The dtypes that a network can be saved in; any other is refused as not floating point.
 _DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_DYNAMICS = ("dynamics.", "flow_head.")  # what a network without dynamics has none of
+_DYNAMICS = ("dynamics.", "flow_head.")  # absent from a network without dynamics
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 
-def save_network(network: "MidwayNetwork", folder: Path, provenance: Mapping[str, Any] | None = None) -> None:
-    """Write ``model.safetensors`` and ``config.json``; the weights file alone is enough to load."""
-    provenance = {**network.provenance, **(provenance or {})}
-    metadata = {"config": network.config.to_dict(), "provenance": provenance, "midway_zoo": __version__}
-    write_safetensors(folder / WEIGHTS, network.state_dict(), metadata, overwrite=True)
-    write_json(folder / CONFIG, {"library": "midway-zoo", **network.config.to_dict()}, overwrite=True)
-
-
 def state_digest(network: "MidwayNetwork") -> str:
-    """SHA-256 of the weights in use, wherever they came from: names, types, shapes and values, in the names' order."""
+    """SHA-256 of the weights in use, wherever they came from: names, dtypes, shapes and values, sorted by name."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -70,12 +61,12 @@ def load_file(
         build: the class of the network, :class:`~midway_zoo.MidwayNetwork`, which itself imports this module.
         path: the file.
         encoder: for a paired network read as one with a single encoder: which of the two.
-        paired: None as saved; False reads a paired network with one encoder; True insists on both.
+        paired: None: as saved; False: read a paired network with one encoder; True: require both.
         overrides: fields of the configuration to change; with ``dynamics=False`` the encoder alone is read.
 
     Raises:
         MissingFileError: if there is no such file.
-        CheckpointError: if it is damaged, is no such file, or does not match its configuration.
+        CheckpointError: if it is damaged, was not written by this package, or does not match its configuration.
     """
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}.")
@@ -181,7 +172,7 @@ def assemble(
     expected = network.state_dict()
     check_tensors({key: tuple(value.shape) for key, value in expected.items()}, found, name)
     kinds = {kind for _, kind in found.values()}
-    # One precision throughout, or the parts could not be run together; double is no use for inference.
+    # One precision throughout, or the parts could not run together; double precision is of no use for inference.
     half = len(kinds) == 1 and kinds <= {torch.float16, torch.bfloat16}
     dtype = dtype or (kinds.pop() if half else torch.float32)
     state = {}
@@ -197,9 +188,9 @@ def assemble(
 
 
 def _finite(tensor: torch.Tensor) -> bool:
-    """Whether there is neither NaN nor infinity: either would show in the sum, which reads once and keeps nothing.
+    """Whether there is neither NaN nor infinity: either shows in the sum, which reads once and allocates nothing.
 
-    A sum that is not finite may also be one of large numbers, so that each is looked at.
+    A sum of large numbers may overflow too; only then is each one tested.
     """
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 

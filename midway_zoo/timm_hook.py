@@ -1,4 +1,4 @@
-"""The encoders' registration with timm, at the price of importing timm only where timm is used."""
+"""Registration of the encoders with timm, without importing timm before it is used."""
 
 import sys
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ _ENCODERS = "midway_zoo.models.encoder"
 
 
 def register_encoders() -> None:
-    """Register the encoders now if timm is there, else as soon as it is imported.
+    """Register the encoders now if timm is imported, else as soon as it is.
 
-    timm takes seconds to import, which `midway-zoo --help` and programs that only read footage need not wait for; and
-    whoever can ask timm for a model has imported it.
+    timm takes seconds to import; `midway-zoo --help` and programs that only read videos need not wait for that. A
+    program that asks timm for a model has imported it.
     """
     if "timm" in sys.modules:
         import_module(_ENCODERS)
@@ -24,12 +24,12 @@ def register_encoders() -> None:
 
 
 class _Finder(MetaPathFinder):
-    """Finds timm where it is, and has the encoders registered after it was loaded."""
+    """Finds timm as usual, and registers the encoders once it is loaded."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         if name != "timm":
             return None
-        # It stays until timm is really loaded: others only ask whether there is one (importlib.util.find_spec).
+        # It stays until timm is loaded: others only ask whether timm is installed (importlib.util.find_spec).
         spec = PathFinder.find_spec(name, path, target)
         if spec is not None and spec.loader is not None:
             spec.loader = _Loader(spec.loader, self)
@@ -47,7 +47,7 @@ class _Loader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         if self._finder in sys.meta_path:
             sys.meta_path.remove(self._finder)
-        # What asks the module for its loader finds timm's own.
+        # Code that asks the module for its loader finds timm's own.
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader

@@ -210,7 +210,7 @@ def label_colours(palette: Sequence[Sequence[int]] | None = None) -> Tensor:
 def labels_overlay(
     image: ImageLike, labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None, alpha: float = 0.5
 ) -> Tensor:
-    """Classes in colours over their image; where a label has no colour, as 255, the image shows as it is.
+    """Classes in colours over their image; where a label has no colour, as 255, the image is unchanged.
 
     Args:
         image: any single image that :func:`midway_zoo.inference.images.to_tensor` reads, (H, W) pixels.
@@ -236,7 +236,7 @@ def labels_overlay(
 
 
 def side_by_side(images: Sequence[Tensor], *, side: int = 224, gap: int = 8, columns: int = 8) -> Tensor:
-    """Pictures of any sizes in rows, enlarged without smoothing, apart from each other on white.
+    """Pictures of any sizes in rows, enlarged without smoothing, with white gaps.
 
     Args:
         images: uint8 (3, h, w) each.
@@ -282,7 +282,7 @@ def flow_legend(width: int, max_flow: float, *, longest: float | None = None) ->
     Args:
         width: of the pictures; the strip is wider where its text needs it.
         max_flow: length in pixels at full colour, as of :func:`flow_to_image`.
-        longest: the longest vector shown; under half a pixel the strip says so, for noise looks like motion then.
+        longest: the longest vector shown; below half a pixel the strip says so, since noise then looks like motion.
 
     Returns:
         uint8 (3, h, w).

@@ -11,10 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "midway_zoo"
 # Lower floors first. A module may import modules of its own room and of lower floors.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("version", "errors", "timm_hook", "bars", "extras", "style"),
+    ("reading",),
     ("files", "checks"),
     ("config", "manifest"),
     ("names",),
-    ("results", "card"),
+    ("results",),
     ("storage",),
     ("models",),
     ("weights",),
@@ -35,7 +36,7 @@ FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 # Upward on purpose, inside a function: timm asks a registered model for its pretrained weights itself, and so does
 # huggingface_hub's mixin the class of a network.
-HOPS = {("models.encoder", "weights.load"), ("models.network", "weights.hub")}
+HOPS = {("models.encoder", "weights.load"), ("models.network", "weights.sharing")}
 
 # Imports inside functions: (module or its beginning, what it imports). Everything else is imported at the top.
 INSIDE = (
@@ -44,9 +45,10 @@ INSIDE = (
     ("cli", "huggingface_hub"),
     ("extras", "importlib.metadata"),  # asked only when something is missing
     ("models.encoder", "midway_zoo.weights.load"),  # the hops
-    ("models.network", "midway_zoo.weights.hub"),
+    ("models.network", "midway_zoo.weights.sharing"),
     ("weights.registry", "midway_zoo.weights"),
-    ("weights.load", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
+    ("weights.load", "midway_zoo.weights"),
+    ("weights.checkpoint", "midway_zoo.weights"),  # readers of one format each, loaded when such a file is read
 )
 HEAVY = (
     "av",

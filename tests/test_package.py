@@ -32,7 +32,11 @@ def test_import_reaches_no_trainer_no_analysis_and_no_extra() -> None:
 
 def lines_after(statement: str) -> int:
     """Physical lines of this package's modules that are loaded after a statement."""
-    names = [name for name in modules_after(statement) if name.split(".")[0] == "midway_zoo"]
+    return lines_of(modules_after(statement))
+
+
+def lines_of(loaded: set[str]) -> int:
+    names = [name for name in loaded if name.split(".")[0] == "midway_zoo"]
     return sum(len(Path(find_spec(name).origin).read_text().splitlines()) for name in names)
 
 
@@ -40,6 +44,24 @@ def test_library_is_thin() -> None:
     assert lines_after("import midway_zoo") < 500  # timm, and with it the encoders, is not imported for it
     assert 500 < lines_after("import timm, midway_zoo") <= 3000
     assert lines_after("from midway_zoo import *") > lines_after("import midway_zoo")
+
+
+def test_bundled_weights_and_the_three_functions_load_little() -> None:
+    """No reader of pickles, no client of the Hub, no video: what a program does not use, it does not pay for."""
+    statement = """
+import torch, midway_zoo as mz
+model, image = mz.create_model("midway_nano.scenes", pretrained=True), torch.rand(3, 64, 64)
+mz.extract_features(model, image)
+mz.infer_motion_latent(model, image, image)
+for method in ("head", "perturbation"):
+    mz.predict_flow(model, image, image, method=method)
+"""
+    loaded = modules_after(statement)
+    assert {"midway_zoo.inference.tiles", "midway_zoo.inference.perturbation"} <= loaded
+    ours = {name.removeprefix("midway_zoo.weights.") for name in loaded if name.startswith("midway_zoo.weights.")}
+    assert ours == {"load", "registry"}
+    assert not {"midway_zoo.inference.video", "midway_zoo.files", "midway_zoo.visualize"} & loaded
+    assert lines_of(loaded) <= 4000
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 import midway_zoo.files
 from midway_zoo import MidwayNetwork, MidwayZooError, load_checkpoint, storage
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
-from midway_zoo.files import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY
 from midway_zoo.storage import load_file as load_weights
-from midway_zoo.storage import load_folder, save_network
+from midway_zoo.storage import load_folder
+from midway_zoo.weights.sharing import save_network
 from tests.weights.released_files import TINY, assert_same_state
 
 GRIDS = {"square": TINY, "not square": replace(TINY, grid=(2, 3), gate_bias=2.0, motion_tokens=6)}

@@ -21,15 +21,16 @@ import torch
 from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError
-from midway_zoo.files import sha256_of, write_json, write_safetensors
+from midway_zoo.files import write_json, write_safetensors
 from midway_zoo.inference.golden import golden_file, golden_outputs
 from midway_zoo.manifest import BUNDLED, bundled_file, manifest_path
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.reading import sha256_of
 from midway_zoo.storage import load_file
 from midway_zoo.train.checkpoints import best_checkpoint, run_checkpoint
 from midway_zoo.train.weights import network_of_checkpoint
 from midway_zoo.version import __version__
-from midway_zoo.weights.registry import load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
 
 LARGEST_BYTES, LARGEST_GOLDEN_BYTES = 12_000_000, 150_000
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from midway_zoo.checks import check_integer, is_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import batches, in_order, inference, pair_batches, scatter
+from midway_zoo.inference.heatmap import parse_points, tokens_under
 from midway_zoo.inference.images import Images, Size, count, iterate
-from midway_zoo.inference.perturbation import match_level, parse_points, tokens_under
+from midway_zoo.inference.perturbation import match_level
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network

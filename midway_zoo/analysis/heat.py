@@ -8,8 +8,9 @@ from torch import Tensor
 
 from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.inference.batches import inference, pair_batches
+from midway_zoo.inference.heatmap import parse_points, pixels_per_token, tokens_under
 from midway_zoo.inference.images import ImageLike, Images, Size, count, to_tensor
-from midway_zoo.inference.perturbation import match_level, parse_points, pixels_per_token, sensitivity, tokens_under
+from midway_zoo.inference.perturbation import match_level, sensitivity
 from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network
 

@@ -17,7 +17,7 @@ from midway_zoo.analysis.latents import centred
 from midway_zoo.bars import bar
 from midway_zoo.checks import check_integer
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
-from midway_zoo.files import METADATA_KEY, write_safetensors
+from midway_zoo.files import write_safetensors
 from midway_zoo.inference.batches import inference
 from midway_zoo.inference.clips import encoded_pairs
 from midway_zoo.inference.encoded import EncodedFrames
@@ -26,6 +26,7 @@ from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.images import Images, Size, count, iterate
 from midway_zoo.inference.perturbation import match_level
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.reading import METADATA_KEY
 from midway_zoo.results import ShapeRepr
 from midway_zoo.storage import state_digest
 from midway_zoo.weights.registry import Model, resolve_network

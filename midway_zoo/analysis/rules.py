@@ -22,8 +22,8 @@ from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.clips import predict_flows
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.frames import ClipLike, open_frames
+from midway_zoo.inference.heatmap import check_inside, parse_points, tokens_under
 from midway_zoo.inference.images import Size
-from midway_zoo.inference.perturbation import check_inside, parse_points, tokens_under
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import FlowPrediction
 from midway_zoo.weights.registry import Model, resolve_network

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.bars import bar
 from midway_zoo.checks import check_draws, check_integer
@@ -13,17 +14,9 @@ from midway_zoo.errors import InputError
 from midway_zoo.inference.batches import inference
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.frames import ClipLike, FrameSource, frame_batches, known_times, open_frames
+from midway_zoo.inference.heatmap import check_inside, parse_points, pixels_per_token, tokens_under
 from midway_zoo.inference.images import Size
-from midway_zoo.inference.perturbation import (
-    check_inside,
-    match_level,
-    matches,
-    most_similar,
-    parse_points,
-    pixels_per_token,
-    sensitivity_of,
-    tokens_under,
-)
+from midway_zoo.inference.perturbation import match_level, matches, sensitivity_of
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import ShapeRepr
 from midway_zoo.weights.registry import Model, resolve_network
@@ -184,3 +177,20 @@ class _Step:
             best = most_similar(matrix, own[:, chosen], others, self.candidates)
         position, peak = matches(matrix, source.grid, window=self.window, best=best)
         return moved_by(points, position[0, which] - token, given, source.grid), peak[0, which]
+
+
+def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
+    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
+
+    Args:
+        matrix: (B, n, N) sensitivities.
+        source: (B, n, D) features of the source tokens that were perturbed.
+        target: (B, N, D) features of all target tokens.
+        candidates: how many of the most sensitive ones are compared; no more than N are.
+
+    Returns:
+        (B, n) indices of target tokens, the same as the arg-max for one candidate.
+    """
+    among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
+    alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)
+    return among.gather(-1, alike.gather(-1, among).argmax(dim=-1, keepdim=True))[..., 0]

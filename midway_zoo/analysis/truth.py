@@ -10,11 +10,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.analysis.fresh import ungated, untrained
 from midway_zoo.analysis.rules import CANDIDATES
+from midway_zoo.analysis.tracking import most_similar
 from midway_zoo.bars import bar
 from midway_zoo.checks import check_draws, check_integer
 from midway_zoo.inference.batches import inference, normaliser
 from midway_zoo.inference.flow import predict_flow
-from midway_zoo.inference.perturbation import match_level, most_similar, sensitivity_of
+from midway_zoo.inference.perturbation import match_level, sensitivity_of
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
 from midway_zoo.weights.registry import Model, resolve_network

@@ -24,7 +24,7 @@ from midway_zoo.demo import CAUTION, MODEL, sheet
 from midway_zoo.demo.findings import notable_points
 from midway_zoo.demo.footage import Footage, generated_clip, packaged_clip
 from midway_zoo.errors import InputError, MidwayZooError
-from midway_zoo.inference.images import image_size
+from midway_zoo.inference.image_files import image_size
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.version import __version__
 

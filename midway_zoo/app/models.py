@@ -7,7 +7,8 @@ from midway_zoo.app.settings import AppSettings
 from midway_zoo.errors import InputError
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.names import list_models
-from midway_zoo.weights.registry import create_model, is_path, load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
+from midway_zoo.weights.registry import create_model, is_path
 
 _KEPT = 2
 

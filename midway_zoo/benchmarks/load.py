@@ -18,8 +18,8 @@ from midway_zoo.config import ARCHITECTURES, MidwayConfig, architecture_config
 from midway_zoo.errors import ConfigError, nearest
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import empty_network
-from midway_zoo.weights.hub import Place, cache_root, load_part, store
-from midway_zoo.weights.load import register_weights
+from midway_zoo.weights.cache import Place, cache_root, load_part, store
+from midway_zoo.weights.own import register_weights
 from midway_zoo.weights.registry import create_model
 
 _REPO, _COMMIT = "lab/benchmark", "0" * 40

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.registry import create_model, is_path, load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
+from midway_zoo.weights.registry import create_model, is_path
 
 
 def network_of(model: str, device: torch.device, **config: Any) -> MidwayNetwork:

@@ -81,9 +81,8 @@ def _add_cache_dir(command: argparse.ArgumentParser) -> None:
 
 
 def _download(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.bundled import check_bundled, check_request
-    from midway_zoo.weights.hub import fetch
-    from midway_zoo.weights.load import parts_for
+    from midway_zoo.weights.hub import fetch, parts_for
+    from midway_zoo.weights.load import check_bundled, check_request
 
     name = _pretrained_name(options.name)
     entry = manifest.find(name)
@@ -103,12 +102,12 @@ def _pretrained_name(name: str) -> str:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from midway_zoo.files import sha256_of
     from midway_zoo.inference.golden import TOLERANCE, check_golden
-    from midway_zoo.weights.bundled import load_bundled
-    from midway_zoo.weights.hub import list_cache, load_part
-    from midway_zoo.weights.registry import load_checkpoint
-    from midway_zoo.weights.verification import verify_source
+    from midway_zoo.reading import sha256_of
+    from midway_zoo.weights.cache import list_cache, load_part
+    from midway_zoo.weights.checkpoint import load_checkpoint
+    from midway_zoo.weights.load import load_bundled
+    from midway_zoo.weights.pins import verify_source
 
     path = Path(options.target)
     if options.target not in list_models():
@@ -142,7 +141,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.hub import clear_cache, list_cache
+    from midway_zoo.weights.cache import clear_cache, list_cache
 
     if options.clear:
         cached = {item.name for item in list_cache(options.cache_dir)}
@@ -163,7 +162,7 @@ def _cache(options: argparse.Namespace) -> None:
 
 
 def _push(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.publish import push_folder
+    from midway_zoo.weights.sharing import push_folder
 
     for url in push_folder(options.folder, options.repo_id, private=options.private):
         sys.stdout.write(f"{url}\n")
@@ -193,10 +192,10 @@ def _manifest(options: argparse.Namespace) -> None:
 def _pin(name: str, entry: dict[str, Any], *, with_parts: bool, full: bool) -> None:
     from huggingface_hub import constants
 
-    from midway_zoo.files import sha256_of
+    from midway_zoo.reading import sha256_of
     from midway_zoo.weights.hub import PARTS, fetch
+    from midway_zoo.weights.pins import open_source, verify_source
     from midway_zoo.weights.remote import is_commit
-    from midway_zoo.weights.verification import open_source, verify_source
 
     if entry["format"] == manifest.BUNDLED:
         path = bundled_file(entry)

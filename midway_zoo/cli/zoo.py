@@ -150,8 +150,8 @@ def _trust(weights: dict[str, Any]) -> list[str]:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    from midway_zoo.weights.bundled import check_bundled
     from midway_zoo.weights.convert import convert
+    from midway_zoo.weights.load import check_bundled
 
     path, name = options.input, str(options.input)
     if not path.exists() and name in list_models() and (tagged := split_name(name)[1]):

@@ -16,7 +16,7 @@ from midway_zoo.flow.metrics import FlowMetrics
 from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.flow import predict_flow
-from midway_zoo.inference.perturbation import perturbation_heatmap
+from midway_zoo.inference.heatmap import perturbation_heatmap
 from midway_zoo.inference.refinement import warp
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import MotionLatent, ShapeRepr

@@ -16,7 +16,7 @@ from midway_zoo.errors import ExportError, MidwayZooError, MissingExtraError
 from midway_zoo.exporting.description import EXTRA_FILE, OPSET, Request
 from midway_zoo.exporting.parts import Part
 from midway_zoo.extras import install_command
-from midway_zoo.files import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY
 
 try:
     import onnx

@@ -16,7 +16,8 @@ from midway_zoo.errors import CheckpointError, MissingExtraError
 from midway_zoo.extract.compute import Row
 from midway_zoo.extract.places import Results
 from midway_zoo.extras import install_command
-from midway_zoo.files import METADATA_KEY, write_safetensors
+from midway_zoo.files import write_safetensors
+from midway_zoo.reading import METADATA_KEY
 
 FOLDER = "data"
 _GROUP_BYTES = 2**24

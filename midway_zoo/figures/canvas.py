@@ -15,8 +15,9 @@ from torch import Tensor
 from midway_zoo import style
 from midway_zoo.errors import InputError, MissingExtraError
 from midway_zoo.extras import install_command
-from midway_zoo.files import METADATA_KEY, atomic
+from midway_zoo.files import atomic
 from midway_zoo.inference.images import to_tensor
+from midway_zoo.reading import METADATA_KEY
 
 PICTURES = (".png", ".svg", ".pdf")
 """Endings that :func:`save_figure` writes."""

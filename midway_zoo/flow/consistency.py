@@ -8,10 +8,10 @@ from midway_zoo.errors import InputError
 
 
 def consistency_mask(flow: Tensor, backward: Tensor, *, relative: float = 0.01, absolute: float = 0.5) -> Tensor:
-    """Pixels that the backward flow brings back to where the forward flow took them from.
+    """Pixels that the backward flow brings back to where they started.
 
     |f(p) + b(p + f(p))|^2 < relative * (|f(p)|^2 + |b(p + f(p))|^2) + absolute, and p + f(p) inside the image: the
-    test of Sundaram et al. (ECCV 2010) with its constants. What fails is occluded, leaves the image, or is wrong.
+    test of Sundaram et al. (ECCV 2010) with its constants. Other pixels are occluded, leave the image, or are wrong.
 
     Args:
         flow: (B, 2, H, W) or (2, H, W) in pixels, from source to target.
@@ -34,12 +34,9 @@ def consistency_mask(flow: Tensor, backward: Tensor, *, relative: float = 0.01, 
         return consistency_mask(flow[None], backward[None], relative=relative, absolute=absolute)[0]
     flow, backward = flow.float(), backward.float()
     height, width = flow.shape[2:]
-    x = torch.arange(width, device=flow.device) + flow[:, 0]
-    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    x, y, at = destinations(flow)
     inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
-    # From pixel centres to [-1, 1] between the outer edges of the image.
-    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1).nan_to_num()
-    back, seen = _sample_valid(backward, at)
+    back, seen = _sample_valid(backward, at.nan_to_num())
     nearest = ((x + 0.5).floor().clamp(0, width - 1), (y + 0.5).floor().clamp(0, height - 1))
     column, row = (place.nan_to_num().long() for place in nearest)
     valid = backward.isfinite().all(dim=1)
@@ -49,8 +46,17 @@ def consistency_mask(flow: Tensor, backward: Tensor, *, relative: float = 0.01, 
     return (inside & seen & (apart < allowed))[:, None]
 
 
+def destinations(flow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """x and y (B, H, W) in pixels to which flow (B, 2, H, W) leads, and as (B, H, W, 2) for ``grid_sample``."""
+    height, width = flow.shape[2:]
+    x = torch.arange(width, device=flow.device) + flow[:, 0]
+    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
+    # From pixel centres to [-1, 1] between the outer edges of the image.
+    return x, y, torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+
+
 def _sample_valid(flow: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-    """Flow (B, 2, H, W) at places (B, H, W, 2), from its valid pixels alone; and where there were any."""
+    """Flow (B, 2, H, W) sampled at (B, H, W, 2) from its valid pixels alone, and where there are any."""
     valid = flow.isfinite().all(dim=1, keepdim=True)
     stacked = torch.cat([flow.where(valid, torch.zeros_like(flow)), valid.to(flow.dtype)], dim=1)
     values = F.grid_sample(stacked, at, mode="bilinear", padding_mode="border", align_corners=False)

@@ -175,7 +175,7 @@ def _read_flo5(path: Path) -> Array:
     h5py = _import_h5py()
     try:
         with h5py.File(path, "r") as file:
-            # A link could lead to another file.
+            # A link could point to another file.
             if not isinstance(file.get("flow", getlink=True), h5py.HardLink) or not hasattr(file["flow"], "chunks"):
                 raise InputError(f"{path.name} is no .flo5 file: it holds no data set 'flow'.")
             flow = file["flow"]

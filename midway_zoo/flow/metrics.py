@@ -1,4 +1,4 @@
-"""How good a flow is: end-point error, outliers, and both by length of motion and by occlusion."""
+"""Metrics of flow: end-point error, outliers, and both by length of motion and by occlusion."""
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class FlowMetrics:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything."""
+        """Reset all sums."""
         # Per measure: sum and number of pixels, sum of the images' means and number of images; a last row whose first
         # item counts predictions that are not finite.
         self._state = torch.zeros(len(_NAMES) + 1, 4, dtype=torch.float64)
@@ -93,7 +93,7 @@ class FlowMetrics:
         self._state = self._state.to(rows.device) + rows
 
     def compute(self) -> dict[str, float]:
-        """All measures by name; NaN where no pixel was seen.
+        """All measures by name; NaN if there were no pixels.
 
         Raises:
             InputError: if a prediction was not finite where the target is valid, or no pixel was valid.
@@ -113,11 +113,11 @@ class FlowMetrics:
         return pooled | per_image
 
     def state(self) -> Tensor:
-        """What was counted: float64, on the predictions' device. The sum of two states is that of both data sets."""
+        """The accumulated sums: float64, on the predictions' device. The sum of two is that of both data sets."""
         return self._state.clone()
 
     def load_state(self, state: Tensor) -> None:
-        """Replace what was counted by a (summed) :meth:`state`.
+        """Replace the accumulated sums by a (summed) :meth:`state`.
 
         Raises:
             InputError: for another shape.
@@ -127,7 +127,7 @@ class FlowMetrics:
         self._state = state.detach().double().clone()
 
     def merge(self, other: "FlowMetrics") -> None:
-        """Add what another one counted."""
+        """Add the sums of another one."""
         self._state = self._state + other._state.to(self._state.device)
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from midway_zoo.errors import InputError
 
 MOST_COMPRESSED = 1040
-"""Deflate makes no more than 1032 bytes of one: what claims more is damaged, or made to fill the memory."""
+"""Deflate expands a byte to at most 1032: a file that claims more is damaged, or made to fill the memory."""
 _MAGIC = b"\x89PNG\r\n\x1a\n"
 _PIXEL = 6  # bytes
 

@@ -1,4 +1,4 @@
-"""From loose images to network batches: grouped by size, in bounded memory, without side effects on the model."""
+"""From images to network batches: grouped by size, in bounded memory, without side effects on the model."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from midway_zoo.models.network import MidwayNetwork
 
 T = TypeVar("T")
 Fit: TypeAlias = Callable[[int, int], tuple[int, int]]
-"""Network size from a given (height, width), for work that has its own rule."""
+"""Network size from a given (height, width), for callers with a rule of their own."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Batch:
 
 @contextmanager
 def inference(network: MidwayNetwork) -> Iterator[None]:
-    """No gradients, evaluation mode; every module's mode is put back afterwards.
+    """No gradients and evaluation mode; every module's mode is restored afterwards.
 
-    A caller's ``torch.inference_mode`` is left for the time: its tensors have no forward derivative in torch 2.6.
+    ``torch.inference_mode`` is switched off meanwhile: its tensors have no forward derivative in torch 2.6.
     """
     training = [module for module in network.modules() if module.training]
     network.eval()
@@ -55,7 +55,7 @@ def normaliser(network: MidwayNetwork) -> Normalise:
 
 
 def network_size(network: MidwayNetwork, image: Tensor, size: "Size | Fit") -> tuple[int, int]:
-    """The (height, width) at which an image (3, H, W) enters; see :func:`~midway_zoo.inference.images.target_size`."""
+    """Network (height, width) for an image (3, H, W); see :func:`~midway_zoo.inference.images.target_size`."""
     if callable(size):
         return size(image.shape[-2], image.shape[-1])
     config = network.config
@@ -119,12 +119,12 @@ def progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
 
 
 def scatter(found: dict[int, T], batch: Batch, values: Iterable[T]) -> None:
-    """Note the values of a batch's items at their places in the input."""
+    """Store the values of a batch's items under their positions in the input."""
     found.update(zip(batch.indices, values, strict=True))
 
 
 def in_order(found: dict[int, T]) -> list[T]:
-    """Values of 0, 1, 2, ..."""
+    """The values of positions 0, 1, 2, ..."""
     return [found[index] for index in range(len(found))]
 
 
@@ -135,5 +135,5 @@ def stack(found: dict[int, Tensor]) -> Tensor | list[Tensor]:
 
 
 def common(grids: list[tuple[int, int]]) -> tuple[int, int] | list[tuple[int, int]]:
-    """The grid that all have, or all grids."""
+    """The grid shared by all, or the list of grids."""
     return grids[0] if len(set(grids)) == 1 else grids

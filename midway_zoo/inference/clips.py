@@ -1,4 +1,4 @@
-"""Along clips: motion and flow from frame to frame, each frame encoded once, a few of them in memory at a time."""
+"""Motion and flow along clips, from frame to frame: each frame is encoded once, few are in memory at a time."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class EncodedPairs:
     pts_seconds: Tensor | None
     """(p, 2) times of source and target."""
     concealed: Tensor | None
-    """(p, 2) bool: whether source and target are guesses of a decoder; None as ``pts_seconds``."""
+    """(p, 2) bool: whether the decoder concealed errors in source and target; None if ``pts_seconds`` is."""
 
 
 def encoded_pairs(
@@ -46,8 +46,8 @@ def encoded_pairs(
 ) -> Iterator[EncodedPairs]:
     """Pairs of the frames t and t + gap of a clip, ``batch_size`` frames at a time, with a progress bar.
 
-    ``encode`` makes :class:`EncodedFrames` of normalised images (b, 3, H, W); the last ``gap`` of them are kept for the
-    pairs that they begin. The caller's modes are its own between one result and the next.
+    ``encode`` turns normalised images (b, 3, H, W) into :class:`EncodedFrames`; the last ``gap`` of them are kept as
+    sources of the next pairs. Between results the caller's gradient mode is in effect.
 
     Raises:
         InputError: for frames that cannot be used, or too few of them.
@@ -94,12 +94,12 @@ def infer_motion_latents(
             have one size.
         stride: take frames 0, stride, 2 * stride, ...
         fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
-        gap: compare the frames t and t + gap, for every t, of those taken.
+        gap: compare frames t and t + gap of those selected, for every t.
         size: as in :func:`~midway_zoo.extract_features`.
         batch_size: frames per forward pass.
 
     Returns:
-        ``tokens`` (T - gap, 10, C) for the T frames taken, ``levels``, ``pooled``; for videos
+        ``tokens`` (T - gap, 10, C) for the T selected frames, ``levels``, ``pooled``; for videos
         ``pts_seconds`` and ``concealed`` (T - gap, 2).
 
     Raises:
@@ -171,7 +171,7 @@ def predict_flows(
         stride: take frames 0, stride, 2 * stride, ...
         fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
         method: as in :func:`predict_flow`.
-        bidirectional: also the flow from target to source, and where both agree.
+        bidirectional: also return the flow from target to source, and where both agree.
         size: as in :func:`predict_flow`.
         batch_size: frames, or tiles, at once.
         **options: as in :func:`predict_flow`.
@@ -199,7 +199,7 @@ def flow_of_clip(
     fps: float | None = None,
     bidirectional: bool = False,
 ) -> Iterator[FlowPrediction]:
-    """:func:`predict_flows` with options that were made before; frames are read once results are asked for."""
+    """:func:`predict_flows` with ready-made options; frames are read as results are consumed."""
     return _of_frames(method_of(network, options), open_frames(clip, stride=stride, fps=fps), bidirectional)
 
 

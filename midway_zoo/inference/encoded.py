@@ -1,4 +1,4 @@
-"""Frames that are encoded once: their tokens are kept for as long as a clip still needs them."""
+"""Frames that are encoded once, and whose tokens are kept for as long as a clip needs them."""
 
 from typing import TypeAlias
 
@@ -11,15 +11,15 @@ Corner: TypeAlias = tuple[int, int]
 
 
 class EncodedFrames:
-    """Normalised frames of one size and, once these are asked for, the tokens of each: never encoded twice.
+    """Normalised frames of one size and, once requested, their tokens: no frame is encoded twice.
 
     Args:
-        network: what encodes them.
+        network: the network that encodes them.
         images: (b, 3, H, W).
-        windows: the upper left pixels (y, x) of the windows that are encoded of every frame.
+        windows: the upper left pixels (y, x) of the windows of every frame that are encoded.
         side: (height, width) of a window; None for whole frames.
         batch_size: windows per pass; None for all.
-        fade: whether what is found in a window shall count less towards its borders.
+        fade: whether results of a window count less towards its borders.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EncodedFrames:
         return [torch.cat(level) for level in zip(*parts, strict=True)]
 
     def encoded(self) -> "EncodedFrames":
-        """Itself, encoded for both roles now, so that what follows in a clip can share the tokens."""
+        """These frames, encoded for both roles now, so that later pairs of a clip can share the tokens."""
         self.tokens()
         self.tokens(target=True)
         return self
@@ -80,7 +80,7 @@ class EncodedFrames:
         return self._with(self.images[rows], {k: [level[rows] for level in v] for k, v in self._tokens.items()})
 
     def after(self, before: "EncodedFrames | None") -> "EncodedFrames":
-        """These frames preceded by others; only tokens that both have are kept."""
+        """These frames, preceded by others; tokens are kept where both have them."""
         if before is None:
             return self
         tokens = {
@@ -90,7 +90,7 @@ class EncodedFrames:
         return self._with(torch.cat([before.images, self.images]), tokens)
 
     def showing(self, images: Tensor) -> "EncodedFrames":
-        """Other images of the same size, cut into the same windows; nothing of them is encoded yet."""
+        """Other images of the same size with the same windows, not encoded yet."""
         return self._with(images, {})
 
     def _with(self, images: Tensor, tokens: dict[bool, list[Tensor]]) -> "EncodedFrames":

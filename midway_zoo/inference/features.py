@@ -1,4 +1,4 @@
-"""Features of images: what is there."""
+"""Features of images."""
 
 from collections.abc import Sequence
 
@@ -25,10 +25,10 @@ def extract_features(
 ) -> Features:
     """Normed class token and patch features of images.
 
-    Runs without gradients and in evaluation mode, and leaves the network's mode as it was, as every function here does.
+    Runs without gradients in evaluation mode and restores the network's mode, as every function here does.
 
     Args:
-        model: a network or a pretrained name (loaded once). In paired mode the source encoder (student) is read.
+        model: a network or a pretrained name (loaded once). In paired mode the source encoder (student) is used.
         images: one image or several, of any sizes; see :func:`midway_zoo.inference.images.to_tensor`.
         blocks: encoder blocks to return, 0-based.
         backward: also return the source-side backward features v of levels 2, 1, 0, which the paper's

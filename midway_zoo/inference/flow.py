@@ -1,4 +1,4 @@
-"""Optical flow: where it goes. A method, frames at the size that it wants, flow at the given size."""
+"""Optical flow of image pairs: by either method, at the size of the given images."""
 
 import logging
 from dataclasses import dataclass, field
@@ -24,10 +24,10 @@ from midway_zoo.weights.registry import Model, resolve_network
 _logger = logging.getLogger(__name__)
 
 _TILES = 3
-"""Times the size of a tile that images are worked at by default: measured, more pixels cost more than they tell."""
+"""Images are reduced to so many tiles per axis by default: measured, more pixels cost more than they gain."""
 _OVERLAP = 0.25
 _TOKENS = 480
-"""Of a tile of the paper's size, 320 x 384 pixels: smaller ones are batched up to as many tokens."""
+"""Tokens in a tile of the paper's size, 320 x 384 pixels: smaller tiles are batched up to as many."""
 
 Found: TypeAlias = list[tuple[Tensor, Tensor]]
 """Per direction: flow (b, 2, h, w) in pixels of the frames, at any resolution, and confidence (b, 1, h, w)."""
@@ -48,27 +48,25 @@ def predict_flow(
 
     "head" is the fine-tuned flow head (appendix B.4). An image of the size that the head was trained at
     (``config.flow_size``) is predicted directly; a larger one in overlapping tiles of that size, blended by
-    confidence; a smaller one is enlarged first, and its flow brought back by the factors of either axis. Images of
-    more than three tiles on either axis are reduced to that first, which a note in the log says.
+    confidence; a smaller one is enlarged first, and its flow scaled back along each axis. Images of more than
+    three tiles on an axis are reduced to that first, as a message in the log says.
 
-    "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose
-    prediction it influences most; the position is the softmax-weighted mean (temperature 0.1) over the
-    square of radius ``window`` around the arg-max, and the token-level flow is enlarged bilinearly. It is
-    as coarse as the patch grid.
+    "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose prediction it
+    influences most; the position is the softmax-weighted mean (temperature 0.1) over the square of radius ``window``
+    around the arg-max. It is as coarse as the patch grid, and enlarged bilinearly.
 
     Args:
         model: a network or a pretrained name.
         source: one image or several.
         target: as many images; each has the size of its source.
         method: "auto" (the head if there is one), "head" or "perturbation".
-        bidirectional: also the flow from target to source, and where both agree. Each frame is encoded once,
-            except for tiles placed by ``coarse`` (and in paired mode, once by either encoder).
-        size: resize the images first, as in :func:`~midway_zoo.extract_features`; for the head None means the images'
-            own size up to three tiles on an axis, and "full" every pixel. A larger size gives the zero-shot flow a
-            finer grid and takes longer.
+        bidirectional: also return the flow from target to source, and where both agree. Each frame is encoded once
+            (in paired mode once by each encoder), except for tiles placed by ``coarse``.
+        size: of the images in the network; None suits the method, "full" is every pixel. See
+            :class:`~midway_zoo.inference.flow_options.FlowOptions`, as for the following.
         batch_size: pairs, or tiles, at once.
         **options: ``tile``, ``overlap``, ``coarse``, ``refine`` and ``mirrored`` for the head; ``level``, ``draws``,
-            ``seed`` and ``window`` for perturbation: see :class:`~midway_zoo.inference.flow_options.FlowOptions`.
+            ``seed`` and ``window`` for perturbation.
 
     Returns:
         ``flow`` (B, 2, H, W) float32, channel 0 = x to the right, 1 = y down, and ``confidence`` (B, 1, H, W), higher
@@ -77,7 +75,7 @@ def predict_flow(
 
     Raises:
         InputError: for images or arguments that cannot be used, for "head" without a head, and for options that the
-            method does not read.
+            method does not use.
         InputTypeError: for an unknown option, with the nearest known one.
         ConfigError: if the network is an encoder alone.
     """
@@ -87,7 +85,7 @@ def predict_flow(
 
 @dataclass(frozen=True)
 class PerturbationFlow:
-    """Zero-shot flow of section 4.4."""
+    """The zero-shot flow of section 4.4."""
 
     network: MidwayNetwork
     options: FlowOptions
@@ -98,7 +96,7 @@ class PerturbationFlow:
         return target_size(height, width, self.options.size, config.img_size, config.patch_size)
 
     def side(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of what is encoded at once, of frames of a size."""
+        """(height, width) of the windows that frames of a size are encoded in."""
         return size
 
     def encode(self, images: Tensor) -> EncodedFrames:
@@ -132,10 +130,10 @@ class HeadFlow:
     options: FlowOptions
     tile: tuple[int, int]
     noted: set[tuple[int, int]] = field(default_factory=set, compare=False)
-    """Sizes that the log has told about."""
+    """Sizes already reported in the log."""
 
     def fit(self, height: int, width: int) -> tuple[int, int]:
-        """The images' own size, a smaller one of a few tiles, or what ``size`` makes of it; at least that of a tile."""
+        """The images' own size, a smaller one of a few tiles, or what ``size`` gives; at least that of a tile."""
         config, size = self.network.config, self.options.size
         if size is None:
             height, width = self._reduced(height, width)
@@ -160,7 +158,7 @@ class HeadFlow:
         if (height, width) not in self.noted:
             self.noted.add((height, width))
             _logger.info(
-                "flow of %d x %d pixels is worked at in %d x %d (width x height), %d times the size that the head was "
+                "flow of %d x %d pixels is computed at %d x %d (width x height), %d times the size that the head was "
                 'trained at; size="full" takes every pixel',
                 *(width, height, smaller[1], smaller[0], _TILES),
             )
@@ -171,7 +169,7 @@ class HeadFlow:
         return self.tile
 
     def encode(self, images: Tensor) -> EncodedFrames:
-        """Normalised images (b, 3, H, W) as tiles; encoded, unless those of the target are yet to be placed."""
+        """Normalised images (b, 3, H, W) as tiles; encoded, unless the target's are yet to be placed."""
         use = self.options.overlap is None
         overlap = _OVERLAP if self.options.overlap is None else self.options.overlap
         places = corners((images.shape[2], images.shape[3]), self.tile, overlap)
@@ -205,7 +203,7 @@ Method: TypeAlias = PerturbationFlow | HeadFlow
 
 
 def method_of(network: MidwayNetwork, options: FlowOptions) -> Method:
-    """The method for a network, its options checked against it."""
+    """The method for a network, with options checked against it."""
     resolved = options.resolved(network)
     if resolved.method == "head":
         assert isinstance(resolved.tile, tuple)
@@ -218,7 +216,7 @@ def method_of(network: MidwayNetwork, options: FlowOptions) -> Method:
 def flow_of_pairs(
     network: MidwayNetwork, source: Images, target: Images, options: FlowOptions, *, bidirectional: bool = False
 ) -> FlowPrediction:
-    """:func:`predict_flow` with options that were made before."""
+    """:func:`predict_flow` with ready-made options."""
     method = method_of(network, options)
     fields: dict[str, dict[int, Tensor]] = {}
     grids: dict[int, tuple[int, int]] = {}

@@ -1,4 +1,4 @@
-"""Frames of clips: one source for lists, arrays, folders, videos and generators, read one frame at a time."""
+"""Frames of clips: lists, arrays, folders, videos and generators, read one frame at a time."""
 
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from midway_zoo.inference.images import ImageLike, Images, Size, count, iterate,
 from midway_zoo.models.network import MidwayNetwork
 
 ClipLike: TypeAlias = "Images | str | PathLike[str] | Iterable[ImageLike]"
-"""Frames in order: a list of images, a tensor (T, 3, H, W), an array (T, H, W, 3), an iterator of images or of what
-``read_video`` gives, the path of a video, or a folder of frames."""
+"""Frames in order: a list of images, a tensor (T, 3, H, W), an array (T, H, W, 3), an iterator of images or of
+``read_video``'s frames, the path of a video, or a folder of frames."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,18 @@ class Frame:
     pts_seconds: float | None = None
     """Presentation time, of a video."""
     concealed: bool = False
-    """Of a damaged video: the picture is the decoder's guess; see :class:`~midway_zoo.inference.video.VideoFrame`."""
+    """The decoder concealed damage in this frame; see :class:`~midway_zoo.inference.video.VideoFrame`."""
 
 
 @dataclass(frozen=True)
 class FrameSource:
-    """The frames of a clip that are taken, once and in order; each is read when it is asked for."""
+    """The selected frames of a clip, to be iterated once, in order; each is read when it is needed."""
 
     frames: Iterator[Frame]
     total: int | None = None
-    """How many there are, where that is known; of a video what its container lets expect, for progress bars."""
+    """The number of frames, where known; for a video an estimate from its container, for progress bars."""
     sampling: str = "stride=1"
-    """How they were chosen, for messages."""
+    """How they were selected, for messages."""
 
     def __iter__(self) -> Iterator[Frame]:
         return self.frames
@@ -61,16 +61,16 @@ class FrameSource:
 
 
 def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) -> FrameSource:
-    """The frames of a clip of any kind.
+    """Open a clip of any kind.
 
     Args:
-        clip: see :data:`ClipLike`. All frames should have one size; :func:`frame_batches` insists on it.
+        clip: see :data:`ClipLike`. All frames should have one size; :func:`frame_batches` requires it.
         stride: take frames 0, stride, 2 * stride, ...
         fps: of a video, instead: the first frame at or after each tick of 1 / fps seconds.
 
     Raises:
-        InputTypeError: for what is no clip, such as a single image.
-        InputError: for an empty clip, or a stride or rate that makes no sense.
+        InputTypeError: for anything but a clip, such as a single image.
+        InputError: for an empty clip, or an invalid stride or rate.
         MissingFileError: if the path does not exist.
         MissingExtraError: for a video without PyAV.
     """
@@ -101,7 +101,7 @@ def open_frames(clip: ClipLike, *, stride: int = 1, fps: float | None = None) ->
 
 
 def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
-    """Frames of any iterable: images, or objects with an image and its time as ``read_video`` gives them."""
+    """Frames of any iterable of images, or of objects with an image and its time, as ``read_video`` yields."""
     for index, frame in enumerate(islice(frames, 0, None, stride)):
         try:
             yield as_frame(frame)
@@ -110,7 +110,7 @@ def _each(frames: Iterable[Any], stride: int) -> Iterator[Frame]:
 
 
 def as_frame(frame: Any) -> Frame:
-    """An image of any kind, or an object with an image and its time as ``read_video`` gives them, as a frame."""
+    """A frame from an image of any kind, or from an object with an image and its time, as ``read_video`` yields."""
     seconds, concealed = getattr(frame, "pts_seconds", None), getattr(frame, "concealed", False)
     return Frame(to_tensor(getattr(frame, "image", frame)), seconds, concealed)
 
@@ -137,7 +137,7 @@ class FrameBatch:
 def frame_batches(
     network: MidwayNetwork, frames: Iterable[Frame], size: "Size | Fit", batch_size: int
 ) -> Iterator[FrameBatch]:
-    """Frames in order, ``batch_size`` at a time; every one must have the first one's size."""
+    """Frames in order, ``batch_size`` at a time; all must have the size of the first."""
     normalise = normaliser(network)
     remaining = iter(frames)
     first: tuple[int, int] | None = None
@@ -163,7 +163,7 @@ def check_same_size(image: Tensor, first: tuple[int, int]) -> None:
 
 
 def known_times(times: list[float | None]) -> Tensor | None:
-    """(T,) float64 times of frames, or None where one is not known."""
+    """(T,) float64 times of frames, or None if one is unknown."""
     known = [seconds for seconds in times if seconds is not None]
     return torch.tensor(known, dtype=torch.float64) if len(known) == len(times) else None
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from midway_zoo.errors import CheckpointError
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.flow import predict_flow
+from midway_zoo.inference.heatmap import perturbation_heatmap
 from midway_zoo.inference.motion import infer_motion_latent
-from midway_zoo.inference.perturbation import perturbation_heatmap
 from midway_zoo.manifest import bundled_file
 from midway_zoo.models.network import MidwayNetwork
 

@@ -1,4 +1,4 @@
-"""Images in, network batches out: every accepted kind of image, resized to the patch grid."""
+"""Every accepted kind of image as a tensor, and its size in the network."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
 Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
 
 MAX_TOKENS = 2**16
-"""Above this many patches per image a size is taken for a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
+"""A size with more patches per image than this is considered a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
 _RANGE_SLACK = 1e-3  # resampling, or arithmetic in half precision, may leave [0, 1] by this much
 
 
@@ -30,12 +30,12 @@ def to_tensor(image: ImageLike) -> Tensor:
     """One image as float32 (3, H, W) in [0, 1], RGB.
 
     Args:
-        image: PIL image or path (EXIF orientation applied; alpha dropped; grey, palette and 16-bit
-            images converted), numpy (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or tensor (1 or 3, H, W);
+        image: PIL image or path (EXIF orientation applied; alpha dropped; grayscale, palette and
+            16-bit images converted), numpy (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or tensor (1 or 3, H, W);
             arrays and tensors uint8, uint16 or floats in [0, 1].
 
     Raises:
-        InputError: for content that is no image (range, NaN, size, channels, unreadable file).
+        InputError: for invalid content (range, NaN, size, channels, unreadable file).
         InputTypeError: for a type or dtype that is not accepted.
         MissingFileError: for a path that does not exist.
     """
@@ -55,7 +55,7 @@ def to_tensor(image: ImageLike) -> Tensor:
 def iterate(images: Images, *, step: int = 1) -> Iterator[Tensor]:
     """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time.
 
-    ``step`` is how far apart the images were in what the caller gave: messages count by it.
+    ``step`` is the stride at which the caller took the images; messages number them accordingly.
     """
     if not _several(images):
         yield to_tensor(images)  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ def count(images: Images) -> int:
     """How many images :func:`iterate` will give.
 
     Raises:
-        InputError: if it is none.
+        InputError: if there are none.
     """
     number = len(images) if _several(images) else 1  # type: ignore[arg-type]
     if number == 0:
@@ -90,11 +90,11 @@ def _open(path: Path) -> Tensor:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Errors of reading an image file, as those of this package that name it.
+    """Turn errors of reading an image file into errors of this package that name the file.
 
     Raises:
         MissingFileError: if there is no such file.
-        InputError: if it is no image, is damaged, or has more pixels than Pillow allows.
+        InputError: if it is not an image, is damaged, or has more pixels than Pillow allows.
     """
     try:
         yield
@@ -116,74 +116,13 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def convert_hint(path: Path) -> str:
-    """What to do about a picture of a phone that neither Pillow nor FFmpeg opens; empty for other files."""
+    """What to do about a phone's picture that neither Pillow nor FFmpeg opens; empty for other files."""
     if path.suffix.lower() in (".heic", ".heif", ".hif"):
         return (
             ": convert it to JPEG or PNG, or in Python install pillow-heif and call pillow_heif.register_heif_opener() "
             "before"
         )
     return ""
-
-
-def read_image(path: Path, short_side: int | None = None) -> Tensor:
-    """An image file as uint8 (3, H, W), RGB, upright, shorter side at most ``short_side``; see :func:`to_tensor`.
-
-    Raises:
-        InputError: if it cannot be read.
-        MissingFileError: if it is not there.
-    """
-    return to_uint8(to_tensor(path), short_side, enlarge=False)
-
-
-def image_size(path: Path) -> tuple[int, int]:
-    """Upright (height, width) of an image file, read to its end but without torch: its threads do not outlive a fork.
-
-    Raises:
-        InputError: if it cannot be read.
-        MissingFileError: if it is not there.
-    """
-    with reading(path), Image.open(path) as image:
-        image.load()
-        width, height = ImageOps.exif_transpose(image).size
-        return height, width
-
-
-def read_labels(path: Path) -> npt.NDArray[Any]:
-    """A mask of integers (H, W), turned by its EXIF orientation as pictures are: the values or palette indices stored.
-
-    Raises:
-        InputError: if it cannot be read, or has more than one channel.
-        MissingFileError: if it is not there.
-    """
-    with reading(path), Image.open(path) as image:
-        image.load()
-        labels = np.array(ImageOps.exif_transpose(image))
-        if labels.ndim != 2 or labels.dtype.kind not in "uib":
-            raise InputError(
-                f"the mask has shape {labels.shape} and values of {labels.dtype}: one channel of whole numbers is "
-                "expected, or a palette."
-            )
-        return labels.astype(np.uint8) if labels.dtype == np.bool_ else labels
-
-
-def to_uint8(image: Tensor, size: int | tuple[int, int] | None = None, *, enlarge: bool = True) -> Tensor:
-    """A float image (3, H, W) in [0, 1] as uint8, brought to a shorter side or (height, width) by bicubic filtering."""
-    pixels = (image * 255).round().to(torch.uint8)
-    given = (pixels.shape[1], pixels.shape[2])
-    wanted = scaled_size(*given, size, enlarge=enlarge) if size is None or isinstance(size, int) else size
-    if wanted != given:
-        picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-        resized = np.array(picture.resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC))
-        pixels = torch.from_numpy(resized).permute(2, 0, 1)
-    return pixels.contiguous()
-
-
-def scaled_size(height: int, width: int, short_side: int | None, *, enlarge: bool = False) -> tuple[int, int]:
-    """(height, width) with the shorter side brought to ``short_side``; None keeps both."""
-    if short_side is None or (min(height, width) <= short_side and not enlarge):
-        return height, width
-    scale = short_side / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 def _from_pil(image: Image.Image) -> Tensor:
@@ -194,7 +133,7 @@ def _from_pil(image: Image.Image) -> Tensor:
     except (OSError, SyntaxError, ValueError) as error:
         raise InputError(f"the PIL image cannot be read: {error}. Its file may be truncated or closed.") from error
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16-bit greyscale, held in 16 or 32 bits
+    if image.mode.startswith("I"):  # 16-bit grayscale, stored in 16 or 32 bits
         return _from_numpy(_sixteen_bit(np.asarray(image)))
     if image.mode == "F":
         return _from_numpy(np.asarray(image))
@@ -283,7 +222,7 @@ def target_size(height: int, width: int, size: Size, native: tuple[int, int], pa
         patch: side of a patch in pixels.
 
     Raises:
-        InputError: for a size that makes no sense, does not fit the patch or has over ``MAX_TOKENS`` patches.
+        InputError: for a size that is invalid, does not fit the patch or has over ``MAX_TOKENS`` patches.
     """
     if isinstance(size, tuple | list):
         result = _exact(tuple(size), patch)
@@ -317,7 +256,7 @@ def _rounded(side: float, patch: int) -> int:
 
 
 def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
-    """Antialiased bicubic resize of (..., 3, H, W) in [0, 1]; an image that has the size is left as it is."""
+    """Antialiased bicubic resize of (..., 3, H, W) in [0, 1]; an image of that size is returned as it is."""
     if images.shape[-2:] == size:
         return images
     batch = images if images.ndim == 4 else images[None]

@@ -1,4 +1,4 @@
-"""Motion latents: how it moves, from one image to another."""
+"""Motion latents of image pairs."""
 
 import torch
 from torch import Tensor
@@ -50,6 +50,6 @@ def motion_latent(
     pts_seconds: Tensor | None = None,
     concealed: Tensor | None = None,
 ) -> MotionLatent:
-    """The result for latents of all levels, each (B, M, C); the lowest level's are the final ones."""
+    """The result from latents of all levels, each (B, M, C); those of the lowest level are the final ones."""
     final = levels[min(levels)]
     return MotionLatent(final, levels, final.mean(dim=1), grid, pts_seconds, concealed)

@@ -2,7 +2,7 @@
 
 A random tangent on one source token is pushed through the forward dynamics by forward-mode automatic
 differentiation, the motion latent held fixed. The cosine between the tangent and the resulting tangent of
-every predicted target token says how much of that source token arrives there.
+every predicted target token measures how much of that source token arrives there.
 """
 
 import warnings
@@ -15,123 +15,14 @@ from torch.func import jvp, vmap
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.bars import bar
-from midway_zoo.checks import check_draws
 from midway_zoo.errors import InputError
-from midway_zoo.inference.batches import in_order, inference, pair_batches, scatter, stack
-from midway_zoo.inference.images import Images, Size, count
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.results import PerturbationHeatmap
-from midway_zoo.weights.registry import Model, resolve_network
-
-
-def perturbation_heatmap(
-    model: Model,
-    source: Images,
-    target: Images,
-    xy: Sequence[float] | Sequence[Sequence[float]] | Tensor,
-    *,
-    size: Size = None,
-    batch_size: int = 8,
-    level: int | None = None,
-    draws: int = 8,
-    seed: int = 0,
-) -> PerturbationHeatmap:
-    """Where one point of the source went: its sensitivity over the target's tokens (section 4.4).
-
-    Args:
-        model: a network or a pretrained name.
-        source: one image or several, all of one size.
-        target: as many images of that size.
-        xy: (x, y) in pixels of the source, or one per pair (B, 2).
-        size: as in :func:`~midway_zoo.extract_features`.
-        batch_size: pairs at once.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest, 2.
-        draws: random perturbations to average.
-        seed: of the perturbations.
-
-    Returns:
-        ``heatmap`` (B, h, w) cosines in [-1, 1], the perturbed token, and the peak's position in pixels.
-
-    Raises:
-        InputError: for images or arguments that cannot be used, or a point outside the image.
-        ConfigError: if the network is an encoder alone.
-    """
-    network = resolve_network(model)
-    level = match_level(network, level)
-    check_draws(draws, seed)
-    pairs = count(source)
-    points = parse_points(xy, {1, pairs}, f"one (x, y) or one per pair, ({pairs}, 2)").expand(pairs, 2)
-    heat: dict[int, Tensor] = {}
-    tokens: dict[int, Tensor] = {}
-    peaks: dict[int, Tensor] = {}
-    with inference(network):
-        for batch in pair_batches(network, source, target, size, batch_size):
-            grid = network.grid_of(batch.images[0])
-            where = list(zip(batch.indices, batch.given, strict=True))
-            chosen = torch.cat([tokens_under(points, given, grid, slice(index, index + 1)) for index, given in where])
-            flat = chosen[:, 1] * grid[1] + chosen[:, 0]
-            matrix = sensitivity(network, *batch.images, tokens=flat, level=level, draws=draws, seed=seed)
-            centre = matches(matrix, grid, window=0)[0][:, 0] + 0.5
-            scatter(heat, batch, matrix.unflatten(2, grid)[:, 0])
-            scatter(tokens, batch, chosen)
-            for row, (index, given) in enumerate(where):
-                peaks[index] = centre[row] * centre.new_tensor(pixels_per_token(given, grid)) - 0.5
-    heatmap = stack(heat)
-    if isinstance(heatmap, list):
-        raise InputError("the pairs' sizes lead to different grids; call perturbation_heatmap once per size.")
-    return PerturbationHeatmap(
-        heatmap, torch.stack(in_order(tokens)), torch.stack(in_order(peaks)), (heatmap.shape[1], heatmap.shape[2])
-    )
-
-
-def parse_points(xy: Any, counts: set[int] | None, expected: str) -> Tensor:
-    """(n, 2) float32 points on the CPU, from one (x, y) or several; ``counts``: how many there may be, None for any.
-
-    A single point in a list counts as several: it is refused where one per pair is expected of more pairs.
-
-    Raises:
-        InputError: naming what is ``expected``.
-    """
-    try:
-        points = torch.as_tensor(xy, dtype=torch.float32).detach().cpu()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"xy={xy!r:.80}: {expected} is expected.") from error
-    several = points.ndim == 2 and len(points) > 0 and (counts is None or len(points) == max(counts))
-    if points.shape[-1:] != (2,) or not (several or points.ndim == 1):
-        raise InputError(f"xy has shape {tuple(points.shape)}: {expected} is expected.")
-    return points.reshape(-1, 2)
-
-
-def check_inside(points: Tensor, given: tuple[int, int], first: int = 0) -> None:
-    """Raise :class:`InputError`, counting from ``first``, for points (n, 2) outside (height, width) pixels."""
-    last = points.new_tensor([given[1] - 1, given[0] - 1])
-    inside = ((points >= 0) & (points <= last)).all(dim=1)
-    if not inside.all():
-        index = int(inside.logical_not().nonzero()[0])
-        x, y = points[index].tolist()
-        raise InputError(
-            f"xy[{first + index}]=({x:g}, {y:g}) is outside the image of {given[1]} x {given[0]} pixels "
-            "(width x height)."
-        )
-
-
-def tokens_under(points: Tensor, given: tuple[int, int], grid: tuple[int, int], rows: slice = slice(None)) -> Tensor:
-    """(n, 2) columns and rows of the tokens under points (n, 2) in pixels of (height, width) ``given``."""
-    chosen = points[rows]
-    check_inside(chosen, given, rows.start or 0)
-    column_row = ((chosen + 0.5) / chosen.new_tensor(pixels_per_token(given, grid))).long()
-    return column_row.minimum(column_row.new_tensor([grid[1] - 1, grid[0] - 1]))
-
-
-def pixels_per_token(given: tuple[int, int], grid: tuple[int, int]) -> tuple[float, float]:
-    """(x, y) pixels of an image of (height, width) per token."""
-    return given[1] / grid[1], given[0] / grid[0]
 
 
 def match_level(network: MidwayNetwork, level: int | None = None) -> int:
-    """``level`` if the network has it; for None the level that heat maps and zero-shot flow read by default.
+    """``level`` if the network has it; for None the default of heat maps and zero-shot flow.
 
-    That is the highest, 2: its features are most alike across frames, and it is the cheapest, since nothing
+    That is the highest, 2: its features are the most similar across frames, and it is the cheapest, since nothing
     below it has to be computed.
 
     Raises:
@@ -223,8 +114,8 @@ def _chunk(features: Tensor) -> int:
     pairs = len(features)
     if features.device.type != "cpu":
         return max(1, 64 // pairs)
-    # Measured: past about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; for few or short tokens the
-    # cost is that of a push, whatever it carries.
+    # Measured: beyond about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; with few or short tokens
+    # the cost per push dominates.
     return max(1, 8 // pairs, 8 * 197 * 384 // features.numel())
 
 
@@ -237,7 +128,7 @@ def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: in
         raise InputError(f"tokens={tokens!r:.80}: token indices from 0 to {count - 1} are expected.")
     if isinstance(tokens, Tensor) and len(chosen) != pairs:
         raise InputError(
-            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list is for all."
+            f"{len(chosen)} tokens for {pairs} pair(s): a tensor holds one token per pair; a list applies to all."
         )
     return chosen.long()
 
@@ -259,7 +150,7 @@ def matches(
         window: radius in tokens of the square around the arg-max over which a softmax-weighted mean is
             taken; 0 gives the plain arg-max.
         temperature: of that softmax.
-        best: (B, n) target tokens to take instead of the arg-max.
+        best: (B, n) target tokens to use instead of the arg-max.
 
     Returns:
         Positions (B, n, 2) in token units (x, y), token centres at integers, and the values there (B, n).
@@ -271,29 +162,12 @@ def matches(
     xy = torch.stack([index % columns, index // columns], dim=-1).float()  # (N, 2)
     centre = xy[best][:, :, None]
     near = (centre - xy).abs().amax(dim=-1) <= window
-    # Where the square is cut by the border, its mirror image is cut too: a mean over half a square would
-    # pull every border token inwards.
+    # Where the border cuts the square, the opposite side is cut too: a mean over half a square would pull every
+    # token at the border inwards.
     mirrored = 2 * centre - xy
     near &= ((mirrored >= 0) & (mirrored <= mirrored.new_tensor([columns - 1, rows - 1]))).all(dim=-1)
     weights = ((matrix - peak[..., None]) / temperature).masked_fill(~near, -torch.inf).softmax(dim=-1)
     return weights @ xy, peak
-
-
-def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
-    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
-
-    Args:
-        matrix: (B, n, N) sensitivities.
-        source: (B, n, D) features of the source tokens that were perturbed.
-        target: (B, N, D) features of all target tokens.
-        candidates: how many of the most sensitive ones are compared; no more than N are.
-
-    Returns:
-        (B, n) indices of target tokens, the same as the arg-max for one candidate.
-    """
-    among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
-    alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)
-    return among.gather(-1, alike.gather(-1, among).argmax(dim=-1, keepdim=True))[..., 0]
 
 
 def token_flow(matrix: Tensor, grid: tuple[int, int], *, window: int = 1) -> tuple[Tensor, Tensor]:

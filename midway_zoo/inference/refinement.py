@@ -1,7 +1,7 @@
-"""More than one look at a pair: flow that is found again after warping, and averaged over mirrored frames.
+"""Flow refined after warping, and averaged over mirrored frames. Neither needs training.
 
-Neither needs training. A head sees small motion better than large: once the target is warped by the flow found so far,
-what is left is small. And its errors are not those of the mirrored pair.
+A head predicts small motion better than large: once the target is warped by the flow so far, the rest is small. And its
+errors on a mirrored pair are different ones.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.flow.consistency import destinations
 from midway_zoo.inference.encoded import EncodedFrames
 
 Look = Callable[[EncodedFrames, EncodedFrames], Tensor]
 """Raw flow (b, 3, H, W) of frames: x, y, and the logit of the expected error."""
 
 _AROUND = 9  # pixels
-_SHARE, _FLOOR = 0.1, 4e-4  # of the mean error; in units of the normalised images, a tenth of a grey level
+_SHARE, _FLOOR = 0.1, 4e-4  # of the mean error; in units of the normalised images, a tenth of a gray level
 _MIRRORS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 
 
@@ -31,17 +32,17 @@ def mean_over_mirrors(look: Look) -> Look:
 
 
 def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tensor, times: int) -> Tensor:
-    """Raw flow after ``times`` further looks, each at the source and the target as warped by the flow so far.
+    """Raw flow after ``times`` further looks, each at the source and the target warped by the flow so far.
 
-    Where nothing can be followed, a further look may be worse than the one before. So every pixel takes what warps the
-    target to the source best in its neighbourhood, of all looks and of no motion: a mean with weights.
+    Where nothing can be tracked, a further look may be worse than the one before. So every pixel takes a weighted mean
+    of all looks and of no motion, by how well each warps the target to the source in its neighbourhood.
 
     Args:
-        look: see above.
+        look: the method, as :data:`Look`.
         source: the pair's first frames.
         target: its second.
-        raw: what the first look gave.
-        times: 0 gives it back.
+        raw: the result of the first look.
+        times: 0 returns ``raw``.
     """
     if not times:
         return raw
@@ -52,30 +53,26 @@ def refined(look: Look, source: EncodedFrames, target: EncodedFrames, raw: Tenso
         rest = look(source, target.showing(warp(target.images, flow)))
         # The warped target at x + rest is the target at x + rest + flow(x + rest).
         looks.append(torch.cat([rest[:, :2] + warp(flow, rest[:, :2]), rest[:, 2:]], dim=1))
-    # Looking on from this mean, and not from the last look, ends with larger errors: it holds early looks, too.
+    # Continuing from this mean instead of the last look ends with larger errors: it includes early looks.
     return _weighed(looks, [_warp_error(source.images, target.images, one[:, :2]) for one in looks])
 
 
 def _warp_error(source: Tensor, target: Tensor, flow: Tensor) -> Tensor:
-    """(b, 1, H, W): how far the warped target is from the source, mean over colours and a square of pixels."""
+    """(b, 1, H, W): difference between the warped target and the source, mean over channels and a square of pixels."""
     apart = (source.float() - warp(target, flow).float()).abs().mean(dim=1, keepdim=True)
     return F.avg_pool2d(apart, _AROUND, stride=1, padding=_AROUND // 2, count_include_pad=False)
 
 
 def _weighed(looks: Sequence[Tensor], errors: Sequence[Tensor]) -> Tensor:
-    """The mean of looks with weights that fall by e with each tenth of their mean error."""
+    """The mean of looks with weights that fall by a factor of e with each tenth of their mean error."""
     stacked = torch.stack(list(errors))
     weights = (-stacked / (_SHARE * stacked.mean(dim=0) + _FLOOR)).softmax(dim=0)
     return (weights * torch.stack(list(looks))).sum(dim=0)
 
 
 def warp(values: Tensor, flow: Tensor) -> Tensor:
-    """``values`` (b, C, H, W) at x + flow(x), bilinear; beyond the border its nearest pixel, NaN where flow is NaN."""
-    height, width = values.shape[-2:]
-    x = torch.arange(width, device=flow.device) + flow[:, 0]
-    y = torch.arange(height, device=flow.device)[:, None] + flow[:, 1]
-    # From pixel centres to [-1, 1] between the outer edges of the image.
-    at = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], dim=-1)
+    """``values`` (b, C, H, W) at x + flow(x), bilinear; the nearest border pixel outside, NaN where flow is NaN."""
+    at = destinations(flow)[2]
     seen = F.grid_sample(
         values.float(), at.nan_to_num(), mode="bilinear", padding_mode="border", align_corners=False
     ).to(values.dtype)

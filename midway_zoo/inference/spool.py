@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from midway_zoo.files import METADATA_KEY, atomic
+from midway_zoo.files import atomic
+from midway_zoo.reading import METADATA_KEY
 
 SUFFIXES = (".safetensors", ".npz")
 _TYPES = {

@@ -1,4 +1,4 @@
-"""Motion as frames arrive: from a camera or a robot, one frame at a time, without end."""
+"""Motion as frames arrive, one at a time, such as from a camera or a robot."""
 
 from typing import Any
 
@@ -17,23 +17,22 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 
 class MotionStream:
-    """Motion latent, and flow if asked for, from each pushed frame's predecessor.
+    """Motion latents, and optionally flow, from each frame to the next as they are pushed.
 
-    Every frame is encoded once (in paired mode once by either encoder; and once more, in tiles or at its own size,
-    where the flow needs another picture than the latent does), on the network's device. One frame is kept: memory
-    does not grow.
+    Every frame is encoded once on the network's device (in paired mode once by each encoder; and again, in tiles or at
+    its own size, if the flow needs another input than the latent). Only one frame is kept, so memory does not grow.
 
     Args:
         model: a network or a pretrained name.
-        size: at which frames are seen for the latent, as in :func:`~midway_zoo.extract_features`.
+        size: of the frames for the latent, as in :func:`~midway_zoo.extract_features`.
         flow: also predict the flow.
-        bidirectional: also the flow back, and where both agree.
+        bidirectional: also predict the backward flow, and where both agree.
         **options: of the flow; see :class:`~midway_zoo.inference.flow_options.FlowOptions`. ``flow_size`` is its
             ``size``.
 
     Raises:
-        InputError: for options that make no sense, or that the method does not read.
-        InputTypeError: for what is no network or no option.
+        InputError: for invalid options, or ones that the method does not use.
+        InputTypeError: for anything but a network, or an unknown option.
         ConfigError: if the network is an encoder alone.
     """
 
@@ -50,7 +49,7 @@ class MotionStream:
         self.network = resolve_network(model)
         self.network.require_dynamics()
         if (options or bidirectional or flow_size is not None) and not flow:
-            raise InputTypeError("bidirectional, flow_size and the flow's options are read with flow=True only.")
+            raise InputTypeError("bidirectional, flow_size and the flow's options need flow=True.")
         self._method = method_of(self.network, FlowOptions.of(size=flow_size, **options)) if flow else None
         self._size, self._both = size, bidirectional
         self._normalise = normaliser(self.network)
@@ -60,15 +59,15 @@ class MotionStream:
         """Take the next frame.
 
         Args:
-            frame: any single image, of the size of those before; or a frame of ``read_video``, with its time.
+            frame: a single image of the same size as before, or a frame of ``read_video``, with its time.
 
         Returns:
-            None for the first frame. Then the :class:`MotionLatent` since the one before, with B = 1; with
-            ``flow=True`` that and the :class:`FlowPrediction`.
+            None for the first frame. Then the :class:`MotionLatent` from the previous frame to this one, with
+            B = 1; with ``flow=True`` a tuple of that and the :class:`FlowPrediction`.
 
         Raises:
-            InputError: for an image that cannot be used or of another size; the stream stays as it was.
-            InputTypeError: for what is no image.
+            InputError: for an image that cannot be used or of another size; the stream is unchanged.
+            InputTypeError: for anything but an image.
         """
         taken = as_frame(frame)
         given = (taken.image.shape[1], taken.image.shape[2])
@@ -80,7 +79,7 @@ class MotionStream:
             seen = None
             if self._method is not None:
                 side = self._method.fit(*given)
-                # What is whole and of one size for both is encoded for both.
+                # One encoding serves both if the flow needs the whole frame at the same size.
                 seen = (
                     whole
                     if side == whole.size == self._method.side(side)
@@ -90,7 +89,7 @@ class MotionStream:
             return None if before is None else self._between(before, (taken, whole, seen))
 
     def reset(self) -> None:
-        """Forget the last frame: the next one is the first of another clip, and may have another size."""
+        """Forget the last frame: the next one starts a new clip, and may have another size."""
         self._last = None
 
     def _input(self, frame: Frame, size: tuple[int, int]) -> Any:

@@ -1,6 +1,6 @@
 """The flow head on images larger than it was trained on: overlapping tiles, blended by confidence.
 
-As in CroCo v2 (Weinzaepfel et al. 2023, appendix): each tile is predicted alone, and where tiles overlap the ones that
+As in CroCo v2 (Weinzaepfel et al. 2023, appendix): each tile is predicted alone, and where tiles overlap, those that
 expect the smaller error count more.
 """
 
@@ -30,17 +30,17 @@ def corners(size: tuple[int, int], side: tuple[int, int], overlap: float) -> tup
 
 
 def tiled_flow(source: EncodedFrames, target: EncodedFrames, *, both: bool) -> list[Tensor]:
-    """Raw flow (b, 3, H, W) from source to target, with ``both`` also from target to source, of tiles that lie at the
-    same places of both frames."""
+    """Raw flow (b, 3, H, W) from source to target, with ``both`` also from target to source, of tiles at the same
+    positions in both frames."""
     pairs = [(source, target), (target, source)][: 1 + both]
     return [_blended(one, other) for one, other in pairs]
 
 
 def placed_flow(source: EncodedFrames, target: EncodedFrames, *, both: bool) -> list[Tensor]:
-    """:func:`tiled_flow` with each tile of the target where the flow of the whole images leads.
+    """:func:`tiled_flow` with each tile of the target shifted by the flow of the whole images.
 
-    The frames are first seen as a whole at the size of a tile, and each tile of the target is moved by the median of
-    that flow over its source tile, as far as the frame reaches.
+    That flow is first predicted at the size of a tile; its median over a source tile shifts the target's tile, within
+    the frame.
     """
     small = [EncodedFrames(frames.network, _shrink(frames.images, frames.side)) for frames in (source, target)]
     found = []
@@ -56,13 +56,13 @@ def placed_flow(source: EncodedFrames, target: EncodedFrames, *, both: bool) -> 
 
 
 def _placed(corner: Corner, rough: Tensor, frames: EncodedFrames) -> Corner:
-    """Where the rough flow (3, h, w) of the whole frame leads a tile."""
+    """The position to which the rough flow (3, h, w) of the whole frame shifts a tile."""
     size, side = frames.size, frames.side
-    rows, columns = (  # what the tile covers of the rough map, which is the frame at the size of a tile
+    rows, columns = (  # the tile's area in the rough map, which is the frame reduced to the size of a tile
         slice(start * edge // length, max(start * edge // length + 1, (start + edge) * edge // length))
         for start, length, edge in zip(corner, size, side, strict=True)
     )
-    # A network that diverged gives NaN here; the flow shall show that, not the rounding below.
+    # A diverged network gives NaN here; that should show in the flow, not as an error of the rounding below.
     u, v = (float(part.median().nan_to_num()) for part in rough[:2, rows, columns].float().cpu())
     moved = (corner[0] + round(v * size[0] / side[0]), corner[1] + round(u * size[1] / side[1]))
     y, x = (min(max(place, 0), length - edge) for place, length, edge in zip(moved, size, side, strict=True))
@@ -70,7 +70,7 @@ def _placed(corner: Corner, rough: Tensor, frames: EncodedFrames) -> Corner:
 
 
 def _blended(source: EncodedFrames, target: EncodedFrames) -> Tensor:
-    """Tiles joined to frames (b, 3, H, W), moved by how far a tile of the target lies from its source's."""
+    """Tiles blended into frames (b, 3, H, W), each adding the offset of its target tile from its source tile."""
     count, (height, width) = len(source.windows), source.side
     if source.side == source.size:
         return _decoded(source, target, slice(None))
@@ -91,7 +91,7 @@ def _blended(source: EncodedFrames, target: EncodedFrames) -> Tensor:
 
 
 def _fading(side: tuple[int, int]) -> Tensor:
-    """(h, w) weights that fall from the middle of a tile to almost nothing at its borders."""
+    """(h, w) weights that fall from 1 in the middle of a tile to almost 0 at its borders."""
     rows, columns = (torch.sin(torch.pi * (torch.arange(edge, dtype=torch.float32) + 0.5) / edge) for edge in side)
     return rows[:, None] * columns + 1e-3
 

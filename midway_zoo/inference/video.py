@@ -11,7 +11,7 @@ from torch import Tensor
 from midway_zoo.checks import check_integer, is_integer, is_number, is_size
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
-from midway_zoo.inference.images import to_uint8
+from midway_zoo.inference.image_files import to_uint8
 from midway_zoo.inference.video_entry import Beginning, find_beginning
 from midway_zoo.inference.video_file import VideoFile, import_av, upright
 

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingExtraError
 from midway_zoo.extras import install_command
-from midway_zoo.inference.images import convert_hint, scaled_size
+from midway_zoo.inference.image_files import scaled_size
+from midway_zoo.inference.images import convert_hint
 from midway_zoo.inference.video_order import Damage, DecodedFrame, Entry, Follower
 
 _logger = logging.getLogger(__name__)

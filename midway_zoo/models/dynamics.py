@@ -20,7 +20,7 @@ from midway_zoo.results import DynamicsOutput
 
 
 class PerLevel(nn.Module):
-    """One module per level, found by the level's number, which is also its name in the state dict."""
+    """One module per level, indexed by the level's number, which is also its name in the state dict."""
 
     def __init__(self, levels: Iterable[int], build: Callable[[], nn.Module]) -> None:
         super().__init__()
@@ -32,9 +32,6 @@ class PerLevel(nn.Module):
 
     def __iter__(self) -> Iterator[nn.Module]:
         return self.children()
-
-    def __len__(self) -> int:
-        return len(self._modules)
 
 
 class MidwayPath(nn.ModuleList):
@@ -57,7 +54,7 @@ class ForwardDynamics(nn.Module):
     def __init__(self, config: MidwayConfig) -> None:
         super().__init__()
         depth, dim = config.forward_depth, config.embed_dim
-        # Once the first block has told every token about the motion, the second, gated one, moves what they hold.
+        # The first block tells every token about the motion; the second, which is gated, moves the tokens' content.
         self.blocks = nn.ModuleList(
             GatedBlock(dim, config.forward_heads, placed=config.forward_places and index == 1) for index in range(depth)
         )
@@ -72,7 +69,7 @@ class ForwardDynamics(nn.Module):
         Args:
             motion: (B, M, D) projected motion tokens.
             source: (B, L, D) backward features of the source frame.
-            grid: (rows, columns) of its patch tokens, for ``config.forward_places``; None for a square one.
+            grid: (rows, columns) of its patch tokens, for ``config.forward_places``; None for a square grid.
 
         Returns:
             The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
@@ -102,11 +99,11 @@ class ForwardDynamics(nn.Module):
 
 
 class Dynamics(nn.Module):
-    """Everything of a Midway network beside its encoder.
+    """All of a Midway network except its encoder.
 
     The target side (``target_embed``, ``target_backward``) is the EMA copy of the source side
-    (``source_embed``, ``source_backward``) and takes no gradient. ``config.levels`` says which levels there are;
-    ``config.backward``, ``refinement`` and ``gating`` switch off parts of the method.
+    (``source_embed``, ``source_backward``) and takes no gradient. ``config.levels`` lists the levels;
+    ``config.backward``, ``refinement`` and ``gating`` switch parts of the method off.
     """
 
     def __init__(self, config: MidwayConfig) -> None:
@@ -130,7 +127,7 @@ class Dynamics(nn.Module):
         sides = ((self.source_embed, self.target_embed), (self.source_backward, self.target_backward))
         for _, target in sides:
             target.requires_grad_(False)
-        if self.pos_embed.is_meta:  # to be filled from a file: what is drawn there takes time and is lost
+        if self.pos_embed.is_meta:  # to be filled from a file: initialising it would be wasted time
             return
         nn.init.trunc_normal_(self.motion_tokens, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
@@ -152,7 +149,7 @@ class Dynamics(nn.Module):
         return halves[0], halves[1]
 
     def midway_input(self, motion: Tensor, source: Tensor, target: Tensor, tables: tuple[Tensor, Tensor]) -> Tensor:
-        """What a midway path is given, (B, M + 2 L, C): motion tokens, then the source's and the target's tokens; see
+        """The input of a midway path, (B, M + 2 L, C): motion tokens, then the source's and the target's tokens; see
         :meth:`infer_motion`."""
         return torch.cat([motion, self.source_embed(source) + tables[0], self.target_embed(target) + tables[1]], dim=1)
 
@@ -175,7 +172,7 @@ class Dynamics(nn.Module):
                 (without refinement its backward features).
             target: target backward features (B, L, D).
             tables: result of :meth:`position_tables`.
-            motion_only: leave out the target frame's tokens, and the work that only they need.
+            motion_only: leave out the target frame's tokens, and the work needed for them alone.
 
         Returns:
             The updated motion latent (B, M, C) and the target frame's tokens as the path leaves them (B, L, C),
@@ -194,7 +191,7 @@ class Dynamics(nn.Module):
     ) -> tuple[Tensor, list[Tensor]]:
         """Forward dynamics of one level: motion latent (B, M, C) and v (B, L, D) -> prediction (B, L, D), gates.
 
-        ``grid`` says how v's patch tokens lie, for networks whose forward attention knows places; None is a square.
+        ``grid`` is that of v's patch tokens, for networks with ``config.forward_places``; None for a square grid.
         """
         return self.forward_dynamics[level](self.motion_proj(motion), source, grid)
 
@@ -211,10 +208,10 @@ class Dynamics(nn.Module):
     def motion_latents(
         self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int | None = None
     ) -> DynamicsOutput:
-        """Only what the motion latents down to ``level`` (None: all) depend on.
+        """The motion latents down to ``level`` (None: all), and only what they depend on.
 
         The forward dynamics and backward layers of ``level`` itself are not run, so ``predictions``,
-        ``source_backward`` and ``target_backward`` hold the levels above it only (without refinement there are
+        ``source_backward`` and ``target_backward`` hold only the levels above it (without refinement there are
         no predictions at all); ``midway_target_tokens`` is empty.
         """
         return self._run(source, target, grid, last=level, until="motion")
@@ -222,7 +219,7 @@ class Dynamics(nn.Module):
     def forward_inputs(
         self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int], *, level: int
     ) -> tuple[Tensor, Tensor]:
-        """What :meth:`predict` of ``level`` takes: motion latent (B, M, C) and v (B, L, D)."""
+        """The arguments of :meth:`predict` for ``level``: motion latent (B, M, C) and v (B, L, D)."""
         out = self._run(source, target, grid, last=level, until="source")
         return out.motion_latents[level], out.source_backward[level]
 
@@ -243,8 +240,8 @@ class Dynamics(nn.Module):
             target: the same of the target frame.
             grid: (rows, columns) of the patch tokens; L = 1 + rows * columns.
             return_gates: also return the gates of the forward dynamics.
-            predictions_only: leave out what no prediction depends on: ``midway_target_tokens``, which are then empty,
-                and ``target_backward`` of the last level.
+            predictions_only: leave out what no prediction depends on: ``midway_target_tokens`` (then empty) and
+                ``target_backward`` of the last level.
         """
         return self._run(source, target, grid, return_gates=return_gates, predictions_only=predictions_only)
 
@@ -259,7 +256,7 @@ class Dynamics(nn.Module):
         return_gates: bool = False,
         predictions_only: bool = False,
     ) -> DynamicsOutput:
-        """Top-down through the levels, stopping in ``last`` once what ``until`` names is there."""
+        """Go top-down through the levels, stopping in ``last`` once what ``until`` names is computed."""
         levels, refinement = self.config.levels, self.config.refinement
         last = levels[-1] if last is None else last
         self.config.check_level(last)
@@ -303,5 +300,5 @@ def _square(tokens: Tensor) -> tuple[int, int]:
     """The grid of (B, 1 + n * n, D) tokens."""
     side = math.isqrt(tokens.shape[1] - 1)
     if side * side != tokens.shape[1] - 1:
-        raise InputError(f"{tokens.shape[1] - 1} patch tokens are no square; pass their grid=(rows, columns).")
+        raise InputError(f"{tokens.shape[1] - 1} patch tokens do not form a square; pass their grid=(rows, columns).")
     return side, side

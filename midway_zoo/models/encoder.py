@@ -1,12 +1,8 @@
 """The Midway encoders as timm models.
 
-A Midway encoder is numerically timm's :class:`~timm.models.VisionTransformer`: patch
-embedding, class token, learned absolute positions, pre-norm blocks, final LayerNorm
-(eps 1e-6), no class head. Importing this module registers ``midway_vits``, ``midway_vitb``
-and ``midway_nano`` with timm; the dynamics that wrap them are in :mod:`.network`.
-
-Paper: "Midway Network: Learning Representations for Recognition and Motion from Latent
-Dynamics", Hoang & Ren, ICLR 2026, https://arxiv.org/abs/2510.05558
+A Midway encoder is numerically timm's :class:`~timm.models.VisionTransformer`: patch embedding, class token, learned
+absolute positions, pre-norm blocks, final LayerNorm (eps 1e-6), no class head. Importing this module registers
+``midway_vits``, ``midway_vitb`` and ``midway_nano`` with timm.
 """
 
 from collections.abc import Mapping
@@ -44,7 +40,7 @@ def _cfg(architecture: str, **kwargs: Any) -> dict[str, Any]:
 
 
 def _source(entry: Mapping[str, Any]) -> dict[str, str]:
-    """Where timm is told that the weights are, so that it lists them; :func:`_create` hands it their tensors."""
+    """The weights' location as timm lists it; their tensors come from :func:`_create`."""
     if entry["format"] == BUNDLED:
         return {"file": str(bundled_file(entry))}
     return {"hf_hub_id": entry["repo_id"], "hf_hub_filename": entry["file"]}
@@ -63,7 +59,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
     config = ARCHITECTURES[variant]
     fetched = pretrained and not _has_own_source(kwargs)
     if fetched:
-        from midway_zoo.weights.load import encoder_state  # needs the networks, which need this module
+        from midway_zoo.weights.load import encoder_state  # which needs the networks, which need this module
 
         tag = kwargs.get("pretrained_cfg") or default_cfgs[variant].tags[0]
         state = encoder_state(f"{variant}.{tag}" if tag else variant, cache_dir=kwargs.get("cache_dir"))
@@ -75,8 +71,8 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
             kwargs["pretrained_cfg"] = PretrainedCfg(**_cfg(variant))
         if not kwargs.get("num_classes"):  # nothing but a new class head keeps the numbers that timm draws
             kwargs.setdefault("weight_init", "skip")
-    # img_size comes from the configuration entry, so that a model which timm reads back from a folder takes
-    # its size from the folder's config.json.
+    # img_size comes from timm's configuration, so that a model read back from a folder takes its size from the
+    # folder's config.json.
     shape = {key: value for key, value in config.encoder_args.items() if key != "img_size"}
     out_indices = kwargs.pop("out_indices", config.feature_blocks)
     model = build_model_with_cfg(
@@ -87,7 +83,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
         feature_cfg={"out_indices": out_indices, "feature_cls": "getter"},
         **(shape | kwargs),
     )
-    if fetched:  # the description would keep all tensors alive a second time
+    if fetched:  # the description would keep a second reference to all tensors
         for described in (model, getattr(model, "model", None)):
             description = getattr(described, "pretrained_cfg", None)
             if isinstance(description, dict):
@@ -96,7 +92,7 @@ def _create(variant: str, pretrained: bool, **kwargs: Any) -> VisionTransformer:
 
 
 def _has_own_source(kwargs: dict[str, Any]) -> bool:
-    """Whether the caller or timm (``hf-hub:``, ``local-dir:``) says where the weights come from."""
+    """Whether the caller or timm (``hf-hub:``, ``local-dir:``) names the source of the weights."""
     if isinstance(kwargs.get("pretrained_cfg"), dict | PretrainedCfg):
         return True
     overlay = kwargs.get("pretrained_cfg_overlay") or {}
@@ -104,7 +100,7 @@ def _has_own_source(kwargs: dict[str, Any]) -> bool:
 
 
 def _resampled_positions(state_dict: dict[str, Tensor], model: VisionTransformer) -> Tensor | None:
-    """The position table for a grid of as many tokens but another shape, which older timm loads as it is."""
+    """The position table for a grid of as many tokens but another shape, which older timm does not resample."""
     table, grid = state_dict.get("pos_embed"), tuple(model.patch_embed.grid_size)
     height, width = model.pretrained_cfg["input_size"][-2:]
     source = (height // model.patch_embed.patch_size[0], width // model.patch_embed.patch_size[1])
@@ -119,7 +115,7 @@ def _resampled_positions(state_dict: dict[str, Tensor], model: VisionTransformer
 
 
 def _filter_fn(state_dict: dict[str, Tensor], model: VisionTransformer) -> dict[str, Tensor]:
-    """timm's conversion, then a count: nothing but a new class head may be missing from the weights."""
+    """timm's conversion, then a check: only a new class head may be missing from the weights."""
     table = _resampled_positions(state_dict, model)
     state_dict = checkpoint_filter_fn(state_dict, model)
     if table is not None:

@@ -28,8 +28,8 @@ class FlowHead(nn.Module):
     """Flow and its expected error from four maps of a pair, at the resolution of the image.
 
     The maps become a pyramid of 4, 2, 1 and 1/2 times the token grid, fused from coarse to fine. Any token grid
-    and any patch size will do: a map is enlarged to the size of the next finer one, which is DPT's factor of 2
-    wherever that fits.
+    and patch size work: a map is enlarged to the size of the next finer one, which is DPT's factor of 2 where that
+    fits.
 
     Args:
         config: of the network; ``config.flow_head`` holds the widths.
@@ -41,7 +41,7 @@ class FlowHead(nn.Module):
     def __init__(self, config: MidwayConfig) -> None:
         super().__init__()
         if config.flow_head is None:
-            raise ConfigError("flow_head=None in the configuration: it has no widths to build a flow head from.")
+            raise ConfigError("flow_head=None in the configuration: a flow head needs widths; set flow_head=True.")
         *widths, fusion = config.flow_head
         dim = config.embed_dim
         self.patch_size = config.patch_size
@@ -64,11 +64,11 @@ class FlowHead(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Fresh weights that keep the scale of the tokens: truncated normal (std 1 / sqrt(fan in)), zero biases.
+        """Weights that keep the scale of the tokens: truncated normal (std 1 / sqrt(fan in)), zero biases.
 
-        PyTorch's default shrinks the signal in each of the dozen layers: the output then varies a hundred times less
-        with the tokens than its biases do, and a head on features that hold the flow stays at zero flow for long.
-        Residual units begin close to the identity.
+        PyTorch's default shrinks the signal in each of a dozen layers: the output then varies a hundred times less with
+        the tokens than with the biases, and training stays at zero flow for long. Residual units start close to the
+        identity.
         """
         if any(parameter.is_meta for parameter in self.parameters()):  # to be filled from a file
             return
@@ -108,7 +108,7 @@ class FlowHead(nn.Module):
 
 
 class Exact(nn.Conv2d):
-    """A convolution that autocast leaves alone: bfloat16 would round flow of 32 pixels to quarters of a pixel."""
+    """A convolution exempt from autocast: bfloat16 would round a flow of 32 pixels to quarters of a pixel."""
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -116,9 +116,9 @@ class Exact(nn.Conv2d):
 
 
 class Fusion(nn.Module):
-    """One fusion block: the level, refined, joins what comes from the coarser one; both are refined together.
+    """One fusion block: the refined level is added to the coarser map, and the sum is refined.
 
-    The coarsest block has nothing to join, so it has no lateral unit (DPT builds one that is never used).
+    The coarsest block has nothing to add to, so it has no lateral unit (DPT builds one that is never used).
     """
 
     def __init__(self, width: int, *, lateral: bool) -> None:

@@ -16,14 +16,14 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-5)
 
 
 class Mlp(TimmMlp):
-    """timm's MLP; in training the hidden activations are kept once, before the GELU, which is run again for gradients.
+    """timm's MLP; in training only the hidden activations before the GELU are kept, and the GELU is recomputed.
 
-    They are the widest tensors of a block, so that this saves a quarter of its memory for about 1 % of its time.
-    The checkpoint ends where the last layer's input is known: no matrix product is repeated.
+    They are the widest tensors of a block: this saves a quarter of its memory for about 1 % of its time. No matrix
+    product is repeated.
     """
 
     recompute = True
-    """Set it to False on a module to keep the activations: a sixth faster where memory does not matter (on a CPU)."""
+    """False keeps the activations: a sixth faster on a CPU, where memory does not matter."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.recompute and self.training and torch.is_grad_enabled()) or _cannot_recompute():
@@ -36,13 +36,13 @@ class Mlp(TimmMlp):
 
 def forward_mode_ad() -> bool:
     """Whether a forward-mode derivative (``torch.func.jvp``, ``forward_ad.dual_level``) is being taken."""
-    # torch has no public question for this; the counter has had this name since forward_ad exists.
+    # torch has no public function for this; the counter has had this name since forward_ad was added.
     return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
 
 
 def _cannot_recompute() -> bool:
     # A compiled step recomputes what is cheap by itself. A checkpoint under torch.func raises: under vmap and jvp in
-    # torch 2.6 to 2.8 at least, under grad and vjp in 2.14 still. The question is the one autograd.Function asks.
+    # torch 2.6 to 2.8 at least, under grad and vjp in 2.14 still. autograd.Function makes the same test.
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or forward_mode_ad()
 
 

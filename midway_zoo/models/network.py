@@ -1,7 +1,8 @@
 """The full Midway network: a timm encoder, the dynamics around it, and how both are saved."""
 
 # No `from __future__ import annotations` here: the hub mixin reads the type of `config` from the signature.
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,14 +12,14 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 import midway_zoo.models.encoder  # noqa: F401  (registers the encoders with timm)
-from midway_zoo.card import network_card
 from midway_zoo.config import MidwayConfig, override
-from midway_zoo.errors import ConfigError, InputError, MissingFileError
+from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.flow_head import FlowHead
 from midway_zoo.models.layers import leading_tokens
 from midway_zoo.results import DynamicsOutput
-from midway_zoo.storage import load_folder, save_network
+
+_logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
@@ -27,9 +28,14 @@ if TYPE_CHECKING:
 def build_encoder(config: MidwayConfig, **kwargs: Any) -> "VisionTransformer":
     """The timm encoder of a configuration, with random weights and any input size."""
     kwargs = {"num_classes": 0, "dynamic_img_size": True} | config.encoder_args | kwargs
-    if torch.get_default_device().type == "meta":  # to be filled from a file: drawing numbers for it takes longer
+    if torch.get_default_device().type == "meta":  # to be filled from a file: random numbers would be wasted time
         kwargs = {"weight_init": "skip"} | kwargs
     return timm.create_model(config.encoder, pretrained=False, **kwargs)
+
+
+def _check_pair(source: Tensor, target: Tensor) -> None:
+    if source.shape != target.shape:
+        raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
 
 
 class MidwayNetwork(
@@ -83,7 +89,7 @@ class MidwayNetwork(
         return self.encoder.cls_token.dtype
 
     def require_dynamics(self) -> Dynamics:
-        """``dynamics``; :class:`ConfigError` for a network that is an encoder alone."""
+        """``dynamics``, or a :class:`ConfigError` for a network that is an encoder alone."""
         if self.dynamics is None:
             raise ConfigError(
                 "this network is an encoder alone (config.dynamics=False): extract_features works, motion and flow "
@@ -107,68 +113,53 @@ class MidwayNetwork(
 
         Args:
             images: (B, 3, H, W), normalised with the encoder's mean and std, sides multiples of the patch.
-            target: use the target encoder where there is one (paired mode).
-            blocks: increasing 0-based indices; None for the four feature levels, ``config.feature_blocks``.
+            target: use the target encoder if there is one (paired mode).
+            blocks: increasing 0-based indices; None: ``config.feature_blocks``.
 
         Returns:
             Per block a tensor (B, 1 + h * w, D), CLS first, after the encoder's final LayerNorm.
         """
+        return self._tokens(images, self.config.feature_blocks if blocks is None else blocks, target=target, norm=True)
+
+    def _encoder(self, target: bool) -> "VisionTransformer":
+        return self.target_encoder if target and self.target_encoder is not None else self.encoder
+
+    def _tokens(self, images: Tensor, blocks: Sequence[int], *, target: bool, norm: bool = False) -> list[Tensor]:
+        """Tokens (B, 1 + h * w, D) of encoder blocks, as they are or after the final LayerNorm."""
         self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        levels = encoder.forward_intermediates(
+        levels = self._encoder(target).forward_intermediates(
             images,
-            indices=list(self.config.feature_blocks if blocks is None else blocks),
+            indices=list(blocks),
             return_prefix_tokens=True,
-            norm=True,
+            norm=norm,
             stop_early=True,
             output_fmt="NLC",
             intermediates_only=True,
         )
         return [torch.cat([prefix, patches], dim=1) for patches, prefix in levels]
 
-    def encode_cls(self, images: Tensor, *, target: bool = False) -> Tensor:
-        """The encoder's normed class tokens, (B, D), without the work of its last block that only patches need.
+    def _cls(self, tokens: Tensor, target: bool) -> Tensor:
+        """Normed class tokens (B, D) from what the last block is given."""
+        encoder = self._encoder(target)
+        return encoder.norm(leading_tokens(encoder.blocks[-1], tokens, 1))[:, 0]
 
-        Args:
-            images: (B, 3, H, W), as :meth:`encode` takes them.
-            target: use the target encoder where there is one (paired mode).
+    def encode_cls(self, images: Tensor, *, target: bool = False) -> Tensor:
+        """The normed class tokens (B, D) of images (B, 3, H, W), as :meth:`encode` takes them.
+
+        The last block is not run on the patch tokens, which nothing depends on.
         """
-        self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        patches, prefix = encoder.forward_intermediates(
-            images,
-            indices=[self.config.depth - 2],
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )[0]
-        return encoder.norm(leading_tokens(encoder.blocks[-1], torch.cat([prefix, patches], dim=1), 1))[:, 0]
+        return self._cls(self._tokens(images, [self.config.depth - 2], target=target)[0], target)
 
     def encode_with_cls(self, images: Tensor, further: Tensor, *, target: bool = False) -> tuple[list[Tensor], Tensor]:
         """:meth:`encode` of ``images`` (B, 3, H, W) and :meth:`encode_cls` of ``further`` (N, 3, H, W) in one pass."""
-        self.grid_of(images)
-        encoder = self.target_encoder if target and self.target_encoder is not None else self.encoder
-        last, wanted, count = self.config.depth - 1, self.config.feature_blocks, len(images)
+        encoder, wanted = self._encoder(target), self.config.feature_blocks
+        last, count = self.config.depth - 1, len(images)
         indices = sorted({*(index for index in wanted if index < last), last - 1})
-        found = encoder.forward_intermediates(
-            torch.cat([images, further]),
-            indices=indices,
-            return_prefix_tokens=True,
-            stop_early=True,
-            output_fmt="NLC",
-            intermediates_only=True,
-        )
-        patches, prefix = found[-1]
-        whole = {
-            index: torch.cat([prefix[:count], patches[:count]], dim=1)
-            for index, (patches, prefix) in zip(indices, found, strict=True)
-        }
+        found = dict(zip(indices, self._tokens(torch.cat([images, further]), indices, target=target), strict=True))
+        whole = {index: tokens[:count] for index, tokens in found.items()}
         if last in wanted:
             whole[last] = encoder.blocks[-1](whole[last - 1])
-        rest = torch.cat([prefix[count:], patches[count:]], dim=1)
-        cls = encoder.norm(leading_tokens(encoder.blocks[-1], rest, 1))[:, 0]
-        return [encoder.norm(whole[index]) for index in wanted], cls
+        return [encoder.norm(whole[index]) for index in wanted], self._cls(found[last - 1][count:], target)
 
     def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """:meth:`encode` for source and target; in one pass when one encoder serves both."""
@@ -182,23 +173,22 @@ class MidwayNetwork(
     ) -> DynamicsOutput:
         """Full dynamics for the direction source -> target, as in pretraining.
 
-        This is the low-level door: images come normalised, nothing is resized, gradients flow on
-        the source side and none on the target side (its tokens are constants of the objective).
+        This is the low-level interface: images must be normalised, nothing is resized, and gradients flow on the
+        source side only (the target's tokens are constants of the objective).
 
         Args:
             source: (B, 3, H, W) float, normalised with the encoder's mean and std; sides are
                 multiples of the patch.
             target: the same shape; both frames of a pair use the same crop.
             return_gates: also return the gates of the forward dynamics.
-            predictions_only: see :meth:`Dynamics.forward`; pretraining's losses need no more.
+            predictions_only: see :meth:`Dynamics.forward`; enough for the losses of pretraining.
 
         Raises:
             InputError: if the shapes differ or do not fit the patch.
             ConfigError: for an encoder alone.
         """
         dynamics = self.require_dynamics()
-        if source.shape != target.shape:
-            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        _check_pair(source, target)
         with torch.no_grad():
             target_levels = self.encode(target, target=True)
         return dynamics(
@@ -212,7 +202,7 @@ class MidwayNetwork(
     def add_flow_head(
         self, widths: Sequence[int] | Literal[True] = True, *, size: tuple[int, int] | None = None
     ) -> "MidwayNetwork":
-        """Give the network a fresh flow head, to be fine-tuned; the rest keeps its weights.
+        """Add a randomly initialised flow head, to be fine-tuned; the rest keeps its weights.
 
         Args:
             widths: ``config.flow_head``; True for the widths that fit the encoder.
@@ -222,7 +212,7 @@ class MidwayNetwork(
             The network itself.
 
         Raises:
-            ConfigError: if it has a head, or the widths or size make no sense.
+            ConfigError: if it already has a head, or the widths or size are invalid.
         """
         if self.flow_head is not None:
             raise ConfigError(f"the network has a flow head already, of widths {self.config.flow_head}.")
@@ -232,7 +222,7 @@ class MidwayNetwork(
         return self
 
     def flow(self, source: Tensor, target: Tensor) -> Tensor:
-        """Raw optical flow of the flow head, with gradients: what fine-tuning optimises.
+        """Raw optical flow of the flow head, with gradients, for fine-tuning.
 
         Both frames are seen by ``encoder`` (in paired mode the target by ``target_encoder``), in one pass.
 
@@ -248,32 +238,35 @@ class MidwayNetwork(
             ConfigError: if the network has no flow head.
             InputError: if the shapes differ or do not fit the patch.
         """
-        if source.shape != target.shape:
-            raise InputError(f"source {tuple(source.shape)} and target {tuple(target.shape)} must have the same shape.")
+        _check_pair(source, target)
         return self.flow_from_tokens(*self.encode_pair(source, target), self.grid_of(source))
 
     def flow_from_tokens(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
-        """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that share them."""
+        """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that reuse them."""
         if self.flow_head is None:
             raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
         return self.flow_head(self.flow_maps(source, target, grid), grid)
 
     def flow_maps(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
-        """What a flow head reads of both frames' four levels of tokens: four token maps (B, 1 + h * w, D or C)."""
+        """The input of a flow head, from both frames' four levels of tokens: four token maps (B, 1 + h * w, D or C)."""
         out = self.require_dynamics()(source, target, grid)
         first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
         return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
 
     def _save_pretrained(self, save_directory: Path) -> None:
+        from midway_zoo.weights.sharing import save_network
+
         save_network(self, save_directory)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> str:
-        """Publish on the Hub; keywords as for huggingface_hub's mixin, such as ``private=True`` and ``token=``."""
+        """Publish on the Hub; keywords of huggingface_hub's mixin, such as ``private=True`` and ``token=``."""
         card = {"repo_id": repo_id, **(kwargs.pop("model_card_kwargs", None) or {})}
         return super().push_to_hub(repo_id, model_card_kwargs=card, **kwargs)
 
     def generate_model_card(self, *args: Any, repo_id: str | None = None, **kwargs: Any) -> ModelCard:
-        """The card that ``push_to_hub`` writes: what is known of these weights, and nothing else."""
+        """The card that ``push_to_hub`` writes, with what is known of these weights."""
+        from midway_zoo.weights.sharing import network_card
+
         return ModelCard(network_card(self, repo_id))
 
     @classmethod
@@ -288,39 +281,45 @@ class MidwayNetwork(
         revision: str | None = None,
         **model_kwargs: Any,
     ) -> "MidwayNetwork":
-        """A network saved with ``save_pretrained`` or ``push_to_hub``, every tensor accounted for.
+        """Load a network saved with ``save_pretrained`` or ``push_to_hub``, checking every tensor.
 
         Args:
             pretrained_model_name_or_path: a folder, or a Hub repository ``org/name``.
-            force_download: fetch again what is in the Hub's cache.
+            force_download: fetch again even if it is in the Hub's cache.
             token: of the Hub.
             cache_dir: instead of the Hub's default cache.
             local_files_only: use the cache only.
             revision: branch, tag or commit.
-            **model_kwargs: nothing; what is saved is what is loaded.
+            **model_kwargs: not accepted; a network is loaded as it was saved.
 
         Raises:
             ConfigError: for any further keyword.
             MissingFileError: if there is no such folder.
-            CheckpointError: if what it holds is damaged or no Midway network.
+            CheckpointError: if its content is damaged or not a Midway network.
         """
-        from midway_zoo.weights.hub import download_folder
+        from midway_zoo.weights.sharing import load_shared
 
         if model_kwargs:
             raise ConfigError(f"from_pretrained takes no {', '.join(map(repr, model_kwargs))}.")
-        name = str(pretrained_model_name_or_path)
-        if Path(name).is_dir():
-            return load_folder(cls, Path(name))
-        if isinstance(pretrained_model_name_or_path, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
-            raise MissingFileError(f"there is no folder {name}, and no Hub repository is called that (org/name).")
-        return load_folder(
-            cls,
-            download_folder(
-                name,
-                force_download=force_download,
-                token=token,
-                cache_dir=cache_dir,
-                local_files_only=local_files_only,
-                revision=revision,
-            ),
-        )
+        options = {"token": token, "cache_dir": cache_dir, "revision": revision}
+        options |= {"force_download": force_download, "local_files_only": local_files_only}
+        return load_shared(cls, pretrained_model_name_or_path, **options)
+
+
+def flow_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """Pop the fields of the flow head, which released weights do not have, from ``values``."""
+    return {key: values.pop(key) for key in ("flow_head", "flow_size") if key in values}
+
+
+def with_flow_head(network: MidwayNetwork, asked: Mapping[str, Any], name: str) -> MidwayNetwork:
+    """The network with the requested flow head: its own, or a randomly initialised one."""
+    widths, own = asked.get("flow_head") or None, network.config.flow_head
+    config = override(network.config, {**asked, "flow_head": widths if widths and widths is not True else own})
+    if own is not None and config.flow_head != own:
+        raise ConfigError(f"{name} has a flow head of widths {own}; flow_head={widths!r} cannot replace it.")
+    if widths is not None and own is None:
+        network.add_flow_head(widths, size=config.flow_size)
+        _logger.warning("%s has no flow head: a fresh one with random weights was added, to be fine-tuned", name)
+    else:
+        network.config = config
+    return network

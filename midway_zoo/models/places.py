@@ -1,8 +1,8 @@
 """Attention by place: a variant of the forward dynamics, which the paper does not have.
 
-The forward dynamics has no positions of its own. To move what a token holds, its attention has to find in the tokens'
-content where each one is, and where the motion latent takes it. Here a part of every query and key is kept for places,
-and the query's place is displaced by what the motion tokens say, so that moving things is one number away.
+The forward dynamics has no positions of its own. To move the content of a token, its attention has to find from the
+tokens' content where each one is, and where the motion latent takes it. Here part of every query and key encodes a
+place, and the motion tokens displace the query's, so that a single number is enough to express a motion.
 """
 
 import math
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 _PERIODS = (4.0, 8.0, 16.0, 32.0)  # in tokens; together they have one peak within any grid that is trained on
-_SHARPNESS = 8.0  # at the start: more than half of a query's attention goes to the place that it looks at
-_MARGIN = 0.5  # of the sharpness, that the place looked at has over tokens without place
+_SHARPNESS = 8.0  # initially: more than half of a query's attention goes to the place that it looks at
+_MARGIN = 0.5  # of the sharpness: the advantage of the place looked at over tokens without a place
 
 
 class PlacedAttention(nn.Module):
@@ -22,7 +22,7 @@ class PlacedAttention(nn.Module):
     Logits gain ``sharpness * (margin - 2 + the mean of cos(2 pi dx / period) + that of cos(2 pi dy / period))``, where
     (dx, dy) leads from the place looked at to that of the key. The displacement, one for each head, is in tokens: a
     linear map of the mean of the motion tokens, and one of the token itself. Motion tokens and the class token have no
-    place, neither as queries nor as keys.
+    place, as queries or as keys.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -45,7 +45,7 @@ class PlacedAttention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
     def _codes(self, x: Tensor, count: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """What queries and keys get for their place, (B, heads, K, channels) each."""
+        """The channels of queries and keys that encode places, (B, heads, K, channels) each."""
         rows, columns = grid
         y, x_ = torch.meshgrid(*(torch.arange(n, device=x.device, dtype=x.dtype) for n in grid), indexing="ij")
         xy = torch.stack([x_, y], dim=-1).reshape(rows * columns, 2)

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from midway_zoo.errors import ConfigError, UnknownModelError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.registry import load_checkpoint, resolve_network
+from midway_zoo.weights.checkpoint import load_checkpoint
+from midway_zoo.weights.registry import resolve_network
 
 if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer

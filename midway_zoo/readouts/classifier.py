@@ -21,7 +21,6 @@ HEAD = "classification_head.safetensors"
 the timm name, null for a Midway network, which is beside it."""
 BACKBONE = "classification_backbone.safetensors"
 """The weights of a ViT of timm, where the backbone is one."""
-ROOMS = ("network.", "vit.")
 
 
 @dataclass(frozen=True)

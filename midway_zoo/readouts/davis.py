@@ -14,7 +14,8 @@ from midway_zoo.bars import bar
 from midway_zoo.errors import DataError, InputError, MissingFileError
 from midway_zoo.files import atomic
 from midway_zoo.inference.folders import frame_files
-from midway_zoo.inference.images import read_labels, reading
+from midway_zoo.inference.image_files import read_labels
+from midway_zoo.inference.images import reading
 from midway_zoo.readouts.backbone import BackboneLike, load_backbone
 from midway_zoo.readouts.masks import sequence_scores
 from midway_zoo.readouts.propagation import PropagationOptions, propagate_labels

@@ -16,8 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
-from midway_zoo.files import METADATA_KEY, write_safetensors
-from midway_zoo.inference.images import ImageLike, resize, scaled_size, to_tensor
+from midway_zoo.files import write_safetensors
+from midway_zoo.inference.image_files import scaled_size
+from midway_zoo.inference.images import ImageLike, resize, to_tensor
+from midway_zoo.reading import METADATA_KEY
 from midway_zoo.readouts.backbone import Backbone
 
 _logger = logging.getLogger(__name__)

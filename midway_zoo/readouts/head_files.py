@@ -11,10 +11,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, MissingFileError
-from midway_zoo.files import METADATA_KEY
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.reading import METADATA_KEY
 from midway_zoo.readouts.backbone import TIMM, Backbone
-from midway_zoo.weights.registry import load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
 
 
 def read_exported(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from midway_zoo.errors import DataError, InputError, MissingFileError, nearest
 from midway_zoo.inference.folders import is_image
-from midway_zoo.inference.images import read_image, read_labels
+from midway_zoo.inference.image_files import read_image, read_labels
 
 IGNORE = 255
 """Label of pixels that count nowhere."""

@@ -9,15 +9,15 @@ from midway_zoo.results import ShapeRepr
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SceneBatch(ShapeRepr):
-    """B clips of T frames with everything that is known about them."""
+    """B clips of T frames with their ground truth."""
 
     frames: Tensor
     """(B, T, 3, H, W) float32 in [0, 1], RGB, before normalisation."""
     flow: Tensor
     """(B, T - 1, 2, H, W) float32: where the point seen at each pixel of frame t is in frame t + 1, in pixels,
-    channel 0 to the right, 1 down. Finite everywhere, occluded pixels included."""
+    channel 0 to the right, 1 down. Finite everywhere, including occluded pixels."""
     occlusion: Tensor
-    """(B, T - 1, H, W) bool: the point seen at the pixel in frame t is covered in frame t + 1 or outside of it."""
+    """(B, T - 1, H, W) bool: the point seen at the pixel in frame t is occluded in frame t + 1 or outside of it."""
     labels: Tensor
     """(B, T, H, W) int64: class of what is seen at each pixel's centre; 0 is background."""
     instances: Tensor

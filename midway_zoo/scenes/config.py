@@ -1,4 +1,4 @@
-"""What generated scenes look like: plain fields, fit for an OmegaConf structured configuration."""
+"""Configuration of generated scenes: plain fields, usable as an OmegaConf structured configuration."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class ScenesConfig:
     width: int = field_range(64, at_least=8)
     frames: int = field_range(2, at_least=1)
     objects: tuple[int, int] = field_range((2, 5), at_least=0, at_most=MAX_OBJECTS, length=2, ordered=True)
-    """Fewest and most objects of a scene; some may be hidden or leave the picture."""
+    """Fewest and most objects of a scene; some may be hidden or leave the frame."""
     size: tuple[float, float] = field_range((0.12, 0.3), above=0, length=2, ordered=True)
     """Radius of an object as a share of the picture's shorter side."""
     stretch: float = field_range(1.25, at_least=1, at_most=4)
@@ -43,8 +43,8 @@ class ScenesConfig:
     zoom: float = field_range(0.05, at_least=0, at_most=0.5)
     """Growth or shrinking of an object, as a share of its size per frame."""
     acceleration: float = field_range(0.5, at_least=0, at_most=1)
-    """From 0, displacements are the same in every frame, to 1, those of the last have nothing to do with those
-    of the first. Without effect on two frames."""
+    """From 0 (displacements are the same in every frame) to 1 (those of the last frame are independent of those
+    of the first). No effect with two frames."""
     camera: float = field_range(3.0, at_least=0)
     """Displacement at the picture's centre by the camera's motion, in pixels per frame."""
     camera_rotation: float = field_range(2.0, at_least=0)
@@ -53,10 +53,10 @@ class ScenesConfig:
     """As a share of the size per frame."""
 
     textures: str = PROCEDURAL
-    """"procedural": stripes, checks, dots and waves, quick to render; "natural": pictures of dead leaves and of 1/f
-    noise, drawn by formula once, in which nothing repeats; or a folder with images (searched recursively)."""
+    """"procedural": stripes, checks, dots and waves, quick to render; "natural": generated images of dead leaves and of
+    1/f noise, in which nothing repeats; or a folder with images (searched recursively)."""
     natural: int | None = field_range(None, at_least=0)
-    """How many pictures are drawn by formula; they join those of a folder. None: 64 for "natural", none beside a
+    """How many images are generated; they are added to those of a folder. None: 64 for "natural", none beside a
     folder. Drawing takes about a tenth of a second each."""
     period: tuple[float, float] = field_range((6.0, 16.0), at_least=2, length=2, ordered=True)
     """Length in pixels over which a procedural texture repeats; drawn log-uniformly.
@@ -76,13 +76,13 @@ class ScenesConfig:
     parts: float = field_range(0.0, at_least=0, at_most=1)
     """Share of objects that carry a part: a smaller shape of another texture, fixed to them, with their class."""
     border: float = field_range(0.0, at_least=0)
-    """Width in pixels of a rim around objects, of a texture of its own, so that they differ from their ground."""
+    """Width in pixels of a rim around objects, of a texture of its own, so that they stand out from the background."""
     shadow: float = field_range(0.0, at_least=0, at_most=1)
-    """How much light the soft shadow of an object takes from what is behind it, 0 to 1. Shadows move with objects and
+    """How much the soft shadow of an object darkens what is behind it, 0 to 1. Shadows move with objects and
     change neither flow nor labels."""
     shutter: float = field_range(0.0, at_least=0, at_most=1)
-    """Share of the time between two frames for which a picture is exposed, 0 to 1: blur by motion, a mean of five
-    exposures. Flow, occlusion and labels are those of the middle of the exposure. Costs as much as five pictures."""
+    """Share of the time between two frames for which a frame is exposed, 0 to 1: motion blur, a mean of five
+    exposures. Flow, occlusion and labels are those of the middle of the exposure. Costs as much as five frames."""
 
     antialias: bool = True
     """Mix the two layers in pixels that an edge of an object crosses. Labels and flow are those of the layer
@@ -91,7 +91,7 @@ class ScenesConfig:
     """Brightness and colour balance of each frame vary by about this share, over the frame and over time; 0 for
     none. At the sides of the frame the change can reach exp(3 * lighting)."""
     noise: float = field_range(0.01, at_least=0)
-    """Standard deviation of what is added to each value of each frame independently; 0 for none."""
+    """Standard deviation of the noise added to each value of each frame independently; 0 for none."""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -20,7 +20,7 @@ def _mix(bits: _Bits) -> _Bits:
 
 
 class Draws:
-    """Hands out numbers for B samples; each call continues where the last ended, for every sample alike.
+    """Hands out numbers for B samples; each call continues where the last ended, for all samples.
 
     Counter-based: a generator object per sample would cost more than rendering a small one.
 

@@ -17,7 +17,7 @@ from midway_zoo.scenes.paint import Lookup, add_noise, cast_shadows, light_up, p
 from midway_zoo.scenes.raster import Coverage, Outlines
 from midway_zoo.scenes.textures import Images, Procedural, Texture
 
-# Pixels rendered at once: on a CPU what stays in its cache, elsewhere enough to keep the device busy.
+# Pixels rendered at once: few enough for a CPU's cache, or enough to keep another device busy.
 _CHUNK = {"cpu": 2**17}
 _CHUNK_ELSEWHERE = 2**24
 
@@ -39,7 +39,7 @@ class SceneGenerator:
 
     def __init__(self, config: ScenesConfig, seed: int, device: str | torch.device = "cpu") -> None:
         if not is_integer(seed):
-            raise InputTypeError(f"seed={seed!r}: a whole number is expected.")
+            raise InputTypeError(f"seed={seed!r}: an integer is expected.")
         self.config = config
         self.seed = seed
         self.device = torch.device(device)
@@ -66,7 +66,7 @@ class SceneGenerator:
 
     @torch.no_grad()
     def frames(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """``render(indices).frames`` alone, which is cheaper: (B, T, 3, H, W) float32 in [0, 1].
+        """Only ``render(indices).frames``, which is cheaper: (B, T, 3, H, W) float32 in [0, 1].
 
         Raises:
             InputError: as :meth:`render`.
@@ -77,7 +77,7 @@ class SceneGenerator:
 
     @torch.no_grad()
     def sample(self, indices: Sequence[int] | Tensor, frame: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What is seen at any points of one frame, between pixels too, without lighting change and noise.
+        """What is visible at any points of one frame, also between pixels, without lighting change and noise.
 
         ``sample(i, t + 1, x + flow_x, y + flow_y)`` is the next frame warped back without interpolation: where
         nothing is occluded, and no edge is near, it equals ``sample(i, t, x, y)``.
@@ -192,5 +192,5 @@ def _indices(indices: Sequence[int] | Tensor) -> npt.NDArray[np.int64]:
         indices = indices.flatten().tolist()
     numbers = list(indices)
     if not numbers or not all(is_integer(number, 0, 2**63 - 1) for number in numbers):
-        raise InputError(f"indices={indices!r}: at least one whole number, none below 0 or over 63 bits, is expected.")
+        raise InputError(f"indices={indices!r}: at least one integer is expected, from 0 to 2**63 - 1.")
     return np.array(numbers, dtype=np.int64)

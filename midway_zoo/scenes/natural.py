@@ -13,7 +13,7 @@ import numpy.typing as npt
 KINDS = ("leaves", "noise")
 Picture = npt.NDArray[np.float64]
 
-_EXPONENT = 3.0  # of the sizes' density, r ** -3: the picture then looks alike at every magnification
+_EXPONENT = 3.0  # of the sizes' density, r ** -3: the picture then looks the same at every magnification
 _SMALLEST = 1.5  # radius in pixels; what is smaller is grain
 _LARGEST = 0.3  # of the side
 _FEWEST = 0.002  # of the pixels may be left without a leaf
@@ -21,7 +21,7 @@ _FEWEST = 0.002  # of the pixels may be left without a leaf
 
 @lru_cache(maxsize=256)
 def picture(number: int, side: int) -> npt.NDArray[np.uint8]:
-    """Picture ``number`` (0, 1, ...) of this side: every fifth is noise. The same in every run, as files would be."""
+    """Picture ``number`` (0, 1, ...) of this side: every fifth is noise. The same in every run, like files."""
     return draw("noise" if number % 5 == 4 else "leaves", side, np.random.default_rng([side, number]))
 
 

@@ -26,11 +26,12 @@ from midway_zoo.errors import (
 from midway_zoo.files import write_safetensors
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.names import list_models
-from midway_zoo.storage import WEIGHTS, save_network
+from midway_zoo.storage import WEIGHTS
 from midway_zoo.train.checkpoints import BEST, STATE, Checkpoint, best_checkpoint, run_checkpoint
 from midway_zoo.train.tasks import task_class
-from midway_zoo.weights.convert import ENCODER_FOLDER, save_encoder
-from midway_zoo.weights.registry import create_model, load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
+from midway_zoo.weights.registry import create_model
+from midway_zoo.weights.sharing import ENCODER_FOLDER, save_encoder, save_network
 
 logger = logging.getLogger(__name__)
 _ZOO = "zoo"

@@ -16,8 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from midway_zoo.errors import CheckpointError, MidwayZooError, MissingFileError, UnsafeFileError
-from midway_zoo.weights.numpy_scalars import short
-from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle
+from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle, short
 
 MAX_PICKLE_BYTES = 64 * 2**20
 """A released file's structure takes a quarter of a megabyte; a far larger one is not a checkpoint."""
@@ -62,7 +61,7 @@ class TorchArchive:
         self.content: Any = safe_unpickle(io.BytesIO(content), name)
 
     def _read_structure(self, directory: zipfile.ZipFile) -> bytes:
-        """The pickle that says what the file holds."""
+        """The pickle that describes the file's content."""
         pickled = self.entries.get("data.pkl")
         if pickled is None:
             raise CheckpointError(f"{self.name} is a zip file but no torch.save file: it holds no data.pkl.")
@@ -80,7 +79,7 @@ class TorchArchive:
         entries: dict[str, zipfile.ZipInfo] = {}
         for info in directory.infolist():
             path = info.filename.partition("/")[2]
-            if not path:  # beside the one folder that torch.save writes
+            if not path:  # outside the folder that torch.save writes
                 continue
             entry = f"{self.name}: entry {short(info.filename)}"
             if info.flag_bits & 0x1:
@@ -149,8 +148,8 @@ def open_archive(path: Path) -> Iterator[TorchArchive]:
 
     Raises:
         MissingFileError: if there is no such file.
-        UnsafeFileError: if its pickle asks for anything outside the allow-list.
-        CheckpointError: if it is no such file, or damaged.
+        UnsafeFileError: if its pickle requests anything outside the allow-list.
+        CheckpointError: if it is not such a file, or damaged.
     """
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder, not a torch.save file.")
@@ -163,7 +162,7 @@ def open_archive(path: Path) -> Iterator[TorchArchive]:
 
 
 def _check_signature(file: BinaryIO, name: str) -> None:
-    """Refuse, by what they are, the files that people mistake for checkpoints."""
+    """Refuse files that are commonly mistaken for checkpoints, saying what they are."""
     head = file.read(512)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):

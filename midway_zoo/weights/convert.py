@@ -1,25 +1,16 @@
-"""A checkpoint as safetensors in folders: the encoder for timm, the network for this package."""
+"""Conversion of a checkpoint to safetensors folders: the network for this package, the encoder for timm."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
-
-from midway_zoo.config import ARCHITECTURES, MidwayConfig
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
-from midway_zoo.files import sha256_of, write_json, write_safetensors
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file, save_network
+from midway_zoo.reading import sha256_of
+from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import checkpoint_summary, load_released
-
-ENCODER_FOLDER = "encoder"
-# What of timm's description belongs to the weights, not to where they came from.
-_TIMM_KEYS = (
-    *("input_size", "fixed_input_size", "interpolation", "crop_pct", "mean", "std", "num_classes"),
-    *("pool_size", "first_conv", "classifier", "license", "paper_ids", "paper_name"),
-)
+from midway_zoo.weights.sharing import ENCODER_FOLDER, save_encoder, save_network
 
 
 def convert(
@@ -31,11 +22,11 @@ def convert(
     config: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> list[Path]:
-    """Convert a released-layout ``.pth``, or spread out a ``.safetensors`` file of this package.
+    """Convert a released-layout ``.pth``, or unpack a ``.safetensors`` file of this package.
 
     Writes ``model.safetensors`` and ``config.json`` (the network, for ``load_checkpoint`` and
     ``MidwayNetwork.from_pretrained``) and the same two names in ``encoder/`` (for
-    ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). The numbers are bit-equal.
+    ``timm.create_model("local-dir:FOLDER/encoder", pretrained=True)``). Values are unchanged, bit for bit.
 
     Args:
         path: the ``.pth`` or ``.safetensors``; half precision becomes float32.
@@ -75,7 +66,7 @@ def convert(
 def _read(
     path: Path, encoder: EncoderName, paired: bool, config: Mapping[str, Any] | None
 ) -> tuple[MidwayNetwork, dict[str, Any]]:
-    """The network of a file, and what a released one says of its run."""
+    """The network of a file and, for a released file, a summary of its run."""
     if path.suffix != ".safetensors":
         network = load_released(path, encoder=encoder, paired=paired, config=config)
         with open_archive(path) as archive:
@@ -83,20 +74,3 @@ def _read(
     if config:
         raise ConfigError("config= is for released .pth files; a file of this package carries its configuration.")
     return load_file(MidwayNetwork, path, encoder=encoder, paired=paired).float(), {}
-
-
-def save_encoder(encoder: VisionTransformer, config: MidwayConfig, folder: Path, provenance: Mapping[str, Any]) -> None:
-    """Write an encoder as timm's ``local-dir:`` and ``hf-hub:`` read it."""
-    native = ARCHITECTURES[config.encoder].encoder_args
-    args = {key: value for key, value in config.encoder_args.items() if value != native[key] and key != "img_size"}
-    cfg = {key: encoder.pretrained_cfg[key] for key in _TIMM_KEYS if key in encoder.pretrained_cfg}
-    write_safetensors(folder / WEIGHTS, encoder.state_dict(), {"provenance": dict(provenance)}, overwrite=True)
-    description = {
-        "architecture": config.encoder,
-        "num_classes": 0,
-        "num_features": config.embed_dim,
-        "global_pool": "token",
-        "model_args": args,
-        "pretrained_cfg": {**cfg, "input_size": [3, *config.img_size], "custom_load": False},
-    }
-    write_json(folder / CONFIG, description, overwrite=True)

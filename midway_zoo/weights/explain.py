@@ -1,4 +1,4 @@
-"""The one error for whatever kept weights from coming: what, where, and what to do."""
+"""The error for weights that could not be fetched: what, where, and what to do."""
 
 import errno
 
@@ -26,7 +26,7 @@ _WRITE_FAILURES = {
 
 
 def network_errors() -> tuple[type[BaseException], ...]:
-    """What can come out of a request: refusals, lost connections, names that the Hub does not allow."""
+    """What a request can raise: refusals, lost connections, names that the Hub does not allow."""
     return (NetworkError, HFValidationError, *transport_errors())
 
 
@@ -36,21 +36,21 @@ def write_failure(error: BaseException) -> bool:
 
 
 def unwritable(folder: object, error: BaseException) -> WeightsUnavailableError:
-    """The error for a cache that cannot be written to."""
+    """The error for a cache that is not writable."""
     reason = _WRITE_FAILURES.get(getattr(error, "errno", None) or 0)
     return WeightsUnavailableError(
         f"the weights cannot be kept in {folder}: {f'{reason} ({error})' if reason else error}. Nothing partial was "
-        "left there. Free some space, or pass cache_dir= or set HF_ASSETS_CACHE to a folder that can be written to."
+        "left there. Free some space, or pass cache_dir= or set HF_ASSETS_CACHE to a writable folder."
     )
 
 
 def explain(error: BaseException, name: str, where: str, repo: str) -> WeightsUnavailableError:
-    """The error for whatever kept weights from coming.
+    """The error for weights that could not be fetched.
 
     Args:
         error: what was raised.
         name: of the weights, for commands.
-        where: what was asked for and where.
+        where: what was requested and where.
         repo: "org/name".
     """
     by_hand = (

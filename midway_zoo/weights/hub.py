@@ -1,12 +1,9 @@
-"""Weights from the Hugging Face Hub: the parts that are asked for, verified, in a cache of their own."""
+"""Weights from the Hugging Face Hub: fetching the parts that are needed, verified, and building networks from them."""
 
 import contextlib
-import hashlib
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,68 +11,39 @@ from urllib.parse import quote
 
 import torch
 from filelock import FileLock
-from huggingface_hub import cached_assets_path, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
 
+from midway_zoo.config import architecture_config, override
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
-from midway_zoo.files import sha256_of, write_json, write_safetensors
+from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.reading import sha256_of
+from midway_zoo.storage import EncoderName, assemble, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.explain import explain, network_errors, unwritable, write_failure
-from midway_zoo.weights.pins import check_source, enforced, forget, read_record, record_in, write_record
+from midway_zoo.weights.cache import (
+    Place,
+    cache_root,
+    load_part,
+    read_record,
+    read_ref,
+    record_in,
+    store,
+    write_record,
+    write_ref,
+    writing,
+)
+from midway_zoo.weights.explain import explain, network_errors, write_failure
+from midway_zoo.weights.pins import check_source, digests, enforced
 from midway_zoo.weights.ranges import read_parts
-from midway_zoo.weights.released import Selection, select_parts
+from midway_zoo.weights.released import Selection, same, select_parts
 from midway_zoo.weights.remote import RangesRefusedError, RemoteFile, is_commit
 from midway_zoo.weights.transport import ATTEMPTS, NetworkError, clean
 
 log = logging.getLogger(__name__)
 
 PARTS = ("student", "teacher", "dynamics")
-"""What a released file is split into."""
+"""The parts that a released file is split into."""
 _UNFINISHED = "unfinished"
-"""Kept as a part of this name: tensors that had come when a download failed."""
-
-
-class Part(NamedTuple):
-    """A cached part: its tensors by the names of our modules, and what its sidecar says."""
-
-    tensors: dict[str, torch.Tensor]
-    facts: dict[str, Any]
-
-
-class Place(NamedTuple):
-    """Where the parts of one file of one commit are in the cache."""
-
-    folder: Path
-    stem: str
-
-    def weights(self, part: str) -> Path:
-        return self.folder / f"{self.stem}.{part}.safetensors"
-
-    def sidecar(self, part: str) -> Path:
-        return self.folder / f"{self.stem}.{part}.json"
-
-    def has(self, part: str) -> bool:
-        """Whether the part is complete: the sidecar is written last, and knows the size."""
-        try:
-            facts = json.loads(self.sidecar(part).read_text(encoding="utf-8"))
-            return bool(self.weights(part).stat().st_size == facts["size_bytes"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-
-    def discard(self, part: str) -> None:
-        for path in (self.sidecar(part), self.weights(part)):
-            path.unlink(missing_ok=True)
-
-
-def cache_root(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of all cached parts: ``cached_assets_path("midway-zoo", ...)``, below ``cache_dir`` if given."""
-    try:
-        return cached_assets_path(
-            "midway-zoo", "weights", "v1", assets_dir=None if cache_dir is None else str(cache_dir)
-        )
-    except (OSError, ValueError) as error:
-        raise unwritable(cache_dir or constants.HF_ASSETS_CACHE, error) from error
+"""The name of a part that keeps the tensors received before a download failed."""
 
 
 @enforced
@@ -89,9 +57,9 @@ def fetch(
     token: str | bool | None = None,
     keep_file: bool = False,
 ) -> dict[str, Path]:
-    """Have parts of a released file in the cache, fetching by ranges what is missing.
+    """Make sure that parts of a released file are in the cache, fetching missing ones by HTTP ranges.
 
-    Where ranges cannot be had, the whole file is downloaded into the Hub's cache, or ``cache_dir`` where it is given.
+    If ranges are not supported, the whole file is downloaded into the Hub's cache, or into ``cache_dir`` if given.
 
     Args:
         name: for messages, such as "midway_vits.bdd100k".
@@ -100,26 +68,26 @@ def fetch(
         cache_dir: instead of the Hub's assets cache.
         revision: instead of the entry's.
         token: of the Hub, for private and gated repositories; False sends none.
-        keep_file: leave the whole file in the cache, if it had to be downloaded.
+        keep_file: keep the whole file in the cache, if it had to be downloaded.
 
     Returns:
         Path of each part, a safetensors file with a JSON sidecar.
 
     Raises:
-        WeightsUnavailableError: offline, refused, or no place to write to.
-        CheckpointError: if what came is damaged or not what was pinned. Nothing of it is kept.
+        WeightsUnavailableError: if offline, refused, or the cache is not writable.
+        CheckpointError: if the data are damaged or differ from the pins. They are not kept.
     """
     repo, file = entry["repo_id"], entry["file"]
     revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
     home = cache_root(cache_dir) / repo.replace("/", "--")
     where = f"{name}: {file} of {constants.ENDPOINT}/{repo} at {revision} (cache: {home})"
-    known = revision if is_commit(revision) else _read_ref(home, revision)
+    known = revision if is_commit(revision) else read_ref(home, revision)
     place = Place(home / known, quote(file, safe="")) if known else None
     cached = place is not None and all(place.has(part) for part in parts)
     if place is not None and cached and (is_commit(revision) or constants.HF_HUB_OFFLINE):
         return {part: place.weights(part) for part in parts}
     try:
-        # A branch may have moved, so the Hub is asked; but whatever keeps it from answering, what is cached will do.
+        # A branch may have moved, so the Hub is asked; if it does not answer, cached parts are used.
         try:
             remote = RemoteFile(repo, file, revision, token, attempts=1 if cached else ATTEMPTS)
         except network_errors() as error:
@@ -127,7 +95,7 @@ def fetch(
         current = Place(home / remote.commit, quote(file, safe=""))
         if any(not current.has(part) for part in parts):
             options = _Options(entry, where, name, None if cache_dir is None else str(cache_dir), keep_file)
-            with _writing(home):
+            with writing(home):
                 _complete(current, parts, remote, options)
     except WeightsUnavailableError as error:
         if place is None or not cached:
@@ -136,12 +104,12 @@ def fetch(
         return {part: place.weights(part) for part in parts}
     if not is_commit(revision):
         with contextlib.suppress(OSError):  # of a read-only cache
-            _write_ref(home, revision, remote.commit)
+            write_ref(home, revision, remote.commit)
     return {part: current.weights(part) for part in parts}
 
 
 class _Options(NamedTuple):
-    """What a download needs to know beside the file."""
+    """What a download needs to know besides the file."""
 
     entry: Mapping[str, Any]
     where: str
@@ -151,10 +119,12 @@ class _Options(NamedTuple):
 
 
 def _complete(place: Place, parts: Sequence[str], remote: RemoteFile, options: _Options) -> None:
-    """Fetch the parts that are missing, one process at a time."""
+    """Fetch missing parts, one process at a time."""
     place.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(place.folder / f"{place.stem}.lock"):
-        for stale in place.folder.glob(f".{place.stem}.*.part"):  # of a process that was killed: we hold its lock
+        for stale in place.folder.glob(
+            f".{place.stem}.*.part"
+        ):  # of a process that was killed: this one holds the lock
             stale.unlink()
         missing = [part for part in parts if not place.has(part)]
         if missing:
@@ -197,7 +167,7 @@ def _download(place: Place, missing: Sequence[str], remote: RemoteFile, options:
 def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, options: _Options) -> None:
     archive = TorchArchive(remote, remote.filename)
     selected = select_parts(archive, options.entry.get("config") or {}, missing)
-    # Both encoders have the same names inside; dynamics that a file does not have are an empty part.
+    # Both encoders use the same names; dynamics that a file does not have are an empty part.
     named = {part: {f"{part}/{key}": ref for key, ref in refs.items()} for part, refs in selected.refs.items()}
     for part in [part for part, refs in named.items() if not refs]:
         del named[part]
@@ -206,7 +176,7 @@ def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, optio
     arrived = {name: tensor for name, tensor in _unfinished(place).items() if name in names}
     try:
         with contextlib.closing(read_parts(remote, archive, named, arrived)) as found:
-            for part, tensors in found:  # stored at once: what comes after it may fail
+            for part, tensors in found:  # stored at once, since later parts may fail
                 plain = {key.removeprefix(f"{part}/"): tensor for key, tensor in tensors.items()}
                 _store_part(place, part, plain, selected, remote, options)
     except BaseException as error:
@@ -217,7 +187,7 @@ def _from_ranges(place: Place, missing: Sequence[str], remote: RemoteFile, optio
 
 
 def _unfinished(place: Place) -> dict[str, torch.Tensor]:
-    """What an earlier call fetched of parts that it could not complete, by "part/name"."""
+    """Tensors of incomplete parts from an earlier call, by "part/name"."""
     if not place.has(_UNFINISHED):
         return {}
     with contextlib.suppress(CheckpointError):  # damaged, and removed
@@ -245,12 +215,12 @@ def _store_part(
         "filled": selected.filled,
     }
     plain = dict(sorted(tensors.items()))
-    with _writing(place.folder):  # an error of the disk is none of the network's, among which it is raised
+    with writing(place.folder):  # disk errors are not network errors, although raised among them
         store(place, part, plain, facts, (options.entry.get("parts") or {}).get(part, {}).get("sha256"))
 
 
 def _cached_file(remote: RemoteFile, options: _Options) -> Any:
-    """Path of the whole file in the Hub's cache, if somebody has downloaded it."""
+    """Path of the whole file in the Hub's cache, if it was downloaded."""
     return try_to_load_from_cache(
         remote.repo_id, remote.filename, revision=remote.revision, cache_dir=options.cache_dir
     )
@@ -258,7 +228,7 @@ def _cached_file(remote: RemoteFile, options: _Options) -> Any:
 
 @contextmanager
 def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterator[Path]:
-    """The file in the Hub's own cache, its SHA-256 checked, which the client does not do."""
+    """The file in the Hub's own cache, with its SHA-256 verified, which the client does not do."""
     path = Path(
         hf_hub_download(
             remote.repo_id,
@@ -283,7 +253,7 @@ def _whole_file(remote: RemoteFile, options: _Options, *, keep: bool) -> Iterato
 
 
 def _remove_download(path: Path) -> None:
-    """Remove one file of one snapshot from the Hub's cache, and its blob unless another snapshot needs it."""
+    """Remove one file of one snapshot from the Hub's cache, and its blob unless another snapshot uses it."""
     blob = path.parent / path.readlink() if path.is_symlink() else None
     path.unlink(missing_ok=True)
     if blob is not None:
@@ -292,150 +262,67 @@ def _remove_download(path: Path) -> None:
             blob.unlink(missing_ok=True)
 
 
-def store(
-    place: Place, part: str, tensors: Mapping[str, torch.Tensor], facts: dict[str, Any], pinned: str | None
-) -> None:
-    """Write a part, then its sidecar; on any failure neither is left."""
-    path = place.weights(part)
-    place.discard(part)
-    try:
-        # No version and no date inside: the same numbers give the same digest, which the manifest can pin.
-        write_safetensors(path, tensors, {"part": part}, overwrite=True)
-        digest = sha256_of(path)
-        if pinned and digest != pinned:
+def parts_for(encoder: EncoderName, paired: bool, *, dynamics: bool = True) -> list[str]:
+    """The parts that a network needs."""
+    return [*(["student", "teacher"] if paired else [encoder]), *(["dynamics"] if dynamics else [])]
+
+
+def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A cached part's configuration with the fields of its entry, which must agree with those read from the file.
+
+    Raises:
+        CheckpointError: naming both values, if it does not.
+    """
+    fields = dict(facts["config"])
+    for key, value in (entry.get("config") or {}).items():
+        told = key in fields and key not in facts.get("filled", ()) and fields["dynamics"]
+        if told and not same(fields[key], value):
             raise CheckpointError(
-                f"{path.name}: the manifest pins sha256 {pinned}, what was fetched has {digest}. It was removed."
+                f"{path.name}: the file says {key}={fields[key]!r}, the configuration that is listed for it says "
+                f"{key}={value!r}. It is another file than the one that was listed, or the listing is wrong."
             )
-        facts |= {"sha256": digest, "size_bytes": path.stat().st_size, "checked": _identity(path)}
-        write_json(place.sidecar(part), facts, overwrite=True)
-    except BaseException:
-        place.discard(part)
-        raise
+        if fields["dynamics"] or key != "dynamics":
+            fields[key] = value
+    return fields
 
 
-def _identity(path: Path) -> list[int]:
-    """What changes when a file is written to or replaced: size, modification time in ns, inode."""
-    stat = path.stat()
-    return [stat.st_size, stat.st_mtime_ns, stat.st_ino]
+def load_encoder_state(
+    name: str, entry: Mapping[str, Any], *, encoder: EncoderName = "teacher", verify: bool = True, **options: Any
+) -> dict[str, torch.Tensor]:
+    """The tensors of one encoder with timm's names; options of :func:`fetch`."""
+    return load_part(fetch(name, entry, [encoder], **options)[encoder], verify=verify).tensors
 
 
-def load_part(path: Path, *, verify: bool = True, rehash: bool = False) -> Part:
-    """Read a part that :func:`fetch` gave.
-
-    Args:
-        path: of the safetensors file.
-        verify: compare its SHA-256 with the sidecar's, unless it is still the very file that was last compared
-            (same size, modification time and inode): hashing takes several times as long as loading.
-        rehash: compare in any case.
-
-    Raises:
-        CheckpointError: naming both digests, if they differ; the part is removed then.
-    """
-    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    with ThreadPoolExecutor(1) as pool:
-        known = facts.get("checked") == _identity(path) and not rehash
-        digest = pool.submit(sha256_of, path) if rehash or (verify and not known) else None
-        try:
-            tensors, damage = load_file(path), None
-        except (SafetensorError, OSError) as error:
-            tensors, damage = {}, error
-        found = digest.result() if digest else facts["sha256"]
-    if damage is not None or found != facts["sha256"]:
-        path.with_suffix(".json").unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
-        reason = f"sha256 {found}, expected {facts['sha256']}" if found != facts["sha256"] else str(damage)
-        raise CheckpointError(f"{path} is damaged: {reason}. It was removed; the next call fetches it again.")
-    if digest:
-        with contextlib.suppress(OSError):  # a read-only cache is hashed at every load
-            write_json(path.with_suffix(".json"), facts | {"checked": _identity(path)}, overwrite=True)
-    return Part(tensors, facts)
-
-
-def _is_key(commit: str) -> bool:
-    """Whether a text names the content of a commit, or of a file by its ETag."""
-    return is_commit(commit) or commit.startswith("etag-")
-
-
-def _read_ref(home: Path, revision: str) -> str | None:
-    try:
-        commit = (home / "refs" / quote(revision, safe="")).read_text(encoding="utf-8").strip()
-    except OSError:
-        return None
-    return commit if _is_key(commit) else None
-
-
-def _write_ref(home: Path, revision: str, commit: str) -> None:
-    """Remember what a branch meant, for the day without network."""
-    if _read_ref(home, revision) != commit and _is_key(commit):
-        (home / "refs").mkdir(exist_ok=True)
-        temporary = home / "refs" / f".{hashlib.sha256(revision.encode()).hexdigest()[:8]}.{os.getpid()}"
-        temporary.write_text(commit, encoding="utf-8")
-        temporary.replace(home / "refs" / quote(revision, safe=""))
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    """Turn failures to write into the package's error."""
-    try:
-        yield
-    except MidwayZooError:
-        raise
-    except (OSError, SafetensorError) as error:
-        raise unwritable(folder, error) from error
-
-
-class CachedFile(NamedTuple):
-    """What the cache holds of one commit of one source file."""
-
-    name: str
-    repo_id: str
-    file: str
-    commit: str
-    parts: dict[str, Path]
-    size_bytes: int
-
-
-def list_cache(cache_dir: str | os.PathLike[str] | None = None) -> list[CachedFile]:
-    """The complete parts in the cache, by name they were fetched for, repository, file and commit."""
-    found: dict[tuple[str, ...], dict[str, Path]] = {}
-    try:
-        root = cache_root(cache_dir)
-    except WeightsUnavailableError:
-        return []  # it is not there and cannot be made: nothing is kept in it
-    for sidecar in sorted(root.glob("*/*/*.json")):
-        try:
-            facts = json.loads(sidecar.read_text(encoding="utf-8"))
-            key = tuple(str(facts[field]) for field in ("name", "repo_id", "file", "commit"))
-            found.setdefault(key, {})[str(facts["part"])] = sidecar.with_suffix(".safetensors")
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return [
-        CachedFile(name, repo, file, commit, parts, sum(path.stat().st_size for path in parts.values()))
-        for (name, repo, file, commit), parts in found.items()
-    ]
-
-
-def clear_cache(name: str | None = None, cache_dir: str | os.PathLike[str] | None = None) -> int:
-    """Remove what was fetched for ``name`` (None for everything); returns the bytes that are free again."""
-    freed = 0
-    for cached in list_cache(cache_dir):
-        if name in (None, cached.name):
-            for path in cached.parts.values():
-                path.with_suffix(".json").unlink(missing_ok=True)
-                path.unlink(missing_ok=True)
-            forget(cached.parts)
-            freed += cached.size_bytes
-    return freed
-
-
-def download_folder(repo_id: str, **options: Any) -> Path:
-    """The configuration and weights of a repository written by ``push_to_hub``, in the Hub's cache.
-
-    Raises:
-        WeightsUnavailableError: if they cannot be had.
-    """
-    try:
-        return Path(snapshot_download(repo_id, allow_patterns=["config.json", "model.safetensors"], **options))
-    except network_errors() as error:
-        where = f"{constants.ENDPOINT}/{repo_id} at {options.get('revision') or constants.DEFAULT_REVISION}"
-        raise explain(error, repo_id, where, repo_id) from error
+def load_network(
+    name: str,
+    entry: Mapping[str, Any],
+    *,
+    encoder: EncoderName = "teacher",
+    paired: bool = False,
+    overrides: Mapping[str, Any] | None = None,
+    verify: bool = True,
+    **options: Any,
+) -> MidwayNetwork:
+    """A network from fetched parts; options of :func:`fetch`, the others as for :func:`midway_zoo.create_model`."""
+    dynamics = (overrides or {}).get("dynamics", (entry.get("config") or {}).get("dynamics", True))
+    wanted = parts_for(encoder, paired, dynamics=dynamics is not False)
+    paths = fetch(name, entry, wanted, **options)
+    parts = {part: load_part(path, verify=verify) for part, path in paths.items()}
+    facts = parts[wanted[-1]].facts  # of the dynamics, where they are asked for
+    rooms: dict[str, str] = {"encoder": "student" if paired else encoder}
+    rooms |= {"target_encoder": "teacher"} if paired else {}
+    rooms |= {"dynamics": "dynamics"} if "dynamics" in wanted else {}
+    state = {f"{room}.{key}": tensor for room, part in rooms.items() for key, tensor in parts[part].tensors.items()}
+    fields = _with_listed(facts, entry, paths[wanted[-1]])
+    config = override(architecture_config(entry["architecture"]), fields | {"paired": paired})
+    config = override(config, overrides or {})
+    found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
+    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name, dtype=torch.float32)
+    network.provenance = {
+        "source": facts["file"],
+        "repo_id": facts["repo_id"],
+        "commit": facts["commit"],
+        **digests(facts, paths[wanted[-1]], wanted[-1]),
+        "encoder": "student and teacher" if paired else encoder,
+    }
+    return network

@@ -1,41 +1,34 @@
-"""Pretrained names: from the cached parts of a released file, the package, or a user's own file to networks."""
+"""Weights by pretrained name: bundled ones here; fetched ones and files in modules of their own."""
 
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from midway_zoo import manifest
-from midway_zoo.config import ARCHITECTURES, architecture_config, override
-from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
+from midway_zoo.errors import CheckpointError, ConfigError, SingleEncoderError, WeightsUnavailableError
+from midway_zoo.manifest import bundled_file
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.storage import EncoderName, assemble, empty_network, load_file, load_folder
-from midway_zoo.weights.bundled import check_request, load_bundled
+from midway_zoo.reading import sha256_of
+from midway_zoo.storage import EncoderName, load_file
 
 Folder = str | os.PathLike[str] | None
 
 
-def parts_for(encoder: EncoderName, paired: bool, *, dynamics: bool = True) -> list[str]:
-    """The parts that a network is made of."""
-    return [*(["student", "teacher"] if paired else [encoder]), *(["dynamics"] if dynamics else [])]
-
-
 def encoder_state(name: str, *, encoder: EncoderName = "teacher", **options: Any) -> dict[str, Tensor]:
-    """State of one encoder, by timm's names; options as for :func:`load_pretrained`."""
+    """The state dict of one encoder, with timm's names; options as for :func:`load_pretrained`."""
     entry = manifest.find(name)
     if entry.get("path"):
-        released = Path(entry["path"]).is_file() and Path(entry["path"]).suffix != ".safetensors"
-        alone = {"dynamics": False} if released else None
-        return _local(name, entry, encoder=encoder, overrides=alone).encoder.state_dict()
+        from midway_zoo.weights.checkpoint import load_registered
+
+        return load_registered(name, entry, encoder=encoder, encoder_alone=True).encoder.state_dict()
     if entry["format"] == manifest.BUNDLED:
         return load_pretrained(name, encoder=encoder, overrides={"dynamics": False}, **options).encoder.state_dict()
-    from midway_zoo.weights.hub import fetch, load_part  # only who fetches pays for importing it
+    from midway_zoo.weights.hub import load_encoder_state  # imported only for weights to fetch
 
-    verify = options.pop("verify", True)
-    return load_part(fetch(name, entry, [encoder], **options)[encoder], verify=verify).tensors
+    return load_encoder_state(name, entry, encoder=encoder, **options)
 
 
 def load_pretrained(
@@ -44,143 +37,72 @@ def load_pretrained(
     encoder: EncoderName = "teacher",
     paired: bool = False,
     overrides: Mapping[str, Any] | None = None,
-    cache_dir: Folder = None,
-    revision: str | None = None,
-    token: str | bool | None = None,
     verify: bool = True,
+    **options: Any,
 ) -> MidwayNetwork:
-    """The network of a pretrained name; see :func:`midway_zoo.create_model`."""
+    """The network of a pretrained name; see :func:`midway_zoo.create_model`, where the options are described."""
     entry = manifest.find(name)
     if entry.get("path"):
-        return _local(name, entry, encoder=encoder, paired=paired, overrides=overrides)
+        from midway_zoo.weights.checkpoint import load_registered
+
+        return load_registered(name, entry, encoder=encoder, paired=paired, overrides=overrides)
     if entry["format"] == manifest.BUNDLED:
-        # In the package: neither cache nor token play a part.
-        check_request(name, encoder=encoder, paired=paired, revision=revision)
+        # Cache and token do not matter.
+        check_request(name, encoder=encoder, paired=paired, revision=options.get("revision"))
         return load_bundled(name, entry, overrides, verify=verify)
-    from midway_zoo.weights.hub import fetch, load_part
-    from midway_zoo.weights.pins import digests
+    from midway_zoo.weights.hub import load_network
 
-    dynamics = (overrides or {}).get("dynamics", (entry.get("config") or {}).get("dynamics", True))
-    wanted = parts_for(encoder, paired, dynamics=dynamics is not False)
-    paths = fetch(name, entry, wanted, cache_dir=cache_dir, revision=revision, token=token)
-    parts = {part: load_part(path, verify=verify) for part, path in paths.items()}
-    facts = parts[wanted[-1]].facts  # of the dynamics, where they are asked for
-    rooms: dict[str, str] = {"encoder": "student" if paired else encoder}
-    rooms |= {"target_encoder": "teacher"} if paired else {}
-    rooms |= {"dynamics": "dynamics"} if "dynamics" in wanted else {}
-    state = {f"{room}.{key}": tensor for room, part in rooms.items() for key, tensor in parts[part].tensors.items()}
-    fields = _with_listed(facts, entry, paths[wanted[-1]])
-    config = override(architecture_config(entry["architecture"]), fields | {"paired": paired})
-    config = override(config, overrides or {})
-    found = {key: (tuple(tensor.shape), tensor.dtype) for key, tensor in state.items()}
-    network = assemble(empty_network(MidwayNetwork, config), found, state.pop, name, dtype=torch.float32)
-    network.provenance = {
-        "source": facts["file"],
-        "repo_id": facts["repo_id"],
-        "commit": facts["commit"],
-        **digests(facts, paths[wanted[-1]], wanted[-1]),
-        "encoder": "student and teacher" if paired else encoder,
-    }
-    return network
+    return load_network(name, entry, encoder=encoder, paired=paired, overrides=overrides, verify=verify, **options)
 
 
-def _with_listed(facts: Mapping[str, Any], entry: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A cached part's configuration with what the listing says today, which must agree with what the file told.
+_REMEDY = "Reinstall midway-zoo (pip install --force-reinstall --no-deps midway-zoo)."
+
+
+def check_bundled(name: str, entry: Mapping[str, Any]) -> Path:
+    """The bundled file of an entry, its SHA-256 compared with the manifest's.
 
     Raises:
-        CheckpointError: naming both values, if it does not.
+        WeightsUnavailableError: if the file is missing.
+        CheckpointError: naming both digests, if they differ.
     """
-    from midway_zoo.weights.released import same  # such a part came out of a released file
-
-    fields = dict(facts["config"])
-    for key, value in (entry.get("config") or {}).items():
-        told = key in fields and key not in facts.get("filled", ()) and fields["dynamics"]
-        if told and not same(fields[key], value):
-            raise CheckpointError(
-                f"{path.name}: the file says {key}={fields[key]!r}, the configuration that is listed for it says "
-                f"{key}={value!r}. It is another file than the one that was listed, or the listing is wrong."
-            )
-        if fields["dynamics"] or key != "dynamics":
-            fields[key] = value
-    return fields
+    path = bundled_file(entry)
+    if not path.is_file():
+        raise WeightsUnavailableError(f"{name}: {path}, which is part of the package, is missing. {_REMEDY}")
+    found = sha256_of(path)
+    if found != entry["sha256"]:
+        raise CheckpointError(f"{name}: {path} has sha256 {found}, the manifest says {entry['sha256']}. {_REMEDY}")
+    return path
 
 
-def _local(
-    name: str,
-    entry: Mapping[str, Any],
-    *,
-    encoder: EncoderName,
-    paired: bool = False,
-    overrides: Mapping[str, Any] | None = None,
+def check_request(name: str, *, encoder: str = "teacher", paired: bool = False, revision: str | None = None) -> None:
+    """Raise :class:`ConfigError` for a second encoder or another revision, which bundled weights do not have."""
+    asked = "paired=True" if paired else f"encoder={encoder!r}" if encoder != "teacher" else ""
+    if asked:
+        kind = SingleEncoderError if paired else ConfigError
+        raise kind(f"{name}: the bundled file holds one encoder, the teacher's; {asked} is not in it. Leave it out.")
+    if revision is not None:
+        raise ConfigError(f"{name} ships inside the package, which has no revision {revision!r} of it. Leave it out.")
+
+
+def load_bundled(
+    name: str, entry: Mapping[str, Any], overrides: Mapping[str, Any] | None = None, *, verify: bool = True
 ) -> MidwayNetwork:
-    path = Path(entry["path"])
-    if not path.exists():
-        raise WeightsUnavailableError(f"{name}: the file registered for it, {path}, does not exist.")
-    if path.is_dir() or path.suffix == ".safetensors":
-        if overrides or entry.get("config"):
-            raise ConfigError(f"{name}: {path} carries its configuration; none can be given.")
-        return (load_folder if path.is_dir() else load_file)(MidwayNetwork, path, encoder=encoder, paired=paired)
-    from midway_zoo.weights.released import load_released  # the reader of pickles, for who has one
-
-    return load_released(path, encoder=encoder, paired=paired, config=overrides, supplied=entry.get("config"))
-
-
-def register_weights(
-    name: str,
-    *,
-    repo_id: str | None = None,
-    file: str | None = None,
-    path: str | os.PathLike[str] | None = None,
-    revision: str | None = None,
-    config: Mapping[str, Any] | None = None,
-    sha256: str | None = None,
-    license: str | None = None,
-    training_data: str = "unknown",
-    epochs: int | None = None,
-    overwrite: bool = False,
-) -> None:
-    """Add pretrained weights of one's own, for this process: ``create_model(name, pretrained=True)`` finds them.
+    """The network of a bundled name in float32, on the CPU; see :func:`midway_zoo.create_model`.
 
     Args:
-        name: "architecture.tag", with a registered architecture such as "midway_vits".
-        repo_id: a Hub repository "org/name" with a released-layout file; or
-        path: a file or folder on disk that :func:`midway_zoo.load_checkpoint` reads.
-        file: the file in the repository.
-        revision: branch, tag or commit.
-        config: fields of :class:`~midway_zoo.MidwayConfig` that the file does not tell; where it does, it is an error
-            if they differ.
-        sha256: of the file in the repository, if it is to be enforced.
-        license: of the weights.
-        training_data: what they were trained on.
-        epochs: how long.
-        overwrite: replace an entry of that name that was registered before.
+        name: for messages, such as "midway_nano.scenes".
+        entry: of the manifest.
+        overrides: fields of the configuration to change; ``dynamics=False`` reads the encoder alone.
+        verify: compare the file's SHA-256 with the manifest's (about 10 ms).
 
     Raises:
-        ConfigError: if the name is taken or malformed, or the source is not said, or said twice.
+        CheckpointError: if the file is damaged, or its tensors do not fit ``overrides``.
+        WeightsUnavailableError: if it is missing.
     """
-    architecture, _, tag = name.partition(".")
-    if architecture not in ARCHITECTURES or not tag:
-        raise ConfigError(f"{name!r} must be ARCHITECTURE.TAG with one of {', '.join(ARCHITECTURES)}.")
-    if name in manifest.load_manifest()["models"] or (name in manifest.entries() and not overwrite):
-        raise ConfigError(f"{name!r} is taken; choose another tag (or overwrite=True for one of your own).")
-    if (path is None) == (repo_id is None) or (repo_id is None) != (file is None):
-        raise ConfigError("say where the weights are: either path=, or repo_id= and file=.")
-    override(ARCHITECTURES[architecture], config or {})
-    manifest.register(
-        name,
-        {
-            "architecture": architecture,
-            "repo_id": repo_id,
-            "revision": revision,
-            "file": file if path is None else Path(path).name,
-            "path": None if path is None else str(Path(path).absolute()),
-            "format": "released-pth",
-            "sha256": sha256,
-            "parts": {},
-            "config": dict(config or {}),
-            "training_data": training_data,
-            "epochs": epochs,
-            "license": license,
-            "metrics": [],
-        },
-    )
+    path = check_bundled(name, entry) if verify else bundled_file(entry)
+    fields = dict(overrides or {})
+    if fields.get("dynamics") is False:
+        fields["flow_head"] = None
+    network = load_file(MidwayNetwork, path, overrides=fields).float()
+    network.provenance["sha256_verified"] = entry["sha256"] if verify else None
+    return network

@@ -1,28 +1,40 @@
-"""What the manifest pins and what the cache recorded: nothing that contradicts either is used.
+"""Verifying sources and parts against the manifest's pins and the cache's records.
 
-A pin is enforced whenever it is there, also for what was cached before it was. Where nothing is pinned, the first
-fetch is trusted: its facts are recorded beside the parts, and later fetches of the same source must agree with them.
+A pin is always enforced, also on parts that were cached before it was set. Without a pin, the first fetch is trusted:
+its facts are recorded beside the parts, and later fetches of the same source must agree with them. Nothing that
+contradicts a pin or a record is used.
 """
 
-import contextlib
 import functools
+import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
 
-from midway_zoo.errors import CheckpointError
-from midway_zoo.files import write_json
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.utils import are_progress_bars_disabled
+
+from midway_zoo.bars import bar
+from midway_zoo.errors import CheckpointError, MidwayZooError
+from midway_zoo.reading import sha256_of
+from midway_zoo.weights.cache import cache_root, read_record, record_in, record_of, write_record
+from midway_zoo.weights.explain import explain, network_errors
+from midway_zoo.weights.remote import RangesRefusedError, RemoteFile
 
 log = logging.getLogger(__name__)
 
 TRUSTED = "trusted on first use"
-_SUFFIX = ".source.json"
 
 
 class Source(Protocol):
-    """What the Hub says of a file."""
+    """What the Hub reports about a file."""
 
     commit: str
     etag: str | None
@@ -38,14 +50,14 @@ def is_pinned(entry: Mapping[str, Any]) -> bool:
 
 
 def check_source(name: str, where: str, entry: Mapping[str, Any], source: Source, record: Path) -> None:
-    """Compare what the Hub says of a file with what is pinned and with what was recorded, before it is fetched.
+    """Compare what the Hub reports about a file with the pins and the record, before it is fetched.
 
     Args:
         name: of the weights.
         where: what to call the file in messages.
         entry: of the manifest.
-        source: what the Hub says now.
-        record: where the cache keeps what it said before; written if it is not there.
+        source: what the Hub reports now.
+        record: of the cache, with what it reported before; written if missing.
 
     Raises:
         CheckpointError: naming both values, if they differ or cannot be compared.
@@ -88,7 +100,7 @@ def _check_pins(where: str, entry: Mapping[str, Any], source: Source) -> None:
 
 
 def enforced(fetch: Callable[..., dict[str, Path]]) -> Callable[..., dict[str, Path]]:
-    """Let ``fetch(name, entry, parts, ...)`` give no part, fresh or cached, that contradicts a pin or the record."""
+    """Make ``fetch(name, entry, parts, ...)`` raise for parts, fresh or cached, that contradict a pin or the record."""
 
     @functools.wraps(fetch)
     def checked(name: str, entry: Mapping[str, Any], parts: Sequence[str], **options: Any) -> dict[str, Path]:
@@ -128,40 +140,8 @@ def _check_part(name: str, entry: Mapping[str, Any], part: str, path: Path) -> N
         )
 
 
-def record_of(path: Path, part: str) -> Path:
-    """Where the facts about the source of a cached part are."""
-    return path.with_name(path.name.removesuffix(f".{part}.safetensors") + _SUFFIX)
-
-
-def record_in(folder: Path, stem: str) -> Path:
-    """The same by the folder of a commit and the file's quoted name."""
-    return folder / f"{stem}{_SUFFIX}"
-
-
-def read_record(record: Path) -> dict[str, Any]:
-    """What was recorded; nothing where there is no record, or a damaged one."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def write_record(record: Path, facts: Mapping[str, Any]) -> None:
-    """Record facts about a source; a cache that cannot be written to goes without."""
-    with contextlib.suppress(OSError):
-        record.parent.mkdir(parents=True, exist_ok=True)
-        write_json(record, dict(facts), overwrite=True)
-
-
-def forget(parts: Mapping[str, Path]) -> None:
-    """Remove what was recorded about the source of cached parts."""
-    for record in {record_of(path, part) for part, path in parts.items()}:
-        record.unlink(missing_ok=True)
-
-
 def digests(facts: Mapping[str, Any], path: Path, part: str) -> dict[str, str | None]:
-    """For a network's provenance: what the Hub claims of the source file, and what was computed from all of it.
+    """For a network's provenance: the SHA-256 of the source file, as the Hub claims it and as computed from all bytes.
 
     Args:
         facts: of the part's sidecar.
@@ -176,7 +156,119 @@ def digests(facts: Mapping[str, Any], path: Path, part: str) -> dict[str, str | 
 
 
 def unpinned(entry: Mapping[str, Any]) -> Iterable[str]:
-    """What of an entry the manifest does not pin yet."""
+    """The fields of an entry that the manifest does not pin yet."""
     yield from (key for key in ("revision", "size_bytes", "sha256") if entry.get(key) is None)
     for part, pins in (entry.get("parts") or {}).items():
         yield from (f"{part} {key}" for key in ("size_bytes", "sha256") if pins.get(key) is None)
+
+
+_CHUNK = 2**24  # bytes per request
+_AHEAD = 6  # concurrent requests: what arrives early waits in memory
+
+
+class Verified(NamedTuple):
+    """A source file whose bytes were all hashed."""
+
+    file: str
+    commit: str
+    size_bytes: int
+    sha256: str
+
+
+def open_source(
+    name: str, entry: Mapping[str, Any], *, revision: str | None = None, token: str | bool | None = None
+) -> tuple[RemoteFile, str]:
+    """The source file of an entry on the Hub, and its description for messages; requested once, without retries.
+
+    Raises:
+        WeightsUnavailableError: if it is not available.
+    """
+    revision = revision or entry.get("revision") or constants.DEFAULT_REVISION
+    where = f"{name}: {entry['file']} of {constants.ENDPOINT}/{entry['repo_id']} at {revision}"
+    with _explained(name, where, entry["repo_id"]):
+        return RemoteFile(entry["repo_id"], entry["file"], revision, token, attempts=1), where
+
+
+@contextmanager
+def _explained(name: str, where: str, repo: str) -> Iterator[None]:
+    """Turn network errors into the package's error."""
+    try:
+        yield
+    except MidwayZooError:
+        raise
+    except network_errors() as error:
+        raise explain(error, name, where, repo) from error
+
+
+def verify_source(
+    name: str,
+    entry: Mapping[str, Any],
+    *,
+    cache_dir: Path | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Verified:
+    """Hash the source file of a name once and compare with the Hub's own SHA-256 and the manifest's.
+
+    The result is recorded in the cache, and shown in the provenance of networks from that source.
+
+    Args:
+        name: such as "midway_vits.bdd100k".
+        entry: of the manifest.
+        cache_dir: where the record goes, instead of the Hub's assets cache.
+        revision: instead of the entry's.
+        token: of the Hub.
+
+    Raises:
+        CheckpointError: naming both digests, if they differ, or there is none to compare with.
+        WeightsUnavailableError: if the file is not available.
+    """
+    remote, where = open_source(name, entry, revision=revision, token=token)
+    home = cache_root(cache_dir) / entry["repo_id"].replace("/", "--")
+    record = record_in(home / remote.commit, quote(remote.filename, safe=""))
+    check_source(name, where, entry, remote, record)
+    with _explained(name, where, remote.repo_id):
+        found = _hash(remote)
+    if remote.sha256 is None:
+        raise CheckpointError(
+            f"{where}: its {remote.size} bytes have sha256 {found}, but the Hub gives ETag {remote.etag}, which is no "
+            "SHA-256: there is nothing to compare with."
+        )
+    if found != remote.sha256:
+        raise CheckpointError(f"{where}: its {remote.size} bytes have sha256 {found}, the Hub says {remote.sha256}.")
+    write_record(record, {**read_record(record), "sha256_verified": found})
+    return Verified(remote.filename, remote.commit, remote.size, found)
+
+
+def _hash(remote: RemoteFile) -> str:
+    digest = hashlib.sha256()
+    quiet = are_progress_bars_disabled()
+    try:
+        title = f"sha256 {remote.filename}"
+        with bar(total=remote.size, unit="B", unit_scale=True, desc=title, leave=True, hidden=quiet) as shown:
+            for chunk in _chunks(remote):
+                digest.update(chunk)
+                shown.update(len(chunk))
+    except RangesRefusedError:  # fall back to the client's download, which cannot be hashed as it arrives
+        with tempfile.TemporaryDirectory() as folder:
+            path = hf_hub_download(
+                remote.repo_id, remote.filename, revision=remote.commit, token=remote.token, cache_dir=folder
+            )
+            return sha256_of(Path(path))
+    return digest.hexdigest()
+
+
+def _chunks(remote: RemoteFile) -> Iterator[bytearray]:
+    """The bytes of a file in order, fetched a few requests ahead."""
+    waiting: deque[Future[bytearray]] = deque()
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        try:
+            for start in range(0, remote.size, _CHUNK):
+                waiting.append(pool.submit(remote.fetch, start, min(start + _CHUNK, remote.size)))
+                if len(waiting) == _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,4 +1,4 @@
-"""Which ranges of a file on the Hub hold the tensors that are wanted, and fetching them over a few connections."""
+"""Planning the ranges of a file on the Hub that hold certain tensors, and fetching them over a few connections."""
 
 import itertools
 import queue
@@ -17,9 +17,9 @@ from midway_zoo.weights.remote import RemoteFile
 
 CONNECTIONS = 8
 MOST_UNWANTED = 0.12
-"""Bytes that may be fetched beside the wanted ones, as a share of these, if that spares requests."""
-_RUN = 2**25  # bytes of one request: a longer stretch is shared out among the connections
-_GAP = 2**15  # fetching this many unwanted bytes always costs less than one more request
+"""Unneeded bytes that may be fetched to save requests, as a share of the needed ones."""
+_RUN = 2**25  # bytes of one request: longer ranges are split among the connections
+_GAP = 2**15  # fetching this many unneeded bytes always costs less than another request
 
 Refs = Mapping[str, TensorRef]
 
@@ -33,11 +33,11 @@ class Run(NamedTuple):
 
 
 def plan(archive: TorchArchive, refs: Refs, spare: float = 0.0) -> list[Run]:
-    """Ranges to fetch for some tensors: as few as possible.
+    """As few ranges as possible that hold some tensors.
 
-    torch sorts storages by the text of their numbers (before 2.3), so that those of one encoder are scattered among
-    the optimizer's. Gaps are fetched too, the smallest first, as long as they take no more than ``spare`` bytes. An
-    entry ends where the next begins, so that its local header, whose length only the file knows, comes with it.
+    torch sorts storages by the text of their numbers (before 2.3), so those of one encoder are scattered among
+    the optimizer's. Gaps are fetched too, the smallest first, as long as they take no more than ``spare`` bytes. A
+    range ends where the next entry begins, since only the file knows the length of an entry's local header.
     """
     offsets = sorted(info.header_offset for info in archive.all_entries)
     ends = dict(zip(offsets, [*offsets[1:], archive.directory_offset], strict=True))
@@ -70,11 +70,11 @@ def read_parts(
         file: on the Hub.
         archive: the same, opened.
         parts: names of tensors, all different, and where each is.
-        arrived: tensors by name that need not be fetched, of an earlier call. After a failure it holds those of
-            unfinished parts that came until then.
+        arrived: tensors by name from an earlier call, which are not fetched again. After a failure it holds those of
+            incomplete parts received by then.
 
     Yields:
-        A part's name and tensors as soon as it is complete, the first parts first: what comes later may fail.
+        A part's name and tensors as soon as it is complete, first parts first, since later ones may fail.
     """
     refs = {name: ref for part in parts.values() for name, ref in part.items() if name not in arrived}
     rank = {name: index for index, part in enumerate(parts.values()) for name in part}
@@ -90,7 +90,7 @@ def read_parts(
                 del missing[part]
                 yield part, {name: arrived.pop(name) for name in parts[part]}
     if missing:
-        raise CheckpointError(f"{file.filename}: the tensors of {', '.join(missing)} did not all come; try again.")
+        raise CheckpointError(f"{file.filename}: the tensors of {', '.join(missing)} were not all received; try again.")
 
 
 def _fetch(
@@ -98,13 +98,13 @@ def _fetch(
 ) -> Generator[dict[str, torch.Tensor], None, None]:
     """The tensors of runs, in the order in which they arrive; ``rank`` is that of a tensor's part.
 
-    The threads are daemons of our own: those of concurrent.futures are waited for when Python ends, and one that
-    waits for a slow server would hold up whoever pressed Ctrl-C.
+    The threads are daemons: Python waits for those of concurrent.futures when it exits, and one that waits for a slow
+    server would delay Ctrl-C.
     """
     todo: queue.SimpleQueue[Run] = queue.SimpleQueue()
     done: queue.SimpleQueue[dict[str, torch.Tensor] | BaseException | None] = queue.SimpleQueue()  # None: one ended
-    # Runs with tensors of lower rank are begun. Damage in one part says nothing of the parts before it, one of which
-    # may share a run with it; nothing new is begun where the network fails.
+    # Only runs with tensors of a rank below the limit are started. Damage in one part does not affect earlier parts,
+    # which may share a run with it; after a failure of the network nothing new is started.
     limits = [len(rank)]
     for run in runs:
         todo.put(run)
@@ -122,7 +122,7 @@ def _fetch(
                     for name in run.names:
                         try:
                             done.put({name: _cut(data, run.start, archive, refs[name])})
-                        except CheckpointError as error:  # the others are good, and may complete a part
+                        except CheckpointError as error:  # the others are intact, and may complete a part
                             limits.append(rank[name])
                             done.put(error)
             except queue.Empty:
@@ -138,7 +138,7 @@ def _fetch(
             threading.Thread(target=work, daemon=True).start()
         failure: BaseException | None = None
         try:
-            # What is under way is waited for after a failure: it may complete a part.
+            # After a failure running requests are awaited: they may complete a part.
             while workers:
                 found = done.get()
                 if found is None:
@@ -155,7 +155,7 @@ def _fetch(
 
 
 def _cut(data: bytearray, start: int, archive: TorchArchive, ref: TensorRef) -> torch.Tensor:
-    """One tensor out of the bytes that were fetched from offset ``start`` on."""
+    """One tensor from bytes that were fetched from offset ``start`` on."""
     info = archive.storage_entry(ref.storage)
     offset = info.header_offset - start
     first = offset + local_header_size(bytes(data[offset : offset + 30]), info, archive.name)

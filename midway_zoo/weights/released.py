@@ -19,8 +19,7 @@ from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import EncoderName, assemble, check_tensors, empty_network
 from midway_zoo.weights.archive import TorchArchive, open_archive
-from midway_zoo.weights.numpy_scalars import short
-from midway_zoo.weights.pickles import TensorRef, plain
+from midway_zoo.weights.pickles import TensorRef, plain, short
 from midway_zoo.weights.run_config import RunConfig
 
 # Our name -> released name, inside the dynamics; i is the level, b the block.

@@ -1,20 +1,20 @@
-"""A file on the Hub, read by HTTP ranges of one version of it."""
+"""A file on the Hub: its commit, size and ETag, and its bytes, read by HTTP ranges of one version of it."""
 
 import io
 import logging
 import re
 import threading
-from collections.abc import Callable
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import urljoin, urlsplit
 
 from huggingface_hub import constants, hf_hub_url
 
 from midway_zoo.errors import CheckpointError
-from midway_zoo.weights.resolve import Resolved, no_hub, plain_etag, resolve
 from midway_zoo.weights.transport import (
     ATTEMPTS,
     Answer,
+    NetworkError,
     PassingError,
     Patience,
     StoppedError,
@@ -25,17 +25,106 @@ from midway_zoo.weights.transport import (
 
 log = logging.getLogger(__name__)
 
+_REDIRECTS = (301, 302, 303, 307, 308)
+_MOST_REDIRECTS = 20
+_NO_HEAD = (405, 501)
+
+
+class Resolved(NamedTuple):
+    """What the Hub reports about a file."""
+
+    commit: str | None
+    etag: str | None
+    size: int
+    location: str
+
+
+def plain_etag(etag: str | None) -> str | None:
+    """An ETag for weak comparison: without W/, quotes, and the suffix that some servers append when compressing."""
+    if etag is None:
+        return None
+    return etag.strip().removeprefix("W/").strip('"').removesuffix("-gzip") or None
+
+
+def no_hub(reason: str) -> NetworkError:
+    """The error for an endpoint that does not behave like a Hub."""
+    return NetworkError(
+        f"HF_ENDPOINT={constants.ENDPOINT} does not answer as a Hub: {reason}. Check HF_ENDPOINT, or whether a "
+        "proxy or sign-in page is in between"
+    )
+
+
+def resolve(url: str, token: str | bool | None, timeout: float) -> Resolved:
+    """Ask the Hub about a file, without its bytes.
+
+    Redirects within the Hub are followed with the token. A redirect to the host of the bytes that
+    carries the file's size is the answer; any other redirect to another host is followed without the token.
+
+    Raises:
+        PassingError: for a failure that may be retried.
+        NetworkError: for any other failure.
+    """
+    method = "HEAD"
+    commit = etag = size = None
+    for _ in range(_MOST_REDIRECTS):
+        headers = request_headers(url, token)
+        if method == "GET":
+            headers["Range"] = "bytes=0-0"
+        with request(method, url, headers, timeout, follow=False) as answer:
+            if method == "HEAD" and answer.status in _NO_HEAD:
+                method = "GET"
+                continue
+            found = answer.headers
+            commit = commit or found.get(constants.HUGGINGFACE_HEADER_X_REPO_COMMIT)
+            etag = etag or plain_etag(found.get(constants.HUGGINGFACE_HEADER_X_LINKED_ETAG))
+            size = size if size is not None else _number(found.get(constants.HUGGINGFACE_HEADER_X_LINKED_SIZE))
+            target = found.get("Location")
+            if answer.status in _REDIRECTS and target:
+                target = urljoin(url, target)
+                if not is_hub(target):
+                    if size is not None:
+                        return Resolved(commit, etag or plain_etag(found.get("ETag")), size, target)
+                    method = "GET"  # a signed link may be valid for GET only
+                url = target
+                continue
+            return _final(answer, commit, etag, size, url)
+    raise no_hub(f"it redirects more than {_MOST_REDIRECTS} times")
+
+
+def _final(answer: Answer, commit: str | None, etag: str | None, size: int | None, url: str) -> Resolved:
+    """The facts, from the reply of the host that has the bytes."""
+    if answer.status not in (200, 206):
+        answer.refuse()
+    if commit is None and answer.headers.get("Content-Type", "").startswith("text/html"):
+        raise no_hub("it sends a web page in place of the file")
+    if size is None and not answer.encoded:
+        size = _size(answer.status, answer.headers)
+    if size is None:
+        raise no_hub("it does not tell the file's size")
+    return Resolved(commit, etag or plain_etag(answer.headers.get("ETag")), size, url)
+
+
+def _size(status: int, headers: Mapping[str, str]) -> int | None:
+    if status == 206:
+        return _number(headers.get("Content-Range", "").rpartition("/")[2])
+    return _number(headers.get("Content-Length"))
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and re.fullmatch(r"\d+", text) else None
+
+
 _BLOCK = 2**18  # of the buffer: the zip directory and data.pkl of a released file take one or two each
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _NO_RANGES = (400, 405, 501)  # what proxies answer to a Range that they do not know
 
 
 class RangesRefusedError(Exception):
-    """Ranges of the file cannot be had; the caller takes another way."""
+    """Range requests are not supported; the caller falls back to a download."""
 
 
 class _LinkRefusedError(Exception):
-    """The host of the bytes refuses the link to them: it may have expired."""
+    """The host of the bytes refuses the link, which may have expired."""
 
     def __init__(self, reason: str, generation: int) -> None:
         super().__init__(reason)
@@ -43,7 +132,7 @@ class _LinkRefusedError(Exception):
 
 
 class _UnguardedError(Exception):
-    """The server sent the whole file to a request with If-Range: ask again without."""
+    """The server answered a request with If-Range by the whole file: retry without."""
 
 
 def is_commit(revision: str | None) -> bool:
@@ -57,22 +146,22 @@ class RemoteFile(io.RawIOBase):
     Args:
         repo_id: "org/name".
         filename: path in the repository.
-        revision: branch, tag or commit; resolved once, all reads are of that commit.
+        revision: branch, tag or commit; resolved once; all reads are from that commit.
         token: as everywhere in huggingface_hub.
         attempts: tries of the first request; the later ones have :data:`~midway_zoo.weights.transport.ATTEMPTS`.
 
     Attributes:
-        commit: id of the commit; of a mirror that tells none, "etag-" and the file's ETag.
-        revision: what to ask for to get this content: the commit, if it is known.
-        etag: the file's, as the Hub tells it: for large files their SHA-256.
+        commit: id of the commit; for a mirror that does not tell it, "etag-" and the file's ETag.
+        revision: the revision with this content: the commit, if known.
+        etag: the file's, from the Hub: for large files their SHA-256.
         size: in bytes.
-        received: bytes that came so far.
-        stop: ends every request, for good, when it is set.
+        received: bytes received so far.
+        stop: once set, ends all requests.
 
     Raises:
         NetworkError: here and from reads, if the Hub refuses or cannot be reached.
-        CheckpointError: from reads, if the file changes in between; here, if another commit is there.
-        RangesRefusedError: from reads, if ranges cannot be had.
+        CheckpointError: from reads, if the file changes in between; here, if the commit differs.
+        RangesRefusedError: from reads, if range requests are not supported.
     """
 
     def __init__(
@@ -109,7 +198,7 @@ class RemoteFile(io.RawIOBase):
         return self.etag if self.etag and re.fullmatch(r"[0-9a-f]{64}", self.etag) else None
 
     def _key(self, found: Resolved, revision: str | None) -> str:
-        """What the content is filed under: never a name that may mean something else tomorrow."""
+        """The cache key of the content: never a name whose content may change."""
         if found.commit is not None:
             if is_commit(revision) and found.commit != revision:
                 raise CheckpointError(
@@ -120,11 +209,11 @@ class RemoteFile(io.RawIOBase):
         if revision is not None and is_commit(revision):
             return revision
         if found.etag is None:
-            raise no_hub("it tells neither commit nor ETag of the file")
+            raise no_hub("it tells neither the file's commit nor its ETag")
         return "etag-" + re.sub(r"[^0-9A-Za-z]+", "-", found.etag)[:80]
 
     def _say(self, text: str) -> None:
-        """Show a line, once where many requests have the same to say."""
+        """Log a line, once if several requests report the same."""
         if text != self._said:
             self._said = text
             log.warning("%s", text)
@@ -142,7 +231,7 @@ class RemoteFile(io.RawIOBase):
                 patience.spend(failure)
 
     def _renew(self, generation: int) -> None:
-        """Get a new signed location; once, however many threads saw the old one expire."""
+        """Get a new signed location; only once, however many threads saw the old one expire."""
         with self._lock:
             if generation != self._generation:
                 return
@@ -159,7 +248,7 @@ class RemoteFile(io.RawIOBase):
         )
 
     def fetch(self, start: int, stop: int, progress: Callable[[int], object] = lambda count: None) -> bytearray:
-        """The bytes of [start, stop); what came before an interruption is not asked for again."""
+        """The bytes of [start, stop); after an interruption only the rest is requested."""
         data = bytearray()
         patience = self._patience(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         renewed = False
@@ -170,7 +259,7 @@ class RemoteFile(io.RawIOBase):
                 self._receive(data, start, stop, patience.timeout, progress)
             except (PassingError, _LinkRefusedError, _UnguardedError) as error:
                 failure = error
-            if len(data) > before:  # it moves: go on at once
+            if len(data) > before:  # progress was made: continue at once
                 patience.moved()
                 renewed = False
             elif isinstance(failure, PassingError):
@@ -185,7 +274,7 @@ class RemoteFile(io.RawIOBase):
     def _receive(
         self, data: bytearray, start: int, stop: int, timeout: float, progress: Callable[[int], object]
     ) -> None:
-        """One request for what is missing: its bytes are added to ``data`` as they come."""
+        """One request for the missing bytes, which are added to ``data`` as they arrive."""
         begin = start + len(data)
         left = stop - begin
         with self._lock:
@@ -213,7 +302,7 @@ class RemoteFile(io.RawIOBase):
             raise PassingError(f"{urlsplit(location).netloc} sent nothing")
 
     def _check(self, answer: Answer, start: int, stop: int, generation: int, *, guarded: bool) -> None:
-        """Raise unless the reply is what was asked for."""
+        """Raise unless the reply is the requested range."""
         status, own = answer.status, is_hub(answer.url)
         if status == 416:
             raise CheckpointError(f"{self.filename} is shorter on the server than the {self.size} bytes announced.")
@@ -239,7 +328,7 @@ class RemoteFile(io.RawIOBase):
             )
 
     def _check_version(self, found: str | None, generation: int) -> None:
-        """Compare ETags, weakly, as caches on the way weaken them; some replies have none."""
+        """Compare ETags, weakly, since caches in between weaken them; some replies have none."""
         with self._lock:
             if generation != self._generation or found is None:
                 return

@@ -1,14 +1,14 @@
-"""One HTTP request as huggingface_hub makes it, what can go wrong with it, and how long to keep trying.
+"""One HTTP request as huggingface_hub makes it, its failures, and how long to retry.
 
 The session (with its proxies, certificates and offline switch), the headers, the time-outs and the errors are the
-client's. What it has not, in any version, and what this module and its neighbours therefore are:
+client's. This module and its neighbours add what no version of the client has:
 
-- ranges: it downloads files as a whole. It cannot ask for many ranges of one file, hold them all to one version
-  of it (If-Range, ETag), or renew a link that expires in between;
-- tries that go on where the last one stopped: ``http_backoff`` starts a request afresh, knows the Hub's RateLimit
-  header only since 1.2, and writes the signed link of the file's host into the log;
+- ranges: the client downloads whole files. It cannot request many ranges of one file, require one version of it
+  for all (If-Range, ETag), or renew a link that expires in between;
+- retries that resume where the last try stopped: ``http_backoff`` restarts a request, knows the Hub's RateLimit
+  header only since 1.2, and writes the signed link to the log;
 - metadata from mirrors: ``get_hf_file_metadata`` follows a redirect to another origin only in the newest versions,
-  asks by HEAD alone, and in some versions backs off by itself, inside of whoever already does.
+  uses HEAD only, and in some versions has a backoff of its own inside the caller's.
 """
 
 import email.utils
@@ -31,22 +31,22 @@ from midway_zoo.version import __version__
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 6
-"""Tries of one request in a row without a byte received."""
+"""Consecutive tries of one request without receiving a byte."""
 ATTEMPTS_WITHOUT_NETWORK = 3
-"""Tries where no connection can be made at all: that seldom passes by itself, and should be known at once."""
+"""Tries if no connection can be made at all: that rarely passes, and should be reported soon."""
 BACKOFF_SECONDS = 0.5
 SILENCE_SECONDS = 19.0
-"""How long a server may leave a request without a byte, all tries together."""
+"""How long a request may go without a byte, all tries together."""
 LONGEST_WAIT_SECONDS = 300.0
-"""How long a server may ask to wait; the Hub counts requests over windows of five minutes."""
+"""The longest wait that a server may ask for; the Hub counts requests over windows of five minutes."""
 _SHOWN = 300  # characters of a refusal's body in messages
-_HUBS = ("https://huggingface.co", "https://hf.co")  # the client sends its token to these beside the endpoint
+_HUBS = ("https://huggingface.co", "https://hf.co")  # the client sends its token to these as well as to the endpoint
 
 
 class NetworkError(Exception):
     """A request that failed for good. Not an OSError, which zipfile would take for a damaged file.
 
-    The text never holds the query of an address: that is where signatures are.
+    The text never contains the query of an address, which holds signatures.
     """
 
     def __init__(self, text: str, *, status: int | None = None, cause: BaseException | None = None) -> None:
@@ -65,7 +65,7 @@ class PassingError(Exception):
 
 
 class StoppedError(Exception):
-    """The fetch that this request belongs to was given up."""
+    """The fetch that this request belongs to was aborted."""
 
 
 def origin(url: str) -> str:
@@ -76,7 +76,7 @@ def origin(url: str) -> str:
 
 
 def is_hub(url: str) -> bool:
-    """Whether an address is the Hub's own, so that the token may go there; the signature in a link opens the rest."""
+    """Whether an address is the Hub's own, so that the token may be sent; signed links need none."""
     return origin(url) in {origin(known) for known in (constants.ENDPOINT, *_HUBS)}
 
 
@@ -86,7 +86,7 @@ def clean(text: str) -> str:
 
 
 def request_headers(url: str, token: str | bool | None) -> dict[str, str]:
-    """The client's headers; the token for the Hub alone. No compression, which ranges do not go with."""
+    """The client's headers; the token for the Hub alone. No compression, which does not work with ranges."""
     headers: dict[str, str] = build_hf_headers(
         token=token if is_hub(url) else False, library_name="midway-zoo", library_version=__version__
     )
@@ -104,7 +104,7 @@ class Answer:
 
     @property
     def encoded(self) -> bool:
-        """Whether the body is compressed against our wish: its offsets mean nothing then."""
+        """Whether the body is compressed despite our request: its offsets are then meaningless."""
         return self.headers.get("Content-Encoding", "identity").lower() not in ("", "identity")
 
     def text(self) -> str:
@@ -117,7 +117,7 @@ class Answer:
         return clean(" ".join(body.decode("utf-8", "replace").split()))[:_SHOWN]
 
     def refuse(self) -> NoReturn:
-        """Raise what a reply other than the one hoped for means."""
+        """Raise the error that an unexpected reply stands for."""
         host = urlsplit(self.url).netloc
         if self.status in (408, 429) or self.status >= 500:
             reason = f"{host} answered with HTTP {self.status}"
@@ -151,13 +151,13 @@ def _asked_wait(status: int, headers: Mapping[str, str]) -> float | None:
 def request(method: str, url: str, headers: Mapping[str, str], timeout: float, *, follow: bool) -> Iterator[Answer]:
     """An open request: huggingface_hub has httpx since 1.0, requests before.
 
-    The pieces of the body come as the network gives them, so that none is lost with what is missing after it.
+    The body arrives in pieces as received, so that none is lost if the rest fails.
 
     Raises:
-        PassingError: around what the network raised, the body's reading included.
+        PassingError: for errors of the network, also while reading the body.
         NetworkError: if huggingface_hub is offline.
     """
-    if constants.HF_HUB_OFFLINE:  # before 1.0 the client looks at it only when it makes a session
+    if constants.HF_HUB_OFFLINE:  # before 1.0 the client checks it only when it creates a session
         raise NetworkError("huggingface_hub is offline (HF_HUB_OFFLINE=1)")
     session: Any = get_session()
     try:
@@ -172,7 +172,7 @@ def request(method: str, url: str, headers: Mapping[str, str], timeout: float, *
     except OfflineModeIsEnabled as error:
         raise NetworkError(clean(str(error)), cause=error) from None
     except transport_errors() as error:
-        raise _passing(error, url) from None  # what it wraps shows the signed link
+        raise _passing(error, url) from None  # the original error shows the signed link
 
 
 def transport_errors() -> tuple[type[BaseException], ...]:
@@ -185,7 +185,7 @@ def transport_errors() -> tuple[type[BaseException], ...]:
 
 
 def _passing(error: BaseException, url: str) -> PassingError:
-    """What the network raised, by the names that httpx and (around urllib3's) requests give it."""
+    """The error for an exception of httpx, or of requests (which wraps urllib3's), recognised by its type's name."""
     reason = getattr(error.args[0] if error.args else None, "reason", None)
     kinds = {kind.__name__ for kind in (*type(error).__mro__, *type(reason).__mro__)}
     absent = kinds & {"ConnectError", "NewConnectionError", "SSLError", "ProxyError"} and "ConnectTimeout" not in kinds
@@ -199,14 +199,14 @@ def _sleep(seconds: float, stop: threading.Event) -> None:
 
 
 class Patience:
-    """When to try one request again, and when to give it up.
+    """Decides when to retry a request, and when to give up.
 
     Args:
-        what: is fetched, for messages.
+        what: what is fetched, for messages.
         timeout: of one try in seconds, as the user set it.
         attempts: at most.
-        stop: ends every waiting.
-        say: shows a line.
+        stop: ends any wait.
+        say: logs a line.
     """
 
     def __init__(
@@ -217,19 +217,19 @@ class Patience:
 
     @property
     def timeout(self) -> float:
-        """Seconds for the next try: what is configured, but the tries together keep to the limit of silence."""
+        """Seconds for the next try: as configured, within the limit of silence for all tries together."""
         left = max(SILENCE_SECONDS, self._configured) - (time.monotonic() - self._since)
         return max(min(self._configured, left), 0.1)
 
     def moved(self) -> None:
-        """Bytes came: all is well again."""
+        """Bytes were received: start counting anew."""
         self._failed, self._since = 0, time.monotonic()
 
     def spend(self, failure: PassingError) -> None:
         """Wait before the next try.
 
         Raises:
-            NetworkError: if there should be none.
+            NetworkError: if there should be no further try.
         """
         self._failed += 1
         pause = min(BACKOFF_SECONDS * 2 ** (self._failed - 1), 8.0) if failure.wait is None else failure.wait

@@ -16,8 +16,9 @@ from safetensors.torch import load_file
 import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.config import MidwayConfig
-from midway_zoo.files import METADATA_KEY, write_png
+from midway_zoo.files import write_png
 from midway_zoo.inference.video_writer import write_video
+from midway_zoo.reading import METADATA_KEY
 from midway_zoo.storage import state_digest
 from midway_zoo.visualize import flow_legend
 

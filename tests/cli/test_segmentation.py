@@ -8,7 +8,8 @@ import torch
 import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.files import write_png, write_safetensors
-from midway_zoo.inference.images import read_labels, to_tensor
+from midway_zoo.inference.image_files import read_labels
+from midway_zoo.inference.images import to_tensor
 from midway_zoo.inference.video_writer import write_video
 from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig
 from midway_zoo.readouts.segmenter_files import HEAD

@@ -10,7 +10,8 @@ from PIL import Image
 import midway_zoo as mz
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.folders import folder_stamp, frame_files, is_image, natural_key
-from midway_zoo.inference.images import image_size, read_image, read_labels, to_tensor
+from midway_zoo.inference.image_files import image_size, read_image, read_labels
+from midway_zoo.inference.images import to_tensor
 
 STRAYS = ("._frame_1.png", ".DS_Store", "Thumbs.db", "data.h5", "clip.mpg", "notes.pdf", "icon.ico", "frames.json")
 

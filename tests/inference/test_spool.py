@@ -6,8 +6,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from midway_zoo.files import METADATA_KEY
 from midway_zoo.inference.spool import TensorSpool
+from midway_zoo.reading import METADATA_KEY
 
 
 @pytest.mark.parametrize("name", ["t.safetensors", "t.npz"])

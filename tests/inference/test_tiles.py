@@ -204,7 +204,7 @@ def test_large_images_are_worked_at_in_a_few_tiles(
     with caplog.at_level(logging.INFO, logger="midway_zoo"):
         found = mz.predict_flow(network, *pictures)
     assert len(caplog.records) == 1
-    assert "288 x 128 pixels is worked at in 216 x 96" in caplog.text
+    assert "288 x 128 pixels is computed at 216 x 96" in caplog.text
     assert found.flow.shape == (1, 2, 128, 288)
     assert epe(found.flow[0], oracle.true()).mean() < 0.05
     few, oracle.tiles = oracle.tiles, 0

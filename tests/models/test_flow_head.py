@@ -280,7 +280,7 @@ def test_a_missing_tensor_of_the_head_is_an_error(tmp_path: Path) -> None:
     network = mz.MidwayNetwork(TINY)
     network.save_pretrained(tmp_path)
     del network.flow_head.reduce
-    from midway_zoo.storage import save_network
+    from midway_zoo.weights.sharing import save_network
 
     save_network(network, tmp_path)
     with pytest.raises(mz.MidwayZooError, match=r"flow_head\.reduce"):

@@ -8,7 +8,7 @@ from timm.models import group_parameters
 
 import midway_zoo as mz
 from midway_zoo.config import ARCHITECTURES
-from midway_zoo.weights.convert import save_encoder
+from midway_zoo.weights.sharing import save_encoder
 
 NAMES = list(ARCHITECTURES)
 

@@ -16,7 +16,7 @@ from midway_zoo import MidwayConfig, MidwayNetwork
 from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, ConfigError, InputError
 from midway_zoo.models.dynamics import Dynamics
-from midway_zoo.weights.publish import network_card
+from midway_zoo.weights.sharing import network_card
 
 from ..weights.released_files import TINY
 

@@ -10,7 +10,7 @@ from PIL import Image
 import midway_zoo as mz
 from midway_zoo.errors import CheckpointError, ConfigError, InputError, MissingFileError
 from midway_zoo.files import write_safetensors
-from midway_zoo.inference.images import read_labels
+from midway_zoo.inference.image_files import read_labels
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig, check_same_classes, seen_size
 from midway_zoo.readouts.segmentation_heads import AuxiliaryHead, UperNetHead, pyramid_blocks

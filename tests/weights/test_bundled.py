@@ -23,7 +23,7 @@ from midway_zoo.files import write_png
 from midway_zoo.inference.golden import TOLERANCE, check_golden, compare, golden_file, golden_pair
 from midway_zoo.train.checkpoints import mark_best, save_checkpoint
 from midway_zoo.train.weights import network_from
-from midway_zoo.weights.publish import network_card
+from midway_zoo.weights.sharing import network_card
 from tests.weights.released_files import assert_same_state
 
 NAME = "midway_nano.scenes"

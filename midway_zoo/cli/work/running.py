@@ -9,7 +9,8 @@ import torch
 from midway_zoo.cli.work.outputs import check_outputs
 from midway_zoo.errors import InputError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.weights.registry import create_model, is_path, load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
+from midway_zoo.weights.registry import create_model, is_path
 
 TABLES = (".safetensors", ".npz")
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
 from midway_zoo.flow import read_flow
-from midway_zoo.inference.images import read_image
+from midway_zoo.inference.image_files import read_image
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig, FlowSample, check_augment
 from midway_zoo.train.data.flow_datasets import check_part, list_part

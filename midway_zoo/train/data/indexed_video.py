@@ -13,7 +13,7 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
-from midway_zoo.inference.images import to_uint8
+from midway_zoo.inference.image_files import to_uint8
 from midway_zoo.inference.sources import Kind
 from midway_zoo.inference.video_file import VideoFile, upright
 from midway_zoo.inference.video_order import DecodedFrame

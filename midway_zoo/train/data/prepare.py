@@ -23,7 +23,7 @@ from midway_zoo.errors import ConfigError, InputError, MidwayZooError
 from midway_zoo.files import atomic, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
-from midway_zoo.inference.images import read_image, scaled_size, to_uint8
+from midway_zoo.inference.image_files import read_image, scaled_size, to_uint8
 from midway_zoo.inference.sources import Source, base_folder, find_sources
 from midway_zoo.inference.video_file import VideoFile, colour_matrix, import_av, orientation, upright
 from midway_zoo.inference.video_writer import Colours, VideoWriter

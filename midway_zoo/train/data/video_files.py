@@ -9,7 +9,7 @@ from torch import Tensor
 
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.folders import TIMING_FILE, folder_stamp, frame_files
-from midway_zoo.inference.images import read_image
+from midway_zoo.inference.image_files import read_image
 from midway_zoo.inference.sources import Kind
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from midway_zoo.errors import InputError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
-from midway_zoo.inference.images import image_size
+from midway_zoo.inference.image_files import image_size
 from midway_zoo.inference.sources import Source
 from midway_zoo.inference.video_file import UnreadableVideoError, VideoFile, import_av, orientation
 from midway_zoo.train.data.indexed_video import IndexedVideo, timing_fields

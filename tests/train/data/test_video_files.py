@@ -9,7 +9,7 @@ from PIL import Image
 
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.folders import frame_files, natural_key
-from midway_zoo.inference.images import read_image
+from midway_zoo.inference.image_files import read_image
 from midway_zoo.inference.sources import Source, find_sources
 from midway_zoo.train.data.video_files import read_images
 from tests.train.data.videos import picture, write_folder

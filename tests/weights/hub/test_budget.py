@@ -9,6 +9,7 @@ import torch
 import midway_zoo as mz
 from midway_zoo import manifest
 from midway_zoo.errors import WeightsUnavailableError
+from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.ranges import CONNECTIONS, plan
 from tests.weights.hub.hub_server import HubServer
@@ -30,7 +31,7 @@ def test_bytes_and_requests(hub: HubServer, large: Path) -> None:
     hub.add_file("lab/large", "large.pth", large, lfs=True)
     mz.register_weights("midway_vits.large", repo_id="lab/large", file="large.pth", overwrite=True)
     paths = hub_weights.fetch("midway_vits.large", manifest.find("midway_vits.large"), ["teacher"])
-    encoder = 4 * sum(tensor.numel() for tensor in hub_weights.load_part(paths["teacher"]).tensors.values())
+    encoder = 4 * sum(tensor.numel() for tensor in cache.load_part(paths["teacher"]).tensors.values())
     sent = hub.bytes_sent()
     assert sent <= 1.12 * encoder, (sent, encoder)
     assert sent <= 0.12 * large.stat().st_size
@@ -50,17 +51,17 @@ def test_what_came_before_a_failure_is_not_fetched_again(
     hub.faults.add("status", status=503, times=None, after=4, host="cdn")
     with pytest.raises(WeightsUnavailableError):
         hub_weights.fetch("midway_vits.large", entry, ["teacher"])
-    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".unfinished"]
+    assert [path.suffixes[-2] for path in cache.cache_root().rglob("*.safetensors")] == [".unfinished"]
     hub.faults.clear()
     sent = hub.bytes_sent()
     paths = hub_weights.fetch("midway_vits.large", entry, ["teacher"])
-    tensors = hub_weights.load_part(paths["teacher"]).tensors
+    tensors = cache.load_part(paths["teacher"]).tensors
     encoder = 4 * sum(tensor.numel() for tensor in tensors.values())
     assert sent > 0.3 * encoder
     assert hub.bytes_sent() < 1.25 * encoder
     state = mz.load_checkpoint(large).encoder.state_dict()
     assert all(torch.equal(tensors[name], value) for name, value in state.items())
-    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".teacher"]
+    assert [path.suffixes[-2] for path in cache.cache_root().rglob("*.safetensors")] == [".teacher"]
 
 
 def _archive(sizes: list[int], wanted: list[int]) -> tuple[SimpleNamespace, dict]:
@@ -101,19 +102,19 @@ def test_a_long_stretch_is_shared_out() -> None:
 def test_an_unchanged_part_is_hashed_once_and_a_changed_one_again(tmp_path, monkeypatch) -> None:
     """What is written is what was hashed; only another file in its place has to be hashed before it is used."""
     path = tmp_path / "w.teacher.safetensors"
-    place = hub_weights.Place(tmp_path, "w")
-    hub_weights.store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
+    place = cache.Place(tmp_path, "w")
+    cache.store(place, "teacher", {"x": torch.arange(4.0)}, {"part": "teacher"}, None)
     calls: list[Path] = []
-    original = hub_weights.sha256_of
-    monkeypatch.setattr(hub_weights, "sha256_of", lambda file: calls.append(file) or original(file))
-    hub_weights.load_part(path)
+    original = cache.sha256_of
+    monkeypatch.setattr(cache, "sha256_of", lambda file: calls.append(file) or original(file))
+    cache.load_part(path)
     assert not calls
-    hub_weights.load_part(path, rehash=True)
+    cache.load_part(path, rehash=True)
     assert len(calls) == 1
     path.write_bytes(path.read_bytes())  # the same bytes, but another time
-    hub_weights.load_part(path)
-    hub_weights.load_part(path)
+    cache.load_part(path)
+    cache.load_part(path)
     assert len(calls) == 2
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(mz.MidwayZooError, match="sha256"):
-        hub_weights.load_part(path)
+        cache.load_part(path)

@@ -14,6 +14,7 @@ import pytest
 import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, MidwayZooError, WeightsUnavailableError
+from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import Parts
@@ -27,7 +28,7 @@ REPO, FILE, NAME = "lab/weights", "tiny.pth", "midway_nano.tiny"
 
 def leftovers() -> list[Path]:
     """Files in the cache that are neither complete parts nor bookkeeping."""
-    files = [path for path in hub_weights.cache_root().rglob("*") if path.is_file() and path.suffix != ".lock"]
+    files = [path for path in cache.cache_root().rglob("*") if path.is_file() and path.suffix != ".lock"]
     complete = {path for path in files if path.suffix == ".safetensors" and path.with_suffix(".json") in files}
     return [
         path
@@ -215,7 +216,7 @@ def test_a_mirror_without_commits_is_filed_by_etag(
     """Nothing is filed under the branch's name: what moves there is seen, what was there is found without network."""
     published.faults.add("no_commit", times=None)
     right_weights(tiny)
-    assert sorted(path.name[:9] for path in (hub_weights.cache_root() / "lab--weights").glob("[!r]*")) == [
+    assert sorted(path.name[:9] for path in (cache.cache_root() / "lab--weights").glob("[!r]*")) == [
         f"etag-{published.repos[REPO].at('main').files[FILE].sha256}"[:9]
     ]
     published.add_file(REPO, FILE, other, lfs=True)
@@ -250,7 +251,7 @@ def test_a_finished_part_is_kept_when_the_next_fails(
     published.faults.add("flip", at=at, times=None)
     with pytest.raises(CheckpointError, match="CRC-32"):
         mz.create_model(NAME, pretrained=True)
-    assert [path.suffixes[-2] for path in hub_weights.cache_root().rglob("*.safetensors")] == [".teacher"]
+    assert [path.suffixes[-2] for path in cache.cache_root().rglob("*.safetensors")] == [".teacher"]
     assert leftovers() == []
 
 
@@ -381,7 +382,7 @@ def test_kill_during_download(published: HubServer, tiny: Path, process) -> None
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=20)
     published.faults.clear()
-    (place,) = hub_weights.cache_root().rglob("*.lock")
+    (place,) = cache.cache_root().rglob("*.lock")
     (place.parent / f".{FILE}.teacher.safetensors.abc.part").write_bytes(b"half")  # as if killed while writing
     (place.parent / f"{FILE}.teacher.safetensors").write_bytes(b"half")
     right_weights(tiny)

@@ -13,9 +13,10 @@ import midway_zoo as mz
 from midway_zoo import manifest
 from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, WeightsUnavailableError
+from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
-from midway_zoo.weights.pins import read_record, record_of
-from midway_zoo.weights.verification import open_source, verify_source
+from midway_zoo.weights.cache import read_record, record_of
+from midway_zoo.weights.pins import open_source, verify_source
 from tests.weights.hub.hub_server import HubServer
 
 REPO, FILE, NAME = "lab/weights", "tiny.pth", "midway_nano.tiny"
@@ -42,7 +43,7 @@ def test_right_pins_change_nothing(entry: dict[str, Any], tiny: Path, published:
     entry |= {"sha256": sha256(tiny), "size_bytes": tiny.stat().st_size, "revision": published.sha(REPO)}
     entry["parts"] = {"teacher": pins}
     assert fetch(entry)["teacher"] == path
-    hub_weights.clear_cache(NAME)
+    cache.clear_cache(NAME)
     assert fetch(entry)["teacher"] == path
 
 
@@ -59,7 +60,7 @@ def test_a_wrong_pin_is_an_error_that_names_both(
     path = fetch(entry)["teacher"]
     actual = sha256(path if part else tiny) if key == "sha256" else str((path if part else tiny).stat().st_size)
     if state == "fresh":
-        hub_weights.clear_cache(NAME)
+        cache.clear_cache(NAME)
         assert not path.exists()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", "offline" in state)
     wrong = "1" * 64 if key == "sha256" else 1234567
@@ -154,7 +155,7 @@ def test_verify_full(
 def test_verify_full_needs_nothing_cached_and_finds_other_bytes(
     entry: dict[str, Any], tiny: Path, published: HubServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("midway_zoo.weights.verification._CHUNK", 100_000)
+    monkeypatch.setattr("midway_zoo.weights.pins._CHUNK", 100_000)
     assert verify_source(NAME, entry).sha256 == sha256(tiny)
     published.add_file(REPO, "lying.pth", tiny, lfs=True, sha256="5" * 64)
     mz.register_weights("midway_nano.lying", repo_id=REPO, file="lying.pth", overwrite=True)

@@ -13,9 +13,10 @@ from midway_zoo.cli import main
 from midway_zoo.cli.manifest_schema import validate
 from midway_zoo.errors import ConfigError, WeightsUnavailableError
 from midway_zoo.manifest import load_manifest
+from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.convert import convert
-from midway_zoo.weights.publish import network_card, push_encoder
+from midway_zoo.weights.sharing import network_card, push_folder
 from tests.weights.hub.hub_server import HubServer
 from tests.weights.released_files import assert_same_state
 
@@ -62,17 +63,11 @@ def test_card_is_true_for_the_model_at_hand(nano: mz.MidwayNetwork) -> None:
     assert "BDD100K, 300 epochs" in card
 
 
-def test_encoder_there_and_back(writable: HubServer, nano: mz.MidwayNetwork) -> None:
-    push_encoder(nano.encoder, "lab/encoder")
-    again = timm.create_model("hf-hub:lab/encoder", pretrained=True)
-    assert_same_state(again.state_dict(), nano.encoder.state_dict())
-    assert "library_name: timm" in card_of("lab/encoder")
-
-
-def test_push_refused(published: HubServer, nano: mz.MidwayNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_push_refused(published: HubServer, nano_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert(nano_file, tmp_path)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(WeightsUnavailableError, match="lab/encoder"):
-        push_encoder(nano.encoder, "lab/encoder")
+        push_folder(tmp_path / "encoder", "lab/encoder")
 
 
 def test_push_command(writable: HubServer, nano_file: Path, tmp_path: Path, capsys) -> None:
@@ -83,7 +78,9 @@ def test_push_command(writable: HubServer, nano_file: Path, tmp_path: Path, caps
     assert_same_state(mz.create_model("hf-hub:lab/network").state_dict(), expected.state_dict())
     encoder = timm.create_model("hf-hub:lab/encoder", pretrained=True)
     assert_same_state(encoder.state_dict(), expected.encoder.state_dict())
-    assert "nano.pth" in card_of("lab/encoder")
+    card = card_of("lab/encoder")
+    assert "nano.pth" in card
+    assert "library_name: timm" in card
     capsys.readouterr()
     assert main(["push", str(tmp_path), "lab/x"]) == 1
     assert "midway-zoo convert" in capsys.readouterr().err
@@ -108,9 +105,9 @@ def test_download_verify_cache(published: HubServer, capsys, monkeypatch: pytest
     assert main(["verify", NAME]) == 1
     assert "expected" in capsys.readouterr().err
     assert main(["cache", "--clear", "midway_vits.bdd100k"]) == 1  # nothing of it is cached
-    assert hub_weights.list_cache()
+    assert cache.list_cache()
     assert main(["cache", "--clear", NAME]) == 0
-    assert hub_weights.list_cache() == []
+    assert cache.list_cache() == []
     assert published.requests == []
 
 
@@ -183,7 +180,7 @@ def test_pin(published: HubServer, tiny: Path, tmp_path: Path, capsys) -> None:
     pinned = pinned["models"]["midway_nano.tiny"]
     assert pinned["size_bytes"] == tiny.stat().st_size
     assert all(facts["sha256"] and facts["size_bytes"] for facts in pinned["parts"].values())
-    hub_weights.clear_cache()
+    cache.clear_cache()
     hub_weights.fetch("midway_nano.tiny", pinned, ["teacher"])  # the digest is the same the second time
 
 

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from midway_zoo.inference.images import read_image
+from midway_zoo.inference.image_files import read_image
 from midway_zoo.readouts.image_folder import LabelledImages
 from midway_zoo.train.data.loading import Sample
 from midway_zoo.train.data.photometric import ViewKind, draw_parameters

@@ -12,7 +12,8 @@ from torchvision.datasets import ImageFolder
 from midway_zoo.checks import field_range
 from midway_zoo.errors import ConfigError
 from midway_zoo.inference.folders import frame_files
-from midway_zoo.inference.images import read_image, read_labels, resize, to_tensor
+from midway_zoo.inference.image_files import read_image, read_labels
+from midway_zoo.inference.images import resize, to_tensor
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.readouts.backbone import Backbone, load_backbone
 from midway_zoo.readouts.masks import sequence_scores

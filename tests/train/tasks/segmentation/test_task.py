@@ -18,7 +18,7 @@ from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.segmentation.config import SegmentationConfig
 from midway_zoo.train.tasks.segmentation.task import SegmentationTask
 from midway_zoo.train.weights import export
-from midway_zoo.weights.registry import load_checkpoint
+from midway_zoo.weights.checkpoint import load_checkpoint
 from tests.readouts.labelled_files import write_bdd100k, write_folder
 from tests.train.test_resume import assert_same_weights, lines
 

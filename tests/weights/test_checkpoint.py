@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -75,3 +76,13 @@ def test_a_plain_state_dict_gets_a_hint(tmp_path) -> None:
     torch.save(mz.MidwayNetwork(CONFIG).state_dict(), tmp_path / "plain.pth")
     with pytest.raises(CheckpointError, match=r"plain state_dict.*load_state_dict"):
         mz.load_checkpoint(tmp_path / "plain.pth")
+
+
+def test_a_registered_path_is_whatever_load_checkpoint_reads(run) -> None:
+    folder, networks = run
+    for path, step in ((folder, 20), (folder / "best.json", 10)):
+        mz.register_weights("midway_nano.run", path=path, overwrite=True)
+        network = mz.create_model("midway_nano.run", pretrained=True)
+        assert network.provenance["step"] == step
+        encoder = timm.create_model("midway_nano.run", pretrained=True, **network.config.encoder_args)
+        assert torch.equal(encoder.cls_token, networks[step].target_encoder.cls_token)
