@@ -62,6 +62,7 @@ HEAVY = (
     "pyarrow",
     "ray",
     "cv2",
+    "torchcodec",
 )
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 
