@@ -144,7 +144,7 @@ class DeviceReader:
         found = decoder.get_frames_played_at((seconds + half).tolist())
         if self.device != "cpu" and decoder.cpu_fallback:
             raise ValueError(str(decoder.cpu_fallback))
-        apart = (found.pts_seconds - torch.from_numpy(seconds)).abs().max().item()
+        apart = (found.pts_seconds.cpu() - torch.from_numpy(seconds)).abs().max().item()
         if apart > 0.8 * half:
             raise ValueError(f"a frame is {apart:.3f} s from where the index has it")
         if found.data.shape[1:] != (3, video.height, video.width) or found.data.dtype != torch.uint8:
