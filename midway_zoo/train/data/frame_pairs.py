@@ -281,11 +281,11 @@ class PairDataset(Dataset[Sample]):
         stream: of pairs.
         views: ``views(source, target, rng)`` makes a sample from two uint8 frames (3, H, W).
         short_side: see ``PairsConfig.decode_short_side``.
-        read: called as :meth:`IndexedVideo.read`, which it is by default.
+        read: called in place of :meth:`IndexedVideo.read`, as that is; None calls it.
     """
 
     def __init__(
-        self, stream: PairStream, views: Views, *, short_side: int | None = None, read: Reader = IndexedVideo.read
+        self, stream: PairStream, views: Views, *, short_side: int | None = None, read: Reader | None = None
     ) -> None:
         self.stream = stream
         self._views = views
@@ -325,7 +325,8 @@ class PairDataset(Dataset[Sample]):
         video = self.stream.videos[group[0].video]
         frames = sorted({frame for pair in group for frame in (pair.source, pair.target)})
         try:
-            images, reasons = self._read(video, self.stream.base, frames, self._short_side)
+            read = self._read or IndexedVideo.read
+            images, reasons = read(video, self.stream.base, frames, self._short_side)
         except (InputError, MissingFileError) as error:
             images, reasons = {}, dict.fromkeys(frames, str(error))
         samples, failed = {}, {}

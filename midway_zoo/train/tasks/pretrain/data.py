@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import torch
 from accelerate.state import PartialState, is_initialized
 
-from midway_zoo.train.data.frame_pairs import PairDataset, Reader, pair_stream
-from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
 from midway_zoo.train.data.nvdec import DeviceReader, check_decoder
 from midway_zoo.train.data.scene_pairs import MixedViews, SceneViews, scene_batches, scenes_fingerprint
@@ -56,7 +55,7 @@ class Videos:
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
         """Decoded (by the device, if ``data.decoder`` says so) and cut by the workers."""
         views, on_device = ViewSampler(self.config.views), self.config.data.decoder == "nvdec"
-        read: Reader = DeviceReader(str(device)) if on_device else IndexedVideo.read
+        read = DeviceReader(str(device)) if on_device else None
         dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side, read=read)
         share = self.config.batch_size // steps.world
         check_shared_memory(share * bytes_per_pair(self.config.views), self.config.num_workers)
