@@ -64,6 +64,7 @@ HEAVY = (
     "pyarrow",
     "ray",
     "cv2",
+    "torchcodec",
 )
 NOT_EVERYWHERE = ("resource",)  # of the standard library, on Unix
 

@@ -16,6 +16,13 @@ from midway_zoo.train.tasks.pretrain.model import PretrainModel
 from midway_zoo.train.tasks.pretrain.task import PretrainTask
 
 _STEPS_PER_EPOCH = 1000
+_AS_IN_RECIPE: dict[str, dict[str, Any]] = {
+    "midway_nano": {
+        **{"views.dynamics_size": 64, "views.global_size": 64, "views.local_size": 32, "views.local_crops": 4},
+        **{"head.hidden": 256, "head.bottleneck": 64},
+    }
+}
+"""Sizes that are not those of the released runs: of the recipe `nano`."""
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -67,6 +74,7 @@ def plain_step(config: PretrainConfig, device: torch.device) -> PlainStep:
 def settings(model: str, batch: int, prototypes: int, **changes: Any) -> PretrainConfig:
     """A configuration of pretraining, without what it needs no value for."""
     values = {"out": "unused", "data.root": "unused", "batch_size": batch, "network.name": model}
+    values |= _AS_IN_RECIPE.get(model, {})
     values |= {"head.out": prototypes, "trackers": [], "network.resample": "timm"} | changes
     config: PretrainConfig = load_config(
         PretrainConfig, None, [f"{key}={json.dumps(value)}" for key, value in values.items()]

@@ -41,7 +41,8 @@ class RunConfig:
     cpu_attention: str = field_range("measured", choices=("measured", "autocast"))
     """measured: a CPU under bf16 takes attention in float32 where that is faster there; autocast: in bf16."""
     compile: bool = False
-    """Compile the training step with torch.compile."""
+    """Compile the training step with torch.compile; on an accelerator what precedes it too, as pretraining's colours.
+    Recommended on GPUs: it takes minutes at the start."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the processes (FSDP2) instead of replicating them (DDP).
     Checkpoints are the same, and a run may change this when it is resumed."""

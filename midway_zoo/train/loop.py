@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import reduce, send_to_device
+from accelerate.utils import reduce
 from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, ConfigError, MidwayZooError, OutputExistsError
@@ -30,6 +30,7 @@ from midway_zoo.train.checkpoints import (
     save_checkpoint,
 )
 from midway_zoo.train.config import RunConfig, to_yaml
+from midway_zoo.train.data.ahead import batches_on
 from midway_zoo.train.distributed import (
     StopRequest,
     WholeCopy,
@@ -264,12 +265,13 @@ class Run:
 
     def _batches(self) -> Iterator[Any]:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        return iter(self.task.batches(self.first_step, self.last_step, rank=rank, world=world))
+        batches = self.task.batches(self.first_step, self.last_step, rank=rank, world=world)
+        return batches_on(self.accelerator.device, batches)
 
     def _next(self, batches: Iterator[Any]) -> Any:
         batch = next(batches)
-        self.task.observe(batch)
-        return send_to_device(batch, self.accelerator.device, non_blocking=True)
+        self.task.observe(batch)  # not before its step: what it counts belongs into checkpoints
+        return batch
 
     def _step(self, step: int, batch: Any, waited: float) -> None:
         accelerator, task = self.accelerator, self.task

@@ -82,7 +82,10 @@ class Task(ABC, Generic[Config]):
         return {"schedule_steps": self.total_steps}
 
     def observe(self, batch: Any) -> None:
-        """Look at a batch of this process before it is used (counting failures, for instance)."""
+        """Look at a batch of this process before it is used (counting failures, for instance).
+
+        Its tensors are on the device already, so that reading their values would wait for it.
+        """
 
     def before_update(self, step: int) -> None:
         """After the backward pass, before the optimizer: clipping, freezing."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,15 @@ def test_heads_of_a_run_without_them_start_fresh(pretrain, tmp_path, caplog) -> 
     assert pretrain("max_steps=1", "objective.dino_weight=0") == 0
     assert pretrain(f"init_from={tmp_path / 'run'}", f"out={tmp_path / 'next'}", "max_steps=1") == 0
     assert "they start fresh" in caplog.text
+
+
+def test_a_decoder_that_is_not_installed(pretrain, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    assert pretrain("data.decoder=nvdec", "data.decode_short_side=null") == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "needs torchcodec: pip install" in error
+    assert "nvdec]" in error
 
 
 def test_errors_are_one_line(pretrain, tmp_path, capsys) -> None:

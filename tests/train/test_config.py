@@ -44,6 +44,7 @@ def test_every_model_names_its_recipe() -> None:
         ("seed=-1", "between 0 and"),
         ("seed=20261123120000", "between 0"),
         ("epochs=.inf", "finite"),
+        ("data.decoder=gpu", "pyav, nvdec"),
         ("data.root=[a", "not readable YAML"),
         ("max_steps=${foo}", "cannot be resolved"),
     ],
@@ -66,6 +67,8 @@ def test_bad_settings(setting: str, message: str) -> None:
         (["optim.betas=[1.0, 0.9]"], "below 1"),
         (["optim.clip=0"], "null does not clip"),
         (["network.overrides.patch_size=0"], "positive integer"),
+        (["data.decoder=nvdec"], r"at their own size; pass data\.decoder=pyav"),  # the recipe scales them
+        (["data.decoder=nvdec", "data.source=scenes", "schedule_steps=9"], "frames of videos"),
     ],
 )
 def test_bad_combinations(settings: list[str], message: str) -> None:

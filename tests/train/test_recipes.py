@@ -15,7 +15,13 @@ from midway_zoo.train.tasks.pretrain.task import PretrainTask
 TABLE = Path(__file__).parents[2] / "examples" / "reproduce" / "README.md"
 RELEASED = ("bdd100k_vits", "bdd100k_vitb", "wt_venice_vits")
 SECTIONS = ("network", "head", "objective", "optim", "views")
-NO_HYPERPARAMETER = {"head.product", "network.overrides", "network.grad_checkpointing", "network.mlp_recompute"}
+NO_HYPERPARAMETER = {
+    "head.product",
+    "network.overrides",
+    "network.freeze",
+    "network.grad_checkpointing",
+    "network.mlp_recompute",
+}
 # What the recipes do not take over, each told in the table.
 DIFFERENT = {
     "bdd100k_vits": {"precision", "head.product"},

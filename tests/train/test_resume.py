@@ -16,8 +16,10 @@ from safetensors.torch import load_file
 
 from midway_zoo.errors import CheckpointError, ConfigError, OutputExistsError
 from midway_zoo.train.checkpoints import find_checkpoints, latest_checkpoint
+from midway_zoo.train.data import ahead
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import TrainingDivergedError, fit
+from tests.train.data.test_ahead import Streams
 
 TIMED = ("pairs_per_s", "images_per_s", "data_wait", "data_waits")
 
@@ -77,6 +79,17 @@ def test_stopped_and_resumed_is_the_same_run(make_task, tmp_path, whole) -> None
     fit(make_task("network.drop_path=0.2", "resume=must"))
     assert lines(out) == lines(whole)
     assert_same_weights(out, whole)
+
+
+def test_batches_copied_ahead_change_nothing(make_task, tmp_path, whole, monkeypatch) -> None:
+    """A run that has two more batches on its device when it stops; only those that it used are counted."""
+    monkeypatch.setattr(ahead, "_streams_of", lambda device: Streams())
+    fit(make_task("network.drop_path=0.2", "max_steps=3"))
+    stopped = latest_checkpoint(tmp_path / "run")
+    assert stopped.state()["task"]["failures"]["tried"] == 3 * 4
+    fit(make_task("network.drop_path=0.2"))
+    assert lines(tmp_path / "run") == lines(whole)
+    assert_same_weights(tmp_path / "run", whole)
 
 
 def test_killed_and_resumed_with_workers_is_the_same_run(settings, make_task, tmp_path, whole) -> None:

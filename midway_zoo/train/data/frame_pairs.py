@@ -6,6 +6,7 @@ Which pairs is a pure function of the seed and a pair's number, without decoding
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from midway_zoo.checks import field_range
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
-from midway_zoo.train.data.indexed_video import IndexedVideo
+from midway_zoo.train.data.indexed_video import IndexedVideo, Read
 from midway_zoo.train.data.loading import Failure, Sample
 from midway_zoo.train.data.video_index import Index
 
 Starts: TypeAlias = Literal["random", "all"]
+Reader: TypeAlias = Callable[[IndexedVideo, Path, Sequence[int], int | None], Read]
 Views: TypeAlias = Callable[[Tensor, Tensor, np.random.Generator], dict[str, Tensor]]
 
 MAX_ATTEMPTS = 20
@@ -241,6 +244,9 @@ class PairsConfig:
     """Frames per second assumed for folders of frames."""
     decode_short_side: int | None = None
     """Scale frames down to this shorter side, in pixels, when they are decoded; null keeps their size."""
+    decoder: str = field_range("pyav", choices=("pyav", "nvdec"))
+    """pyav: by the workers, on the CPU. nvdec: by the GPU (extra nvdec), of videos that `midway-zoo train prepare`
+    wrote; PyAV reads those of which both would not give the same."""
     max_failure_share: float = 0.1
     """The run stops when more than this share of the samples tried cannot be read."""
 
@@ -275,12 +281,16 @@ class PairDataset(Dataset[Sample]):
         stream: of pairs.
         views: ``views(source, target, rng)`` makes a sample from two uint8 frames (3, H, W).
         short_side: see ``PairsConfig.decode_short_side``.
+        read: called in place of :meth:`IndexedVideo.read`, as that is; None calls it.
     """
 
-    def __init__(self, stream: PairStream, views: Views, *, short_side: int | None = None) -> None:
+    def __init__(
+        self, stream: PairStream, views: Views, *, short_side: int | None = None, read: Reader | None = None
+    ) -> None:
         self.stream = stream
         self._views = views
         self._short_side = short_side
+        self._read = read
 
     def __getitem__(self, number: int) -> Sample:
         return self.__getitems__([number])[0]
@@ -315,7 +325,8 @@ class PairDataset(Dataset[Sample]):
         video = self.stream.videos[group[0].video]
         frames = sorted({frame for pair in group for frame in (pair.source, pair.target)})
         try:
-            images, reasons = video.read(self.stream.base, frames, self._short_side)
+            read = self._read or IndexedVideo.read
+            images, reasons = read(video, self.stream.base, frames, self._short_side)
         except (InputError, MissingFileError) as error:
             images, reasons = {}, dict.fromkeys(frames, str(error))
         samples, failed = {}, {}

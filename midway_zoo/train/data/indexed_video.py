@@ -79,6 +79,18 @@ class IndexedVideo:
     def _tick(self, frames_fps: float) -> float:
         return 1 / frames_fps if self.tick is None else self.tick
 
+    def unchanged(self, base: Path) -> Path:
+        """Where it is.
+
+        Raises:
+            InputError: if it changed since it was indexed.
+            MissingFileError: if it is not there any more.
+        """
+        path = base / self.path
+        if stamp(path, self.kind) != (self.size, self.changed_ns):
+            raise InputError(f"{path} changed since it was indexed. Index the data again.")
+        return path
+
     def read(self, base: Path, indices: Sequence[int], short_side: int | None = None) -> Read:
         """Frames by their positions, uint8 (3, H, W): (those that were read, reasons for the others).
 
@@ -89,9 +101,7 @@ class IndexedVideo:
             InputError: if the file cannot be opened or changed since it was indexed.
             MissingFileError: if it is not there any more.
         """
-        path = base / self.path
-        if stamp(path, self.kind) != (self.size, self.changed_ns):
-            raise InputError(f"{path} changed since it was indexed. Index the data again.")
+        path = self.unchanged(base)
         if self.kind == "frames":
             return read_images(path, indices, self.frames, short_side)
         read = _read_animation if path.suffix.lower() in ANIMATION_SUFFIXES else self._read_video

@@ -33,6 +33,7 @@ def make_loader(
     collate: Callable[[Any], Any],
     *,
     num_workers: int,
+    spawn: bool = False,
 ) -> Iterable[Any]:
     """A loader that gives the batches of a batch sampler in order; an error of this package is raised as it was.
 
@@ -41,6 +42,8 @@ def make_loader(
         batches: numbers of each batch.
         collate: makes a batch of samples.
         num_workers: 0 loads in this process.
+        spawn: start workers as processes of their own, which can use a GPU; those that are forked cannot, where this
+            process has used it.
     """
     loader: DataLoader[Any] = DataLoader(
         _Telling(dataset),
@@ -51,6 +54,7 @@ def make_loader(
         persistent_workers=num_workers > 0,
         prefetch_factor=PREFETCH if num_workers else None,
         worker_init_fn=_one_thread,
+        multiprocessing_context="spawn" if spawn and num_workers else None,
     )
     return _Batches(loader)
 

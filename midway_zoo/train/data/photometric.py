@@ -130,6 +130,8 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
     if views.dtype != torch.uint8:
         raise InputTypeError(f"views of dtype {views.dtype}: uint8 is expected, as ViewSampler gives them.")
     chunk = max(1, _CACHED // views.shape[1:].numel()) if _values_are_known(views) else _CHUNK
+    if torch.compiler.is_compiling():  # there are few temporaries then
+        chunk = len(views)
     with torch.autocast(views.device.type, enabled=False):
         if len(views) <= chunk:
             return _augment(views, params)

@@ -1,7 +1,7 @@
 """Flow fine-tuning as a task of the generic loop."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import ceil
 from pathlib import Path
@@ -17,7 +17,7 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.data.flow_pairs import FlowPairs, flow_pairs
-from midway_zoo.train.data.loading import FailureCounter, StepBatches, collate, make_loader
+from midway_zoo.train.data.loading import FailureCounter, Sample, StepBatches, collate, make_loader
 from midway_zoo.train.optim import cosine, parameter_groups
 from midway_zoo.train.task import Hyperparameters, Task
 from midway_zoo.train.tasks.flow.config import FlowConfig
@@ -98,16 +98,15 @@ class FlowTask(Task[FlowConfig]):
 
     def batches(self, first_step: int, last_step: int, *, rank: int, world: int) -> Iterable[Any]:
         steps = StepBatches(first_step, self.config.batch_size, rank, world, last_step=last_step)
-        return make_loader(self.dataset, steps, collate, num_workers=self.config.num_workers)
+        return make_loader(self.dataset, steps, flow_batch, num_workers=self.config.num_workers)
 
     def observe(self, batch: Any) -> None:
         self.failures.update(batch.pop("failures"), pairs=len(batch["index"]))
-        # Of a micro-batch on average: sparse flow must weigh the same however a step is split.
-        batch["pixels"] = float(valid_pixels(batch["flow"]).sum()) / self.config.accumulate
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
         flow = batch["flow"]
-        pixels = torch.full((), batch["pixels"], device=flow.device)
+        # Of a micro-batch on average: sparse flow must weigh the same however a step is split.
+        pixels = torch.full((), batch["pixels"] / self.config.accumulate, device=flow.device)
         return self._frames(batch) | {"flow": flow, "pixels": cast(Tensor, reduce(pixels, "mean"))}
 
     @torch.no_grad()
@@ -147,6 +146,13 @@ class FlowTask(Task[FlowConfig]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.failures.load_state_dict(state["failures"])
+
+
+def flow_batch(samples: Sequence[Sample]) -> dict[str, Any]:
+    """A batch, and in "pixels" how many of them have a flow to train on: counted by the workers, as a device would have
+    to be waited for."""
+    batch = collate(samples)
+    return {**batch, "pixels": int(valid_pixels(batch["flow"]).sum())}
 
 
 def _plain(value: Any) -> Any:

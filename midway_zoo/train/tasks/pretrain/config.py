@@ -160,6 +160,11 @@ class PretrainConfig(RunConfig):
             raise ConfigError(f"data.mixture={self.data.mixture} needs videos; pass data.root=VIDEOS.")
         if self.data.source == "scenes" and self.schedule_steps is None:
             raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
+        if self.data.decoder == "nvdec" and (self.data.source != "videos" or self.data.decode_short_side is not None):
+            raise ConfigError(
+                "data.decoder=nvdec gives frames of videos at their own size; pass data.decoder=pyav, or "
+                "data.source=videos data.decode_short_side=null."
+            )
         network, weights = self.midway_config(), self.objective.dynamics_weights
         if self.objective.dino_weight == 0 and not network.dynamics:
             raise ConfigError("objective.dino_weight=0 and network.overrides.dynamics=false leave nothing to train.")

@@ -9,6 +9,7 @@ from accelerate.state import PartialState, is_initialized
 
 from midway_zoo.train.data.frame_pairs import PairDataset, pair_stream
 from midway_zoo.train.data.loading import StepBatches, collate, make_loader
+from midway_zoo.train.data.nvdec import DeviceReader, check_decoder
 from midway_zoo.train.data.scene_pairs import MixedViews, SceneViews, scene_batches, scenes_fingerprint
 from midway_zoo.train.data.shared_memory import bytes_per_pair, check_shared_memory
 from midway_zoo.train.data.video_index import INDEX_NAME, load_or_build_index
@@ -44,18 +45,21 @@ class Videos:
         # One process looks whether files changed, before the others begin: 70,000 calls of each would be slow.
         first = not is_initialized() or PartialState().is_main_process
         index = load_or_build_index(config.data.root, _index_file(config), refresh=first)
+        if config.data.decoder == "nvdec":
+            check_decoder(index.base)
         self.config = config
         self.fingerprint = index.fingerprint
         self.stream = pair_stream(index, config.data, config.seed)
         self.pairs_per_epoch: int | None = self.stream.pairs_per_epoch
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """Decoded and cut by the workers."""
-        views = ViewSampler(self.config.views)
-        dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side)
+        """Decoded (by the device, if ``data.decoder`` says so) and cut by the workers."""
+        views, on_device = ViewSampler(self.config.views), self.config.data.decoder == "nvdec"
+        read = DeviceReader(str(device)) if on_device else None
+        dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side, read=read)
         share = self.config.batch_size // steps.world
         check_shared_memory(share * bytes_per_pair(self.config.views), self.config.num_workers)
-        return make_loader(dataset, steps, collate, num_workers=self.config.num_workers)
+        return make_loader(dataset, steps, collate, num_workers=self.config.num_workers, spawn=on_device)
 
 
 class Scenes:

@@ -20,7 +20,7 @@ from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.data import pair_source
 from midway_zoo.train.tasks.pretrain.evaluate import Evaluation
 from midway_zoo.train.tasks.pretrain.losses import DINOHead
-from midway_zoo.train.tasks.pretrain.model import PretrainModel, normalised_views
+from midway_zoo.train.tasks.pretrain.model import PretrainModel, compiled_views, normalised_views
 from midway_zoo.train.tasks.pretrain.monitor import Health, draw_pictures
 from midway_zoo.train.tasks.pretrain.weights import RENAMED, export_released, initialise
 
@@ -92,7 +92,9 @@ class PretrainTask(Task[PretrainConfig]):
         return self.source.batches(steps, self.model.network.device)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
-        views = normalised_views(batch)
+        # Compiled with the step, but not on a CPU: there the plain code leaves out what a view does not ask for.
+        compiled = self.config.compile and batch["globals"].device.type != "cpu"
+        views = compiled_views()(_tensors(batch)) if compiled else normalised_views(batch)
         if self.config.objective.teacher_temperature_start is not None:
             views["teacher_temperature"] = torch.tensor(
                 self.teacher_temperature(step), device=self.model.network.device
@@ -175,3 +177,8 @@ class PretrainTask(Task[PretrainConfig]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.failures.load_state_dict(state["failures"])
+
+
+def _tensors(batch: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What :func:`normalised_views` reads: code is compiled anew for whatever else changes."""
+    return {key: batch[key] for key in ("dynamics", "globals", "locals", "photometric")}

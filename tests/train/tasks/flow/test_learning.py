@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import Dataset
 
 from midway_zoo.train.config import load_config
-from midway_zoo.train.data.loading import Sample, collate
+from midway_zoo.train.data.loading import Sample
 from midway_zoo.train.journal import read_log
 from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.flow.config import FlowConfig
-from midway_zoo.train.tasks.flow.task import FlowTask
+from midway_zoo.train.tasks.flow.task import FlowTask, flow_batch
 
 PAIRS = 64
 SETTINGS = [
@@ -54,7 +54,7 @@ def test_nano_learns_64_pairs_by_heart(tmp_path: Path) -> None:
     log = read_log(tmp_path / "run" / "log.jsonl")
     first, last = (np.mean([line["epe"] for line in part]) for part in (log[:8], log[-8:]))
     assert first > 0.8 * still
-    batch = collate(few)
+    batch = flow_batch(few)
     task.observe(batch)
     task.model.eval()
     with torch.no_grad():

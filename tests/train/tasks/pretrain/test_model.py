@@ -1,12 +1,17 @@
 """The pretraining module: what is averaged, how it begins, how position tables are resampled."""
 
+from functools import partialmethod
+
 import pytest
 import torch
 from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer
+from torch import nn
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.train.config import load_config
+from midway_zoo.train.journal import read_log
+from midway_zoo.train.loop import fit
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
 from midway_zoo.train.tasks.pretrain.model import PretrainModel, resample_as_released
 from tests.train.conftest import TINY_NETWORK
@@ -168,3 +173,16 @@ def test_a_compiled_step_is_the_same() -> None:
     for name, p in model.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(p.grad, gradients[name], atol=1e-5, rtol=1e-3, msg=name)
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_the_same(make_task, tmp_path, monkeypatch) -> None:
+    """``compile=true`` by the loop, up to a checkpoint that a run without it goes on from."""
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    plain = fit(make_task("max_steps=3", f"out={tmp_path / 'plain'}"))
+    fit(make_task("max_steps=2", "compile=true"))
+    found = fit(make_task("max_steps=3", "resume=must"))
+    for name in ("loss", "dino", "dynamics", "grad_norm"):
+        assert found.last[name] == pytest.approx(plain.last[name], rel=1e-3), name
+    told = [[line["loss"] for line in read_log(tmp_path / run / "log.jsonl")] for run in ("plain", "run")]
+    assert told[1] == pytest.approx(told[0], rel=1e-3)

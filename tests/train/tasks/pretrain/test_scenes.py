@@ -11,7 +11,9 @@ from midway_zoo.models.layers import Mlp
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import fit
+from midway_zoo.train.tasks.pretrain import task
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.model import compiled_views, normalised_views
 from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from tests.train.conftest import TINY
 from tests.train.test_resume import assert_same_weights, lines
@@ -118,3 +120,28 @@ def test_videos_are_mixed_into_scenes(scenes_task, videos, tmp_path) -> None:
         scenes_task("data.mixture=0.5")
     with pytest.raises(ConfigError, match="mixes videos into scenes"):
         scenes_task(*mixed, "data.source=videos", "data.mixture=0.5")
+
+
+def test_photometry_is_compiled_with_the_step_where_it_is_not_on_a_cpu(scenes_task, monkeypatch) -> None:
+    """Meta tensors stand for an accelerator's."""
+    seen: list[set[str]] = []
+    monkeypatch.setattr(task, "compiled_views", lambda: lambda batch: (seen.append(set(batch)), {})[1])
+    monkeypatch.setattr(task, "normalised_views", lambda batch: {})
+    plain, fast = scenes_task(), scenes_task("compile=true")
+    batch = next(iter(plain.batches(0, 1, rank=0, world=1)))
+    there = {key: value.to("meta") if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    plain.to_inputs(batch, 0)
+    fast.to_inputs(batch, 0)
+    plain.to_inputs(there, 0)
+    assert seen == []
+    fast.to_inputs(there, 0)
+    assert seen == [{"dynamics", "globals", "locals", "photometric"}]
+
+
+def test_compiled_views_are_the_same(scenes_task) -> None:
+    batch = next(iter(scenes_task().batches(0, 1, rank=0, world=1)))
+    tensors = {key: batch[key] for key in ("dynamics", "globals", "locals", "photometric")}
+    expected, found = normalised_views(tensors), compiled_views("aot_eager")(tensors)
+    assert found.keys() == expected.keys()
+    for key, views in expected.items():
+        torch.testing.assert_close(found[key], views, atol=1e-4, rtol=0)
