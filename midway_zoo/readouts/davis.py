@@ -125,9 +125,9 @@ def evaluate_davis(
             paths = [masks / sequence.name / path.name for path in sequence.masks]
             found = _written(found, paths, palette)
         truth = [_without_void(read_mask(path)[0]).to(torch.uint8) for path in sequence.masks]
-        count = max(int(labels.max()) for labels in truth)  # one that the first mask lacks counts, as never found
+        count = int(truth[0].max())  # one that the first mask lacks is not counted, as in the benchmark's own code
         if count == 0:
-            raise InputError(f"the masks of {sequence.masks[0].parent} show no object.")
+            raise InputError(f"{sequence.masks[0]} shows no object.")
         objects[sequence.name] = sequence_scores(found, truth, count)
     return DavisResult(objects)
 

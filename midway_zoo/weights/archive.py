@@ -137,7 +137,7 @@ def tensor_from_bytes(raw: torch.Tensor, ref: TensorRef, info: zipfile.ZipInfo, 
             f"{name}: {info.filename} is damaged: CRC-32 {found:08x}, expected {info.CRC:08x}. Get the file again."
         )
     flat = raw.view(ref.dtype)
-    whole = ref.offset == 0 and ref.nbytes == len(raw)
+    whole = ref.offset == 0 and ref.numel * ref.dtype.itemsize == len(raw)
     tensor = flat.as_strided(ref.shape, ref.stride, ref.offset)
     return tensor if whole and tensor.is_contiguous() else tensor.clone(memory_format=torch.contiguous_format)
 

@@ -168,6 +168,8 @@ _STORAGES = {
     "CharStorage": torch.int8,
     "ByteStorage": torch.uint8,
     "BoolStorage": torch.bool,
+    "ComplexFloatStorage": torch.complex64,
+    "ComplexDoubleStorage": torch.complex128,
 }
 
 _BUILTINS = (
@@ -186,10 +188,14 @@ _INERT = {
     *((module, name) for module in ("builtins", "__builtin__") for name in _BUILTINS),
     ("argparse", "Namespace"),
     ("types", "SimpleNamespace"),
-    # What a training loop leaves beside its state dicts: metrics, a date, the place of the data.
+    # What a training loop leaves beside its state dicts: metrics, a date, the place of the data, versions, a run's id.
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *((module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS),
     *(("torch", name) for name in ("Size", "device", *_DTYPES)),
+    ("torch.torch_version", "TorchVersion"),
+    ("time", "struct_time"),
+    *(("uuid", name) for name in ("UUID", "SafeUUID")),
+    *(("decimal", "Decimal"), ("fractions", "Fraction")),
 }
 _ITEMS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
 _ATTRIBUTES = ("argparse.Namespace", "types.SimpleNamespace")
@@ -251,8 +257,9 @@ class TensorRef(NamedTuple):
         return self.storage.dtype
 
     @property
-    def nbytes(self) -> int:
-        return math.prod(self.shape) * self.dtype.itemsize
+    def numel(self) -> int:
+        """Larger than the storage's where numbers are repeated (stride 0)."""
+        return math.prod(self.shape)
 
 
 class _Unpickler(pickle.Unpickler):
@@ -286,8 +293,7 @@ def _tensor_ref(storage: Any, offset: Any, size: Any, stride: Any) -> TensorRef:
     if not shaped or any(type(number) is not int or number < 0 for number in numbers):
         raise CheckpointError(f"a tensor record is malformed. {_DAMAGED}")
     last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
-    # The second test is against one number repeated (stride 0) to an absurd size.
-    if 0 not in size and (last >= storage.numel or math.prod(size) > storage.numel):
+    if 0 not in size and last >= storage.numel:
         raise CheckpointError(f"a tensor reaches beyond its storage. {_DAMAGED}")
     return TensorRef(storage, offset, size, stride)
 

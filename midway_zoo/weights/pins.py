@@ -79,11 +79,13 @@ def check_source(name: str, where: str, entry: Mapping[str, Any], source: Source
         ("size_bytes", known.get("size_bytes"), source.size),
         ("ETag", known.get("etag"), source.etag),
     ):
-        if before != now:
+        if before is not None and before != now:
             raise CheckpointError(
                 f"{where}: the source changed under the same revision {source.commit}: {key} was {before} when it was "
                 f"first fetched, now it is {now}. If that is expected, `midway-zoo cache --clear {name}` forgets it."
             )
+    if known.get("etag") is None and source.etag is not None:  # what answered first told none
+        write_record(record, {**known, "etag": source.etag, "sha256_claimed_by_hub": source.sha256})
 
 
 def _check_pins(where: str, entry: Mapping[str, Any], source: Source) -> None:

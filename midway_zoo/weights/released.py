@@ -78,6 +78,11 @@ ablation runs say is not published; a file that says anything else than this or 
 _VARIANT_TENSORS = {"backward": r"(student|teacher)_feature_blocks_", "gating": r"gating_mlps_"}
 
 
+def _unwrapped(name: str) -> str:
+    """A stored name without what DistributedDataParallel (``module.``) and torch.compile (``_orig_mod.``) add."""
+    return re.sub(r"^(module\.)+", "", re.sub(r"(?<![^.])_orig_mod\.", "", name))
+
+
 def released_name(name: str) -> str:
     """The released name of a tensor of our :class:`~midway_zoo.models.dynamics.Dynamics`."""
     for pattern, replacement in _RENAMES:
@@ -132,7 +137,7 @@ class Parts:
         """Fields of the configuration last asked for that the file does not tell, and ``supplied`` did."""
 
     def tensors(self, part: str) -> dict[str, TensorRef]:
-        """Tensors of one part without DistributedDataParallel's ``module.``; the projection head is left out."""
+        """Tensors of one part without the prefixes of wrappers; the projection head is left out."""
         return {name: value for name, value in self.all_tensors(part).items() if not name.startswith("dino_head.")}
 
     def all_tensors(self, part: str) -> dict[str, TensorRef]:
@@ -152,13 +157,15 @@ class Parts:
             )
         tensors = {}
         for name, value in values.items():
-            name = str(name).removeprefix("module.")
+            name = _unwrapped(str(name))
             if not isinstance(value, TensorRef):
                 raise CheckpointError(
                     f"{self.name}: {part}/{name} is no tensor. The file is damaged or another layout."
                 )
             if name in tensors:
                 raise CheckpointError(f"{self.name}: part {part!r} holds {name} twice, with and without 'module.'.")
+            if value.numel > value.storage.numel and 0 not in value.shape:  # one number repeated to an absurd size
+                raise CheckpointError(f"{self.name}: {part}/{name} is a tensor larger than its storage.")
             tensors[name] = value
         return tensors
 

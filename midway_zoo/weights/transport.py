@@ -81,8 +81,8 @@ def is_hub(url: str) -> bool:
 
 
 def clean(text: str) -> str:
-    """A text without the queries of the addresses in it, which hold signatures."""
-    return re.sub(r"(?<![<\s])\?[^\s'\")>\]]+", "?...", text)
+    """A text in one line, without the queries of the addresses in it, which hold signatures."""
+    return re.sub(r"(?<![<\s])\?[^\s'\")>\]]+", "?...", " ".join(text.split()))
 
 
 def request_headers(url: str, token: str | bool | None) -> dict[str, str]:
@@ -114,7 +114,7 @@ class Answer:
             body += chunk
             if len(body) >= 2 * _SHOWN:
                 break
-        return clean(" ".join(body.decode("utf-8", "replace").split()))[:_SHOWN]
+        return clean(body.decode("utf-8", "replace"))[:_SHOWN]
 
     def refuse(self) -> NoReturn:
         """Raise the error that an unexpected reply stands for."""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from midway_zoo.cli import build_parser, main, reproduce
-from midway_zoo.cli.reproduce import TABLES, Step, steps_of
+from midway_zoo.cli.reproduce import FOLDERS, TABLES, Step, steps_of
+from midway_zoo.readouts.labelled import labelled_set
 from midway_zoo.train.config import load_config
 from midway_zoo.train.tasks import config_class
 
@@ -30,6 +31,29 @@ def test_every_step_is_a_command_with_a_configuration(table: str, tmp_path: Path
                 config.check()
                 assert config.num_workers == 4
     assert len({row.name for row in TABLES[table]}) == len(TABLES[table])
+
+
+@pytest.mark.parametrize("table", ["table1", "table2"])
+def test_a_vit_b_trains_with_its_own_values(table: str, tmp_path: Path) -> None:
+    """Those that the recipes have in their comments; "--set" wins over them."""
+    for row in TABLES[table]:
+        if not row.recipe.startswith("upernet"):
+            continue
+        train = steps_of(row, tmp_path, tmp_path, ["optim.warmup_steps=7"])[0]
+        options = build_parser().parse_args(list(train.words))
+        config = load_config(config_class(options.task), options.recipe, options.settings)
+        large = row.model.startswith(("midway_vitb", "timm:vit_base"))
+        assert large == ("vitb" in row.name)
+        assert config.optim.lr == (8e-5 if large else 3e-5)
+        if config.network.finetune:
+            assert config.optim.layer_decay == (0.65 if large else 0.9)
+        assert config.optim.warmup_steps == 7
+    assert steps_of(TABLES["table1"][6], tmp_path, tmp_path, ["optim.lr=1"])[0].words[-1] == "optim.lr=1"
+
+
+def test_the_folders_that_are_asked_for_are_those_that_are_found() -> None:
+    assert {name: labelled_set(name).folder for name in FOLDERS} == FOLDERS
+    assert {row.dataset for rows in TABLES.values() for row in rows} == {*FOLDERS, "flow"}
 
 
 def test_a_dry_run_prints_and_does_nothing(tmp_path: Path, capsys) -> None:

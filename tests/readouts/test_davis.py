@@ -58,7 +58,7 @@ def test_a_network_follows_coloured_squares(nano, tmp_path) -> None:
 
 
 def test_void_and_late_objects(nano, tmp_path, monkeypatch) -> None:
-    """255 is no object; one that only comes later counts, as the benchmark counts it: never found."""
+    """255 is no object; one that only comes later is not counted: the benchmark counts those of the first mask."""
     write_davis(tmp_path, {"one": 1})
     for index in (0, 2):
         path = tmp_path / f"Annotations/480p/one/{index:05d}.png"
@@ -74,7 +74,27 @@ def test_void_and_late_objects(nano, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(davis, "propagate_labels", answers)
     found = evaluate_davis(nano, tmp_path)
     assert seen[0].unique().tolist() == [0, 1]
-    assert found.objects["one"][2] == {"J": pytest.approx(2 / 3), "F": pytest.approx(2 / 3)}
+    assert set(found.objects["one"]) == {1}
+
+
+def test_numbers_with_a_gap_and_a_first_mask_without_objects(nano, tmp_path, monkeypatch) -> None:
+    """Objects count from 1 to the highest: one that is nowhere is right where none was found, as in the benchmark."""
+    write_davis(tmp_path, {"one": 2})
+    folder = tmp_path / "Annotations/480p/one"
+    for path in folder.iterdir():
+        labels, palette = read_mask(path)
+        write_mask(path, labels.where(labels == 2, 0), palette, overwrite=True)
+
+    def answers(model, frames, labels, options=None):
+        return (labels for _ in frames)
+
+    monkeypatch.setattr(davis, "propagate_labels", answers)
+    found = evaluate_davis(nano, tmp_path).objects["one"]
+    assert found[1] == {"J": 1, "F": 1}
+    assert found[2]["J"] < 1
+    write_mask(folder / "00000.png", torch.zeros(labels.shape).long(), overwrite=True)
+    with pytest.raises(InputError, match=r"00000\.png shows no object"):
+        evaluate_davis(nano, tmp_path)
 
 
 def test_what_is_missing_is_named(nano, tmp_path) -> None:

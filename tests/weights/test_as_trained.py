@@ -3,9 +3,13 @@
 import argparse
 import collections
 import datetime
+import decimal
+import fractions
 import pathlib
 import pickletools
+import time
 import types
+import uuid
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -129,6 +133,10 @@ EXTRAS: dict[str, Any] = {
     "took": datetime.timedelta(seconds=3), "size": torch.Size([2, 3]), "device": torch.device("cuda", 0),
     "dtype": torch.bfloat16, "dtypes": {torch.float32: 1, torch.device("cpu"): 2}, "type": int,
     "rng": torch.get_rng_state(), "ordered": collections.OrderedDict(a=1), "nan": float("nan"), "big": 2**80,
+    "torch": torch.__version__, "id": uuid.UUID(int=7), "price": decimal.Decimal("1.5"),
+    "third": fractions.Fraction(1, 3), "start": time.gmtime(0), "spectrum": torch.ones(3, dtype=torch.complex64),
+    "repeated": torch.zeros(1).expand(10, 2), "turned": torch.ones(2, 3).t(), "slice of": torch.ones(9)[2:4],
+    "shared": [torch.ones(2)] * 2,
 }  # fmt: skip
 
 
@@ -136,7 +144,19 @@ def extras(checkpoint: dict[str, Any]) -> None:
     checkpoint.update(EXTRAS)
 
 
+def unusual_memory(checkpoint: dict[str, Any]) -> None:
+    """Tensors that are turned, lie inside larger storages or share one."""
+    teacher = checkpoint["teacher"]
+    for name in ("backbone.blocks.0.mlp.fc1.weight", "backbone.norm.bias"):
+        tensor = teacher[name]
+        teacher[name] = torch.stack([tensor, tensor], dim=-1)[..., 1]
+    name = "backbone.blocks.1.mlp.fc1.weight"
+    teacher[name] = teacher[name].t().contiguous().t()
+    teacher["dino_head.extra"] = teacher["backbone.norm.bias"]
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
+    "unusual memory": {"edit": unusual_memory},
     "older key": {"edit": older_key},
     "argparse": {"args": "namespace"},
     "plain dict": {"args": "plain"},
@@ -164,6 +184,33 @@ def test_variants(tmp_path: Path, variant: str) -> None:
     assert load_checkpoint(path).config == TINY
     with open_archive(path) as archive:
         assert checkpoint_summary(archive)["epoch"] == 300
+
+
+@pytest.mark.parametrize(
+    ("prefix", "inside"),
+    [("", ""), ("module.module.", ""), ("module._orig_mod.", ""), ("_orig_mod.module.", ""), ("module.", "_orig_mod.")],
+)
+def test_wrappers(tmp_path: Path, prefix: str, inside: str) -> None:
+    """Prefixes of DistributedDataParallel and torch.compile around a part, and around the backbone in it."""
+
+    def edit(checkpoint: dict[str, Any]) -> None:
+        for part in ("student", "teacher", "motion_loss"):
+            names = {name: name.removeprefix("module.") for name in checkpoint[part]}
+            for name, bare in names.items():
+                renamed = prefix + bare.replace("backbone.", f"backbone.{inside}")
+                checkpoint[part][renamed] = checkpoint[part].pop(name)
+
+    write_released(tmp_path / "wrapped.pth", edit=edit)
+    expected = write_released(tmp_path / "file.pth")
+    loads(tmp_path / "wrapped.pth", expected)
+    loads(tmp_path / "wrapped.pth", expected, paired=True)
+
+
+def test_a_repeated_number_does_not_make_a_weight(tmp_path: Path) -> None:
+    edit = {"backbone.norm.bias": torch.zeros(1).expand(TINY.embed_dim)}
+    write_released(tmp_path / "file.pth", edit=lambda checkpoint: checkpoint["teacher"].update(edit))
+    with pytest.raises(CheckpointError, match=r"teacher/backbone\.norm\.bias is a tensor larger than its storage"):
+        load_checkpoint(tmp_path / "file.pth")
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])

@@ -187,6 +187,26 @@ def test_lasting_faults_are_clear_and_leave_nothing(
     right_weights(tiny)
 
 
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [{"kind": "expire", "times": None}],
+        [{"kind": "status", "status": 401, "times": None, "host": "cdn"}],
+        [{"kind": "ignore_range", "times": None}, {"kind": "status", "status": 400, "after": 1, "times": None}],
+        [{"kind": "ignore_range", "times": None}, {"kind": "redirect", "host": "hub", "times": None}],
+    ],
+    ids=lambda faults: "-".join(fault["kind"] + str(fault.get("status", "")) for fault in faults),
+)
+def test_what_the_client_says_in_many_lines_is_one(published: HubServer, faults: list[dict]) -> None:
+    for fault in faults:
+        published.faults.add(**fault)
+    with pytest.raises(WeightsUnavailableError) as caught:
+        mz.create_model(NAME, pretrained=True)
+    assert str(caught.value).isprintable()
+    assert "Signature" not in str(caught.value)
+    assert leftovers() == []
+
+
 def test_gated_repository(hub: HubServer, tiny: Path) -> None:
     hub.add_repo("lab/gated", gated=True)
     hub.add_file("lab/gated", FILE, tiny, lfs=True)
@@ -275,9 +295,11 @@ def test_a_server_that_never_answers(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT", 0.5)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 0.5)
     published.faults.add("hang", times=None, host=host)
-    with pytest.raises(WeightsUnavailableError, match=r"cannot be reached .*Timeout.* \(given up after 2 tries"):
+    with pytest.raises(WeightsUnavailableError, match=r"cannot be reached .*Timeout.* \(given up after") as caught:
         mz.create_model(NAME, pretrained=True)
-    assert len([record for record in caplog.records if "trying again" in record.getMessage()]) == 1
+    lines = [record for record in caplog.records if "trying again" in record.getMessage()]
+    assert len(lines) <= 1  # none where the machine is so busy that the first try used up the time
+    assert f"given up after {'2 tries' if lines else 'one try'}" in str(caught.value)
     assert leftovers() == []
 
 

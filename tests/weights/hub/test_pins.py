@@ -124,6 +124,20 @@ def test_a_source_that_changed_under_the_same_revision(entry: dict[str, Any], ke
     fetch(entry, "student")
 
 
+def test_an_etag_that_was_missing_at_first_is_recorded_later(
+    entry: dict[str, Any], tiny: Path, published: HubServer
+) -> None:
+    missing = published.faults.add("no_etag", times=None)
+    record = record_of(fetch(entry)["teacher"], "teacher")
+    assert read_record(record)["etag"] is None
+    published.faults.remove(missing)
+    fetch(entry, "student")
+    assert read_record(record)["etag"] == read_record(record)["sha256_claimed_by_hub"] == sha256(tiny)
+    published.faults.add("no_etag", times=None)
+    with pytest.raises(CheckpointError, match=rf"ETag was {sha256(tiny)} .* now it is None"):
+        fetch(entry, "dynamics")
+
+
 def test_a_part_that_comes_out_differently_than_before(entry: dict[str, Any]) -> None:
     path = fetch(entry)["teacher"]
     record, digest = record_of(path, "teacher"), sha256(path)
