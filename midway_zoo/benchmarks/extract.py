@@ -36,10 +36,12 @@ def measure(
     video_size: str = "640x360",
     size: int = 128,
     batch: int = 16,
+    readers: Sequence[int] = (),
     workers: Sequence[int] = (),
     items: int = 10_000,
 ) -> Iterator[Comparison]:
-    """Frames a second of each way, with Ray for each number of workers; memory by tenths of the way."""
+    """Frames a second of each way, also with more threads that decode, and with Ray for each number of workers; memory
+    by tenths of the way."""
     network = network_of(model, how.device)
     with tempfile.TemporaryDirectory() as name:
         if "throughput" in parts:
@@ -52,7 +54,9 @@ def measure(
             for what in (("features",), ("features", "motion")):
                 settings = Settings(what=what, size=size)
                 title = f"extraction of {'+'.join(what)}, {clips} clips of {frames} frames of {video_size}"
-                yield compare(title, work.ways(settings, workers), how, unit="frames", items=clips * frames, peer=PLAIN)
+                yield compare(
+                    title, work.ways(settings, readers, workers), how, unit="frames", items=clips * frames, peer=PLAIN
+                )
         if "memory" in parts:
             yield _memory(network, Path(name), items)
 
@@ -64,11 +68,14 @@ class _Work:
         self.network, self.folder, self.clips, self.batch = network, folder, clips, batch
         self._outs = (out / f"out{number}" for number in itertools.count())
 
-    def ways(self, settings: Settings, workers: Sequence[int]) -> list[Way]:
+    def ways(self, settings: Settings, readers: Sequence[int], workers: Sequence[int]) -> list[Way]:
         ways = [
             Way(PLAIN, lambda: self.plain(settings)),
             Way("extract", lambda: self.extracted(settings, 0)),
         ]
+        for count in readers:
+            run = lambda count=count: self.extracted(settings, 0, count)  # noqa: E731
+            ways.append(Way(f"extract, {count} reader(s)", run))
         for count in workers:
             run = lambda count=count: self.extracted(settings, count)  # noqa: E731
             ways.append(Way(f"extract, Ray, {count} worker(s)", run, memory=False))
@@ -88,11 +95,11 @@ class _Work:
                 tensors["motion"] = latents.tokens
             save_file(tensors, out / f"{path.stem}.safetensors")
 
-    def extracted(self, settings: Settings, workers: int) -> Elapsed | None:
+    def extracted(self, settings: Settings, workers: int, readers: int = 1) -> Elapsed | None:
         """With Ray from the first file to the last, so without what starts the workers."""
         out = next(self._outs)
         running: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
-        running |= {"batch_size": self.batch, "shard_items": 1}
+        running |= {"batch_size": self.batch, "shard_items": 1, "readers": readers}
         summary = extract(self.network, self.folder, out, settings, Running(**running))
         assert summary.items == self.clips, summary
         if not workers:
