@@ -16,6 +16,9 @@ from midway_zoo.benchmarks.measuring import Comparison, Elapsed, How, Way, compa
 from midway_zoo.benchmarks.memory import resident_mib
 from midway_zoo.benchmarks.networks import drifting, network_of, sides
 from midway_zoo.extract import Running, Settings, extract
+from midway_zoo.extract.compute import Extractor
+from midway_zoo.extract.decoding import Piece, Reader
+from midway_zoo.extract.items import find_items
 from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.video import read_video
@@ -40,8 +43,8 @@ def measure(
     workers: Sequence[int] = (),
     items: int = 10_000,
 ) -> Iterator[Comparison]:
-    """Frames a second of each way, also with more threads that decode, and with Ray for each number of workers; memory
-    by tenths of the way."""
+    """Frames a second of each way and of decoding alone, also with more threads that decode, and with Ray for each
+    number of workers; memory by tenths of the way."""
     network = network_of(model, how.device)
     with tempfile.TemporaryDirectory() as name:
         if "throughput" in parts:
@@ -72,6 +75,7 @@ class _Work:
         ways = [
             Way(PLAIN, lambda: self.plain(settings)),
             Way("extract", lambda: self.extracted(settings, 0)),
+            Way("decoding alone", lambda: self.decoded(settings)),
         ]
         for count in readers:
             run = lambda count=count: self.extracted(settings, 0, count)  # noqa: E731
@@ -94,6 +98,14 @@ class _Work:
                 latents = infer_motion_latents(self.network, images, size=size, batch_size=self.batch)
                 tensors["motion"] = latents.tokens
             save_file(tensors, out / f"{path.stem}.safetensors")
+
+    def decoded(self, settings: Settings) -> None:
+        """What a reader does for it: frames as the network takes them, and no network."""
+        listing = find_items(str(self.folder), settings.images_are)
+        reader = Reader(listing.base, Extractor(self.network, settings).look(self.batch), set())
+        for item in listing.items:
+            for _ in reader.read(Piece((item,))):
+                pass
 
     def extracted(self, settings: Settings, workers: int, readers: int = 1) -> Elapsed | None:
         """With Ray from the first file to the last, so without what starts the workers."""

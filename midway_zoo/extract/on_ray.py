@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,9 @@ from midway_zoo.extract.places import ABOUT, Results
 from midway_zoo.extract.plan import Unit
 from midway_zoo.extract.work import Job, Note, Tally, run_unit
 from midway_zoo.extras import install_command
+
+_SECONDS = 20.0
+"""In which a cluster has to answer."""
 
 
 def import_ray() -> Any:
@@ -112,13 +116,21 @@ def _connected(address: str | None) -> Iterator[Any]:
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if chosen == "local" else {}
     try:
+        _check_answers(chosen)
         ray.init(address=chosen, logging_level=logging.ERROR, configure_logging=True, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster answers at {chosen} ({error}); see `ray status`.") from error
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise :class:`OSError` if nothing listens at HOST:PORT, which Ray would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def _resources(ray: Any, workers: int | None, units: int, readers: int) -> dict[str, Any]:

@@ -152,7 +152,10 @@ def test_extract() -> None:
     sizes = {"clips": 1, "frames": 2, "video_size": "64x64", "size": 64, "items": 3, "readers": (2,)}
     once = How(rounds=1, warmup=0)
     found = list(extract.measure(once, model="midway_nano", parts=("throughput", "memory"), **sizes))
-    assert [names(one) for one in found] == [*[["plain loop", "extract", "extract, 2 reader(s)"]] * 2, ["extract"]]
+    assert [names(one) for one in found] == [
+        *[["plain loop", "extract", "decoding alone", "extract, 2 reader(s)"]] * 2,
+        ["extract"],
+    ]
     assert found[-1].notes[0].startswith("resident MiB at each tenth of ")
 
 
