@@ -16,6 +16,9 @@ from midway_zoo.benchmarks.measuring import Comparison, Elapsed, How, Way, compa
 from midway_zoo.benchmarks.memory import resident_mib
 from midway_zoo.benchmarks.networks import drifting, network_of, sides
 from midway_zoo.extract import Running, Settings, extract
+from midway_zoo.extract.compute import Extractor
+from midway_zoo.extract.decoding import Piece, Reader
+from midway_zoo.extract.items import find_items
 from midway_zoo.inference.clips import infer_motion_latents
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.video import read_video
@@ -36,10 +39,12 @@ def measure(
     video_size: str = "640x360",
     size: int = 128,
     batch: int = 16,
+    readers: Sequence[int] = (),
     workers: Sequence[int] = (),
     items: int = 10_000,
 ) -> Iterator[Comparison]:
-    """Frames a second of each way, with Ray for each number of workers; memory by tenths of the way."""
+    """Frames a second of each way and of decoding alone, also with more threads that decode, and with Ray for each
+    number of workers; memory by tenths of the way."""
     network = network_of(model, how.device)
     with tempfile.TemporaryDirectory() as name:
         if "throughput" in parts:
@@ -52,7 +57,9 @@ def measure(
             for what in (("features",), ("features", "motion")):
                 settings = Settings(what=what, size=size)
                 title = f"extraction of {'+'.join(what)}, {clips} clips of {frames} frames of {video_size}"
-                yield compare(title, work.ways(settings, workers), how, unit="frames", items=clips * frames, peer=PLAIN)
+                yield compare(
+                    title, work.ways(settings, readers, workers), how, unit="frames", items=clips * frames, peer=PLAIN
+                )
         if "memory" in parts:
             yield _memory(network, Path(name), items)
 
@@ -64,11 +71,15 @@ class _Work:
         self.network, self.folder, self.clips, self.batch = network, folder, clips, batch
         self._outs = (out / f"out{number}" for number in itertools.count())
 
-    def ways(self, settings: Settings, workers: Sequence[int]) -> list[Way]:
+    def ways(self, settings: Settings, readers: Sequence[int], workers: Sequence[int]) -> list[Way]:
         ways = [
             Way(PLAIN, lambda: self.plain(settings)),
             Way("extract", lambda: self.extracted(settings, 0)),
+            Way("decoding alone", lambda: self.decoded(settings)),
         ]
+        for count in readers:
+            run = lambda count=count: self.extracted(settings, 0, count)  # noqa: E731
+            ways.append(Way(f"extract, {count} reader(s)", run))
         for count in workers:
             run = lambda count=count: self.extracted(settings, count)  # noqa: E731
             ways.append(Way(f"extract, Ray, {count} worker(s)", run, memory=False))
@@ -88,11 +99,19 @@ class _Work:
                 tensors["motion"] = latents.tokens
             save_file(tensors, out / f"{path.stem}.safetensors")
 
-    def extracted(self, settings: Settings, workers: int) -> Elapsed | None:
+    def decoded(self, settings: Settings) -> None:
+        """What a reader does for it: frames as the network takes them, and no network."""
+        listing = find_items(str(self.folder), settings.images_are)
+        reader = Reader(listing.base, Extractor(self.network, settings).look(self.batch), set())
+        for item in listing.items:
+            for _ in reader.read(Piece((item,))):
+                pass
+
+    def extracted(self, settings: Settings, workers: int, readers: int = 1) -> Elapsed | None:
         """With Ray from the first file to the last, so without what starts the workers."""
         out = next(self._outs)
         running: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
-        running |= {"batch_size": self.batch, "shard_items": 1}
+        running |= {"batch_size": self.batch, "shard_items": 1, "readers": readers}
         summary = extract(self.network, self.folder, out, settings, Running(**running))
         assert summary.items == self.clips, summary
         if not workers:

@@ -31,10 +31,14 @@ SUBJECTS = {
         "a pretraining step, against the same step written out plainly",
         "model batch=2 prototypes largest device dtype compile",
     ),
+    "export": (
+        "exported ONNX files in onnxruntime, float32 and int8, against the network in torch",
+        "model parts:encoder,motion,flow=encoder batch size",
+    ),
     "extract": (
         "`midway-zoo extract` against a plain loop, and its memory",
         "model=midway_nano.scenes parts:throughput,memory=throughput clips clip_frames video_size size=128 batch=16 "
-        "workers items device",
+        "readers workers items device",
     ),
     "import": ("imports and commands that compute nothing, against timm's import and Python's start", ""),
 }
@@ -101,6 +105,9 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "largest": _flag("--largest", action="store_true", help="also each at the largest batch that fits the GPU"),
     "clips": _flag("--clips", type=positive, default=24, help="generated videos"),
     "clip_frames": _flag("--frames", type=positive, default=64, metavar="N", help="of each clip"),
+    "readers": _flag(
+        "--readers", type=_positives, default=(), metavar="N,...", help="also with so many threads that decode"
+    ),
     "workers": _flag("--workers", type=_positives, default=(), metavar="N,...", help="also Ray with so many workers"),
     "items": _flag("--items", type=positive, default=10_000, help="pictures that memory is measured over"),
     "device": _flag("--device", default="cpu", help="cpu, cuda, cuda:1, ...; default: cpu"),

@@ -65,9 +65,12 @@ def _add_choices(command: argparse.ArgumentParser) -> None:
 def _add_running(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("how it is run (may change from run to run)")
     group.add_argument("--engine", choices=("local", "ray"), default="local", help="default: this process")
-    group.add_argument("--workers", type=positive, help="Ray: default one a GPU, else one for two CPUs")
+    group.add_argument("--workers", type=positive, help="Ray: default one a GPU, else one for each 1 + readers CPUs")
     group.add_argument("--ray-address", metavar="ADDRESS", help="of a cluster; default: one on this machine")
     group.add_argument("--batch-size", type=positive, default=8, help="default: %(default)s")
+    group.add_argument(
+        "--readers", type=positive, default=1, metavar="N", help="threads that decode for a network; default: 1"
+    )
     group.add_argument("--shard-mb", type=positive, default=128, help="size of a file, default: %(default)s")
     group.add_argument("--shard-items", type=positive, metavar="N", help="items that a worker takes at once")
     group.add_argument("--retry-failed", action="store_true", help="try again what failed before")

@@ -127,7 +127,7 @@ def _part(network: MidwayNetwork, request: Request) -> Part:
     if request.dtype == "fp16":
         network = copy.deepcopy(network).half()
     grid = None if "size" in request.dynamic else (request.size[0] // patch, request.size[1] // patch)
-    followed = FollowedNetwork(network, grid)
+    followed = FollowedNetwork(network, grid, _PARTS[request.part].reads)
     if request.part == "encoder":
         return EncoderPart(followed, normalise.mean, normalise.std, request.blocks).eval()
     return _PARTS[request.part](followed, normalise.mean, normalise.std).eval()

@@ -57,7 +57,7 @@ def check(run: Runner, network: MidwayNetwork, request: Request, images: Tensor)
     """
     found = Parity(0.0, 1.0, "")
     for one, other in _cases(request, images, network.config.patch_size):
-        wanted, given = _wanted(network, request, one, other)
+        wanted, given = wanted_outputs(network, request, one, other)
         found = _compared(found, wanted, run(given), request)
     limit = COSINE.get(request.dtype)
     if limit is None and not found.difference <= DIFFERENCE:
@@ -89,7 +89,7 @@ def _cases(request: Request, images: Tensor, patch: int) -> Iterator[tuple[Tenso
 
 
 @torch.no_grad()
-def _wanted(
+def wanted_outputs(
     network: MidwayNetwork, request: Request, one: Tensor, other: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What the network itself gives, by the names of the file's outputs; and the file's inputs."""

@@ -184,12 +184,7 @@ def _name_axes(graph: Any) -> None:
 def runner(path: Path, request: Request) -> Runner:
     """What runs a written file on the CPU."""
     if request.format == "onnx":
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [output.name for output in session.get_outputs()]
-        return lambda given: {
-            name: torch.from_numpy(value)
-            for name, value in zip(names, session.run(names, {k: v.numpy() for k, v in given.items()}), strict=True)
-        }
+        return onnx_runner(path)
     content = io.BytesIO(path.read_bytes())
     with _quiet():
         module: Any = torch.export.load(content).module() if request.format == "pt2" else torch.jit.load(content)
@@ -199,3 +194,20 @@ def runner(path: Path, request: Request) -> Runner:
             return dict(module(**given))
 
     return run
+
+
+def onnx_runner(path: Path, threads: int = 0) -> Runner:
+    """What runs an ONNX file on the CPU.
+
+    Args:
+        path: of the file.
+        threads: of an operator; 0 for as many as onnxruntime takes by itself.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda given: {
+        name: torch.from_numpy(value)
+        for name, value in zip(names, session.run(names, {k: v.numpy() for k, v in given.items()}), strict=True)
+    }

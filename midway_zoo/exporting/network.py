@@ -1,14 +1,25 @@
 """A network as exporters can follow it: the same weights, position tables as products, no question about sizes."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from midway_zoo.exporting.positions import PositionTable, Sides
-from midway_zoo.models.dynamics import Dynamics
+from midway_zoo.models.dynamics import Dynamics, PerLevel
 from midway_zoo.models.network import MidwayNetwork
+
+Reads: TypeAlias = Literal["encoder", "latents", "dynamics", "flow"]
+_AFTER_MOTION = ("forward_dynamics", "source_backward", "target_backward")
+"""Layers of a level that come after its motion latents."""
+
+
+def _without(layers: nn.Module, level: int) -> PerLevel:
+    """The layers of all other levels, shared."""
+    kept = {int(name): layer for name, layer in sorted(layers.named_children()) if int(name) != level}
+    remaining = iter(kept.values())
+    return PerLevel(kept, lambda: next(remaining))
 
 
 class FollowedDynamics(Dynamics):
@@ -17,14 +28,16 @@ class FollowedDynamics(Dynamics):
     Args:
         dynamics: those of the network.
         grid: the one token grid (h, w) that will be asked for, or None for any.
+        latents_only: leave out the layers of the last level that motion latents do not depend on.
     """
 
-    def __init__(self, dynamics: Dynamics, grid: tuple[int, int] | None) -> None:
+    def __init__(self, dynamics: Dynamics, grid: tuple[int, int] | None, *, latents_only: bool) -> None:
         nn.Module.__init__(self)
         self.config = dynamics.config
         self.motion_tokens = dynamics.motion_tokens
         for name, child in dynamics.named_children():
-            self.add_module(name, child)
+            last = dynamics.config.levels[-1] if latents_only and name in _AFTER_MOTION else None
+            self.add_module(name, child if last is None else _without(child, last))
         halves = dynamics.pos_embed.detach().chunk(2, dim=1)
         self.tables = nn.ModuleList(PositionTable(half, dynamics.config.grid, grid) for half in halves)
 
@@ -39,14 +52,17 @@ class FollowedNetwork(MidwayNetwork):
     Args:
         network: that one.
         grid: the one token grid (h, w) that will be asked for, or None for any.
+        reads: what will be asked for; parameters of the rest are left out, since all formats but ONNX would keep them.
     """
 
-    def __init__(self, network: MidwayNetwork, grid: tuple[int, int] | None) -> None:
+    def __init__(self, network: MidwayNetwork, grid: tuple[int, int] | None, reads: Reads) -> None:
         nn.Module.__init__(self)
         self.config, self.provenance, self.fixed = network.config, network.provenance, grid
-        self.encoder, self.target_encoder = network.encoder, network.target_encoder
-        self.flow_head = network.flow_head
-        self.dynamics = None if network.dynamics is None else FollowedDynamics(network.dynamics, grid)
+        self.encoder, self.flow_head = network.encoder, network.flow_head if reads == "flow" else None
+        self.target_encoder = None if reads == "encoder" else network.target_encoder
+        self.dynamics = None
+        if network.dynamics is not None and reads != "encoder":
+            self.dynamics = FollowedDynamics(network.dynamics, grid, latents_only=reads == "latents")
         self.places = PositionTable(self.encoder.pos_embed, self.config.grid, grid)
         self.target_places = None
         if self.target_encoder is not None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from midway_zoo.exporting.network import FollowedNetwork
+from midway_zoo.exporting.network import FollowedNetwork, Reads
 from midway_zoo.results import DynamicsOutput
 
 
@@ -13,6 +13,8 @@ class Part(nn.Module):
     """Images as float32 (B, 3, H, W) in [0, 1] in, float32 tensors by name out, whatever it computes in between."""
 
     inputs: tuple[str, ...]
+    reads: Reads
+    """Of the network."""
     mean: Tensor
     std: Tensor
 
@@ -38,6 +40,7 @@ class EncoderPart(Part):
     """``cls`` (B, D) and ``block2`` ... (B, D, h, w), the features of single images."""
 
     inputs = ("images",)
+    reads = "encoder"
 
     def __init__(
         self, network: FollowedNetwork, mean: Sequence[float], std: Sequence[float], blocks: Sequence[int]
@@ -60,6 +63,7 @@ class MotionPart(Part):
     """The motion latents from source to target; see :meth:`Part.latents`."""
 
     inputs = ("source", "target")
+    reads = "latents"
 
     def forward(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         pair = self.network.encode_pair(self.normalised(source), self.normalised(target))
@@ -70,6 +74,7 @@ class FlowPart(Part):
     """``flow`` (B, 2, H, W) in pixels, x right and y down, from source to target; ``confidence`` (B, 1, H, W)."""
 
     inputs = ("source", "target")
+    reads = "flow"
 
     def forward(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         pair = self.network.encode_pair(self.normalised(source), self.normalised(target))
@@ -85,6 +90,7 @@ class StreamPart(Part):
     """
 
     inputs = ("images", "previous")
+    reads = "latents"
 
     def forward(self, images: Tensor, previous: Tensor) -> dict[str, Tensor]:
         normalised = self.normalised(images)
@@ -99,6 +105,7 @@ class NetworkPart(Part):
     the level."""
 
     inputs = ("source", "target")
+    reads = "dynamics"
 
     def forward(self, source: Tensor, target: Tensor) -> dict[str, Tensor]:
         pair = self.network.encode_pair(self.normalised(source), self.normalised(target))

@@ -1,16 +1,14 @@
-"""Reading ahead: a thread decodes and resizes what comes next while the network computes."""
+"""Reading: clips and images decoded and resized, as the network sees them, batch by batch."""
 
 import gzip
-import queue
 import shutil
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, TypeAlias, TypeVar, cast
+from typing import Any, BinaryIO, TypeAlias, cast
 
 import torch
 from PIL import Image
@@ -23,7 +21,6 @@ from midway_zoo.inference.folders import suffix_of
 from midway_zoo.inference.frames import Frame, check_same_size, open_frames
 from midway_zoo.inference.images import reading, resize, to_tensor
 
-T = TypeVar("T")
 Sides: TypeAlias = tuple[tuple[int, int], "tuple[int, int] | None"]
 """(height, width) at which a frame enters the network, and for the flow where that is another one."""
 
@@ -110,13 +107,12 @@ class Reader:
     Args:
         base: what paths of members are relative to.
         look: how frames are prepared.
+        given_up: keys of clips of which nothing more is wanted, as they become known to who takes what is read.
     """
 
-    def __init__(self, base: str, look: Look) -> None:
-        self._base, self._look = base, look
+    def __init__(self, base: str, look: Look, given_up: set[str]) -> None:
+        self._base, self._look, self._given_up = base, look, given_up
         self._open: tuple[str, BinaryIO] | None = None
-        self.given_up: set[str] = set()
-        """Keys of clips of which nothing more is wanted."""
 
     def close(self) -> None:
         """Close what is open."""
@@ -124,16 +120,9 @@ class Reader:
             self._open[1].close()
             self._open = None
 
-    def read(self, pieces: Iterable[Piece]) -> Iterator[Read]:
-        """What is in them. An item that cannot be read is :class:`Failed`; the others go on."""
-        try:
-            for piece in pieces:
-                if piece.items[0].kind == "image":
-                    yield from self._images(piece)
-                else:
-                    yield from self._clip_or_failure(piece)
-        finally:
-            self.close()
+    def read(self, piece: Piece) -> Iterator[Read]:
+        """What is in it. An item that cannot be read is :class:`Failed`."""
+        return self._images(piece) if piece.items[0].kind == "image" else self._clip_or_failure(piece)
 
     def _clip_or_failure(self, piece: Piece) -> Iterator[Read]:
         try:
@@ -181,7 +170,7 @@ class Reader:
                 # From the last batch before: it is encoded as it was the first time, so that results are the same.
                 at = (piece.first_chunk - 1) * length + (length - 1) // look.batch_size * look.batch_size
             rest = islice(_chained(first, frames), at, None)
-            while item.key not in self.given_up:
+            while item.key not in self._given_up:
                 room = length - at % length
                 some = list(islice(rest, min(look.batch_size, room)))
                 if not some:
@@ -284,55 +273,3 @@ def _raise_if_hopeless(error: Exception) -> None:
     """What is not an item's own fault would be every item's."""
     if isinstance(error, MissingExtraError) or is_disk_full(error):
         raise error
-
-
-class Ahead(Generic[T]):
-    """An iterator that a thread goes through, a few results ahead of who takes them. A context manager.
-
-    What the iterator raises is raised where its result would have been. The thread ends with the context.
-    """
-
-    def __init__(self, items: Iterator[T], depth: int = 2) -> None:
-        self._items = items
-        self._queue: queue.Queue[tuple[str, Any]] = queue.Queue(depth)
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="midway_zoo-decode", daemon=True)
-
-    def __enter__(self) -> "Ahead[T]":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            kind, value = self._queue.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-
-    def _work(self) -> None:
-        try:
-            for item in self._items:
-                if not self._put(("item", item)):
-                    break
-            self._put(("end", None))
-        except BaseException as error:  # noqa: BLE001  (raised by who takes the results)
-            self._put(("error", error))
-        finally:
-            close = getattr(self._items, "close", None)
-            if close is not None:
-                close()
-
-    def _put(self, value: tuple[str, Any]) -> bool:
-        while not self._stopped.is_set():
-            try:
-                self._queue.put(value, timeout=0.1)
-            except queue.Full:
-                continue
-            return True
-        return False

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from midway_zoo.bars import bar
 from midway_zoo.extract.places import Results
 from midway_zoo.extract.progress import ItemProgress, files_by_unit
@@ -75,15 +73,7 @@ def survey(results: Results) -> Found:
 
 
 def write_index(results: Results, facts: dict[str, Any]) -> Found:
-    """Write the three files anew, and give what they say."""
-    if results.local is None:
-        return _write(results, facts)
-    # Of several processes the last to get here sees what all have written.
-    with FileLock(str(Path(results.local) / ".index.lock")):
-        return _write(results, facts)
-
-
-def _write(results: Results, facts: dict[str, Any]) -> Found:
+    """Write the three files anew, and give what they say. One process does so, when nobody writes shards."""
     found = survey(results)
 
     def items(path: Path) -> None:

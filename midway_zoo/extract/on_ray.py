@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -15,8 +16,8 @@ from midway_zoo.extract.plan import Unit
 from midway_zoo.extract.work import Job, Note, Tally, run_unit
 from midway_zoo.extras import install_command
 
-_CPUS = 2
-"""Of a worker without a GPU: one for the network, one that decodes ahead."""
+_SECONDS = 20.0
+"""In which a cluster has to answer."""
 
 
 def import_ray() -> Any:
@@ -78,7 +79,7 @@ def run(
         job: base, facts and sizes.
         note: told after every unit.
         files: of units, by number.
-        workers: actors at most; None for one a GPU, or one for every two CPUs.
+        workers: actors at most; None for one a GPU, or as many as have a CPU for each of their threads.
         address: of a cluster; None for one on this machine.
 
     Raises:
@@ -87,7 +88,7 @@ def run(
     if not pending:
         return
     with _connected(address) as ray:
-        options = _resources(ray, workers, len(pending))
+        options = _resources(ray, workers, len(pending), job.readers)
         rows = [{"unit": unit.to_json(), "known": " ".join(files.get(unit.number, ()))} for unit in pending]
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
@@ -115,8 +116,9 @@ def _connected(address: str | None) -> Iterator[Any]:
     chosen = address or os.environ.get("RAY_ADDRESS") or "local"
     local: dict[str, Any] = {"include_dashboard": False} if chosen == "local" else {}
     try:
+        _check_answers(chosen)
         ray.init(address=chosen, logging_level=logging.ERROR, configure_logging=True, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"no Ray cluster answers at {chosen} ({error}); see `ray status`.") from error
     try:
         yield ray
@@ -124,13 +126,21 @@ def _connected(address: str | None) -> Iterator[Any]:
         ray.shutdown()
 
 
-def _resources(ray: Any, workers: int | None, units: int) -> dict[str, Any]:
-    """How many actors, and what each of them takes."""
+def _check_answers(address: str) -> None:
+    """Raise :class:`OSError` if nothing listens at HOST:PORT, which Ray would try again for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
+
+
+def _resources(ray: Any, workers: int | None, units: int, readers: int) -> dict[str, Any]:
+    """How many actors, and what each of them takes: a CPU for the network, and one for each thread that decodes."""
+    most = 1 + readers
     there = ray.cluster_resources()
     gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
-    wanted = workers or gpus or max(1, cpus // _CPUS)
+    wanted = workers or gpus or max(1, cpus // most)
     count = max(1, min(wanted, units))
     each: dict[str, Any] = {"num_gpus": 1} if gpus else {}
     # Not a fixed number: a pool of one waits for ever for an actor whose node is gone.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=2)
-    return {"num_cpus": max(1, min(_CPUS, cpus // count)), "compute": pool, **each}
+    return {"num_cpus": max(1, min(most, cpus // count)), "compute": pool, **each}

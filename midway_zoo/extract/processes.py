@@ -43,7 +43,7 @@ def launched(engine: str) -> Process:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError(f"several processes need accelerate: {install_command('scale')} ({error}).") from error
-    # They meet once, before the work; listing a large input may take the first of them long.
-    options: dict[str, Any] = {"timeout": timedelta(hours=12)}
+    # They meet before the work, and after it: one may have finished its share weeks before the others.
+    options: dict[str, Any] = {"timeout": timedelta(days=365)}
     state = PartialState(cpu=not torch.cuda.is_available(), **options)
     return Process(state.process_index, state.num_processes, state.device, state.wait_for_everyone)

@@ -16,7 +16,7 @@ from midway_zoo.checks import check_integer
 from midway_zoo.errors import DiskFullError, InputError, InterruptedWorkError
 from midway_zoo.extract import on_ray
 from midway_zoo.extract.compute import Extractor
-from midway_zoo.extract.index import survey, write_index
+from midway_zoo.extract.index import INDEX, survey, write_index
 from midway_zoo.extract.items import Item, find_items
 from midway_zoo.extract.places import ABOUT, Results, is_remote
 from midway_zoo.extract.plan import Unit, add_new, divided, extend, planned
@@ -56,11 +56,14 @@ class Running:
 
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
-    """Of Ray: how many; None for one a GPU, or without any one for every two CPUs."""
+    """Of Ray: how many; None for one a GPU, or without any as many as have a CPU for each of their
+    threads: the network's own and ``readers``."""
     ray_address: str | None = None
     """Of a cluster that is there; None starts one on this machine, unless the program is connected to one."""
     batch_size: int = 8
     """Frames, or images, per pass."""
+    readers: int = 1
+    """Threads that decode ahead for each network, each at a clip of its own."""
     shard_mb: int = 128
     """Megabytes of a file, about."""
     shard_items: int | None = None
@@ -72,6 +75,7 @@ class Running:
         if self.engine not in ("local", "ray"):
             raise InputError(f'engine={self.engine!r}: "local" or "ray" is expected.')
         check_integer("batch_size", self.batch_size, 1)
+        check_integer("readers", self.readers, 1)
         check_integer("shard_mb", self.shard_mb, 1)
         for name in ("workers", "shard_items"):
             if getattr(self, name) is not None:
@@ -130,7 +134,7 @@ def extract(
             _prepare(results, source, facts, settings, running)
         process.wait()
         saved = json.loads(results.text(ABOUT) or "{}")
-        job = Job(saved["base"], facts, running.batch_size, running.shard_mb * 2**20)
+        job = Job(saved["base"], facts, running.batch_size, running.shard_mb * 2**20, readers=running.readers)
         return _work(results, extractor, job, running, process)
 
 
@@ -232,9 +236,19 @@ def _work(results: Results, extractor: Extractor, job: Job, running: Running, pr
         except DiskFullError as error:
             done = f"{len(keys) - left + tally.items} of {len(keys)} items were settled"
             raise DiskFullError(f"{error} ({done}, some perhaps not yet written.)") from error
-    found = write_index(results, job.facts)
-    for row in found.twice:
-        _logger.warning("there twice: %s", row)
-    frames = sum(shard["frames"] for shard in found.shards)
-    counts = {"items": found.whole, "failed": len(found.failures), "planned": len(keys), "frames": frames}
-    return Summary(out=str(results), new=tally, **counts)
+    return Summary(out=str(results), new=tally, planned=len(keys), **_indexed(results, job.facts, process))
+
+
+def _indexed(results: Results, facts: dict[str, Any], process: Process) -> dict[str, int]:
+    """Write the index, when all processes are done, and give what it counts.
+
+    They end together: to a launcher, one that ends with an exit code, such as that of items that failed, is a reason
+    to end the others.
+    """
+    process.wait()
+    if process.first:
+        for row in write_index(results, facts).twice:
+            _logger.warning("there twice: %s", row)
+    process.wait()
+    index = json.loads(results.text(INDEX) or "{}")
+    return {name: index[name] for name in ("items", "failed", "frames")}

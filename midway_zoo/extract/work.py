@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from midway_zoo.errors import DeviceLostError, MissingExtraError
+from midway_zoo.extract.ahead import Ahead
 from midway_zoo.extract.attempts import Attempts
 from midway_zoo.extract.compute import ClipExtraction, Extractor, Row
-from midway_zoo.extract.decoding import Ahead, ClipBatch, ClipEnd, Failed, ImageBatch, Piece, Read, Reader, reason_of
+from midway_zoo.extract.decoding import ClipBatch, ClipEnd, Failed, ImageBatch, Piece, Read, Reader, reason_of
 from midway_zoo.extract.items import Item
 from midway_zoo.extract.places import Results, is_disk_full
 from midway_zoo.extract.plan import Unit
@@ -33,6 +34,8 @@ class Job:
     """Of the tensors of a file, unless a single row has more."""
     shard_frames: int = 16384
     """Frames of a file at most: how much a kill may cost."""
+    readers: int = 1
+    """Threads that decode ahead, each at a piece of its own."""
 
 
 @dataclass
@@ -160,29 +163,35 @@ def _watched(pieces: Iterator[Piece], attempts: Attempts) -> Iterator[Piece]:
 
 
 def _run(pieces: Iterator[Piece], extractor: Extractor, writer: _Writer, job: Job, note: Note, *, ahead: bool) -> None:
-    reader = Reader(job.base, extractor.look(job.batch_size))
-    if not ahead:
-        for read in reader.read(pieces):
-            _take(read, reader, extractor, writer, note)
-            if not isinstance(read, ClipBatch):  # an item ended
-                writer.write(last=False)
-        return
-    with Ahead(reader.read(pieces)) as found:
-        for read in found:
-            _take(read, reader, extractor, writer, note)
+    given_up: set[str] = set()
+    readers = [Reader(job.base, extractor.look(job.batch_size), given_up) for _ in range(job.readers if ahead else 1)]
+    try:
+        if ahead:
+            with Ahead(pieces, [reader.read for reader in readers]) as found:
+                for read in found:
+                    _take(read, given_up, extractor, writer, note)
+            return
+        for piece in pieces:
+            for read in readers[0].read(piece):
+                _take(read, given_up, extractor, writer, note)
+                if not isinstance(read, ClipBatch):  # an item ended
+                    writer.write(last=False)
+    finally:
+        for reader in readers:
+            reader.close()
 
 
-def _take(read: Read, reader: Reader, extractor: Extractor, writer: _Writer, note: Note) -> None:
+def _take(read: Read, given_up: set[str], extractor: Extractor, writer: _Writer, note: Note) -> None:
     if isinstance(read, Failed):
         writer.clip = None
         _fail(read.item, read.reason, writer, note)
     elif isinstance(read, ImageBatch):
         _images(read, extractor, writer, note)
-    elif read.item.key not in reader.given_up:
+    elif read.item.key not in given_up:
         writer.clip = writer.clip or extractor.clip()
         taken = _clip(read, writer.clip, writer, note)
         if not taken:
-            reader.given_up.add(read.item.key)
+            given_up.add(read.item.key)
         if not taken or isinstance(read, ClipEnd):
             writer.clip = None
 

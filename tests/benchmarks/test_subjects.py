@@ -6,9 +6,23 @@ import sys
 import pytest
 import torch
 
-from midway_zoo.benchmarks import data, encoder, extract, flow, importing, load, measuring, motion, stream, train
+from midway_zoo.benchmarks import (
+    data,
+    encoder,
+    export,
+    extract,
+    flow,
+    importing,
+    load,
+    measuring,
+    motion,
+    stream,
+    train,
+)
 from midway_zoo.benchmarks.measuring import Comparison, How
 from midway_zoo.errors import ConfigError, InputError, MissingFileError
+from midway_zoo.exporting import checking
+from midway_zoo.weights.registry import create_model
 
 
 @pytest.fixture(autouse=True)
@@ -116,11 +130,32 @@ def test_train(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
         next(train.measure(how, largest=True))
 
 
+def test_export(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file in float32 and that in int8; one that cannot be written is told of, and the other is measured."""
+    small = {"depth": 4, "feature_blocks": (0, 1, 2, 3), "embed_dim": 24, "dynamics": False}
+    tiny = create_model("midway_nano", **small)
+    monkeypatch.setattr(export, "network_of", lambda model, device: tiny)
+    (found,) = export.measure(how, model="tiny", batch=2, size=32)
+    assert names(found) == ["network in torch", "float32 file", "int8 file"]
+    assert found.title == "exported encoder of midway_nano, 2 of 32 x 32"
+    assert [note.split(":")[0] for note in found.notes[:2]] == ["float32 file", "int8 file"]
+    assert "times as fast as float32 in onnxruntime" in found.notes[-1]
+    monkeypatch.setitem(checking.COSINE, "int8", 1.1)
+    (found,) = export.measure(how, model="tiny", batch=2, size=32)
+    assert names(found) == ["network in torch", "float32 file"]
+    assert "1.1 is asked for" in found.notes[-1]
+    with pytest.raises(InputError, match="on the CPU"):
+        next(export.measure(How(device=torch.device("cuda"))))
+
+
 def test_extract() -> None:
-    sizes = {"clips": 1, "frames": 2, "video_size": "64x64", "size": 64, "items": 3}
+    sizes = {"clips": 1, "frames": 2, "video_size": "64x64", "size": 64, "items": 3, "readers": (2,)}
     once = How(rounds=1, warmup=0)
     found = list(extract.measure(once, model="midway_nano", parts=("throughput", "memory"), **sizes))
-    assert [names(one) for one in found] == [["plain loop", "extract"], ["plain loop", "extract"], ["extract"]]
+    assert [names(one) for one in found] == [
+        *[["plain loop", "extract", "decoding alone", "extract, 2 reader(s)"]] * 2,
+        ["extract"],
+    ]
     assert found[-1].notes[0].startswith("resident MiB at each tenth of ")
 
 

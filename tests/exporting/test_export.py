@@ -123,6 +123,21 @@ def test_both_encoders_of_a_paired_network(tmp_path: Path) -> None:
         assert result.difference is not None  # it was compared with the network
 
 
+def test_a_file_holds_no_more_than_its_part(tmp_path: Path) -> None:
+    """Every parameter decides something that comes out, so that none is carried along for nothing."""
+    network = mz.create_model("midway_nano", depth=4, feature_blocks=(0, 1, 2, 3), levels=(2, 0), flow_head=True)
+    held: dict[str, set[str]] = {}
+    for part in ("encoder", "motion", "network", "flow"):
+        mz.export(network, tmp_path / f"{part}.ts", part=part, size=16, check=False)
+        held[part] = {name for name, _ in torch.jit.load(tmp_path / f"{part}.ts").named_parameters()}
+    assert {name.split(".")[1] for name in held["encoder"]} == {"encoder"}
+    assert {name.split(".")[1] for name in held["network"]} == {"encoder", "dynamics"}
+    assert {name.split(".")[1] for name in held["flow"]} == {"encoder", "dynamics", "flow_head"}
+    left_out = {name.removeprefix("network.dynamics.") for name in held["network"] - held["motion"]}
+    layers = {".".join(name.split(".")[:2]) for name in left_out}
+    assert layers == {"forward_dynamics.0", "source_backward.0", "target_backward.0"}
+
+
 def test_weights_and_mode_of_the_network_are_left_alone(tiny: mz.MidwayNetwork, tmp_path: Path) -> None:
     digest = state_digest(tiny)
     tiny.train()

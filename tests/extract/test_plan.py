@@ -63,7 +63,14 @@ def test_settings_that_make_no_sense(wrong: dict) -> None:
 
 
 def test_running_that_makes_no_sense(monkeypatch: pytest.MonkeyPatch) -> None:
-    for wrong in ({"engine": "spark"}, {"workers": 2}, {"ray_address": "auto"}, {"batch_size": 0}, {"shard_items": 0}):
+    for wrong in (
+        {"engine": "spark"},
+        {"workers": 2},
+        {"ray_address": "auto"},
+        {"batch_size": 0},
+        {"shard_items": 0},
+        {"readers": 0},
+    ):
         with pytest.raises(InputError):
             Running(**wrong)
     monkeypatch.setenv("WORLD_SIZE", "2")

@@ -1,6 +1,7 @@
 """What is extracted: the same as by the functions for one clip, every frame encoded once."""
 
 import json
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -41,6 +42,22 @@ def test_clips(nano: mz.MidwayNetwork, clips: Path, tmp_path: Path, form: str) -
     assert found["pts_seconds"].tolist() == [frame.pts_seconds for frame in frames]
     assert found["concealed"].dtype == torch.bool
     assert dict(extracted).keys() == set(extracted.items())
+
+
+def test_any_number_of_readers_gives_the_same(
+    nano: mz.MidwayNetwork, clips: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """Bit for bit, and in the same order, of clips and of pictures; a broken one among them is listed."""
+    shutil.copytree(clips, tmp_path / "in")
+    shutil.copytree(pictures, tmp_path / "in" / "pictures")
+    (tmp_path / "in" / "a3.mp4").write_bytes(b"no video")
+    for readers in (1, 3):
+        summary = run(nano, tmp_path / "in", tmp_path / f"{readers}", what=("features",), running={"readers": readers})
+        assert (summary.items, summary.failed) == (11, 1)
+    one, three = rows(tmp_path / "1"), rows(tmp_path / "3")
+    assert_same(three, one)
+    assert list(three) == list(one)
+    assert failures(tmp_path / "3").keys() == {"a3.mp4"}
 
 
 def test_zero_shot_flow(nano: mz.MidwayNetwork, clips: Path, tmp_path: Path) -> None:

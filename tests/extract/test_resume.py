@@ -1,9 +1,12 @@
 """Nothing is lost and nothing is there twice, however an extraction ends."""
 
+import copy
 import errno
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from filelock import FileLock
 
 import midway_zoo as mz
 from midway_zoo.errors import ConfigError, DiskFullError, InputError, InterruptedWorkError, MissingFileError
-from midway_zoo.extract import Extracted, work
+from midway_zoo.extract import Extracted, Summary, work
 from midway_zoo.extract import run as whole
 from midway_zoo.extract.places import Results
 from midway_zoo.extract.processes import Process
@@ -36,7 +39,7 @@ def expected(nano: mz.MidwayNetwork, clips: Path, tmp_path_factory: pytest.TempP
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of one chunk, so that a unit has several."""
-    monkeypatch.setattr(whole, "Job", lambda *args: work.Job(*args[:3], 2**27, 4))
+    monkeypatch.setattr(whole, "Job", lambda *args, **more: work.Job(*args[:3], 2**27, 4, **more))
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before renaming", "after renaming"])
@@ -219,11 +222,23 @@ def test_a_shard_that_was_deleted_is_made_again(
 def test_launched_processes_share_the_units(
     nano: mz.MidwayNetwork, clips: Path, expected: Rows, tmp_path: Path, monkeypatch
 ) -> None:
-    """Each its own; whoever comes last writes an index of all."""
-    for index, items in enumerate((2, 4)):
-        monkeypatch.setattr(whole, "launched", lambda _, i=index: Process(i, 2, nano.device, lambda: None))
-        summary = run(nano, clips, tmp_path / "out")
-        assert (summary.items, summary.new.items, summary.planned) == (items, 2, 4)
+    """Each its own; they wait for each other before the work and after it, and one writes an index of all."""
+    meeting = threading.Barrier(2)
+
+    def wait() -> None:
+        meeting.wait(60)
+
+    def launched(engine: str) -> Process:
+        return Process(int(threading.current_thread().name), 2, nano.device, wait)
+
+    def work_at_it(index: int) -> Summary:
+        threading.current_thread().name = str(index)
+        return run(copy.deepcopy(nano), clips, tmp_path / "out")
+
+    monkeypatch.setattr(whole, "launched", launched)
+    with ThreadPoolExecutor(2) as pool:
+        for summary in pool.map(work_at_it, range(2)):
+            assert (summary.items, summary.new.items, summary.planned, summary.frames) == (4, 2, 4, 28)
     assert_same(rows(tmp_path / "out"), expected)
     assert json.loads((tmp_path / "out" / "index.json").read_text())["items"] == 4
 

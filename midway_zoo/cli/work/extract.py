@@ -7,7 +7,7 @@ from midway_zoo.extract import Running, Settings, Summary, extract
 from midway_zoo.extract.processes import launched
 
 _SETTINGS = ("what", "stride", "fps", "size", "flow_size", "method", "blocks", "dtype", "images", "chunk", "format")
-_RUNNING = ("engine", "workers", "ray_address", "batch_size", "shard_mb", "shard_items", "retry_failed")
+_RUNNING = ("engine", "workers", "ray_address", "batch_size", "readers", "shard_mb", "shard_items", "retry_failed")
 
 
 def run_extract(options: argparse.Namespace) -> Summary:
