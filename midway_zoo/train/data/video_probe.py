@@ -103,8 +103,6 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
             first = video.time_of(packet)  # cut without decoding: not shown, but what follows builds on it
         if not packet.size or packet.is_discard:
             continue
-        if video.damage.broken_off:
-            raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
         time = video.time_of(packet)
         if time is None or not video.has_time(packet):
             raise InputError("frames without a time in the file; `midway-zoo train prepare` writes them")
@@ -121,7 +119,7 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
             times = dict(header)
             break
     if video.damage.broken_off:
-        raise InputError(f"corrupt: cannot be read on after {len(times)} frames")
+        raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
     if picture is not None and picture.pts is not None and not video.timeless:
         first = picture.pts if first is None else max(first, picture.pts)  # or little by little after it
     return picture, times if first is None else {time: key for time, key in times.items() if time >= first}

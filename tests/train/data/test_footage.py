@@ -16,7 +16,7 @@ from midway_zoo.inference.video import read_video
 from midway_zoo.train.data.indexed_video import IndexedVideo
 from midway_zoo.train.data.prepare import prepare
 from midway_zoo.train.data.video_index import INDEX_NAME, Index, build_index, index_path, load_or_build_index
-from tests.inference.footage import cut, damage_packet, grey, level, write
+from tests.inference.footage import cut, damage_packet, grey, level, packets, write
 from tests.inference.test_video import set_display_matrix
 from tests.inference.test_video_pictures import CODED, ORIENTATIONS, corners, flat
 from tests.train.data.videos import write_folder
@@ -133,6 +133,19 @@ def test_damage_with_b_frames_costs_the_same_frames_however_they_are_asked_for(t
     for index in range(FRAMES):
         alone, _ = video.read(tmp_path, [index])
         assert (index in alone) == (index in images), index
+
+
+def test_a_gap_in_a_broadcast_costs_the_frames_behind_it(tmp_path: Path) -> None:
+    """A receiver misses a few packets of the transport stream; the rest of the recording is sound."""
+    path = footage(tmp_path / "a.ts", gop=8)
+    whole, _ = indexed(path).read(tmp_path, range(FRAMES))
+    content = path.read_bytes()
+    middle = content.index(packets(path)[12][1][-150:-20]) // 188 * 188
+    path.write_bytes(content[:middle] + content[middle + 188 :])
+    images, failed = indexed(path).read(tmp_path, range(FRAMES))
+    assert set(failed) >= {12, 13, 14, 15}
+    assert set(images) >= {*range(11), *range(16, FRAMES)}
+    assert all(torch.equal(images[index], whole[index]) for index in images)
 
 
 def test_preparation_leaves_damaged_frames_out_and_says_so(tmp_path: Path) -> None:
