@@ -1,7 +1,7 @@
 """Optical flow files, with NaN for invalid pixels; sizes are checked before anything of that size is allocated."""
 
 import tokenize
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -81,14 +81,14 @@ def write_flow(path: str | PathLike[str], flow: Tensor, *, overwrite: bool = Fal
         _FORMATS[path.suffix.lower()][1](temporary, values)
 
 
-def check_ending(path: Path) -> None:
-    """Raise :class:`InputError` unless :func:`write_flow` knows the ending."""
-    if path.suffix.lower() not in _FORMATS:
-        raise InputError(f"{path.name}: flow is written to {_known('or')} files.")
+def check_ending(path: Path, also: Sequence[str] = ()) -> None:
+    """Raise :class:`InputError` unless :func:`write_flow` knows the ending, or the caller does."""
+    if path.suffix.lower() not in (*_FORMATS, *also):
+        raise InputError(f"{path.name}: flow is written to {_known('or', also)} files.")
 
 
-def _known(conjunction: str) -> str:
-    *first, last = _FORMATS
+def _known(conjunction: str, also: Sequence[str] = ()) -> str:
+    *first, last = (*_FORMATS, *also)
     return f"{', '.join(first)} {conjunction} {last}"
 
 

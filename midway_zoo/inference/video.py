@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from midway_zoo.checks import check_integer, is_integer, is_number, is_size
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.image_files import to_uint8
-from midway_zoo.inference.video_entry import Beginning, find_beginning
+from midway_zoo.inference.video_entry import find_beginning
 from midway_zoo.inference.video_file import VideoFile, import_av, upright
+from midway_zoo.inference.video_order import Entry
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,7 @@ def _from_start(
 ) -> Iterator[VideoFrame]:
     beginning = find_beginning(path, start) if start else None
     wanted = _Wanted(stride, fps, start, end, zero=None if beginning is None else beginning.zero)
-    before = 0 if beginning is None else beginning.entry.frames
-    yield from _sampled(_decoded(path, size, beginning), path, wanted, before)
+    yield from _sampled(_decoded(path, size, Entry() if beginning is None else beginning.entry), path, wanted)
 
 
 def check_sampling(stride: int, fps: float | None) -> None:
@@ -155,14 +156,14 @@ class _Wanted:
         return seconds - (seconds if self._zero is None else self._zero) >= self._to - slack
 
 
-_Shown = tuple[float, float, bool, Callable[[], Tensor]]
-"""Seconds, slack, concealed, and the picture once it is wanted: converting it costs as much as decoding."""
+_Shown = tuple[int, float, float, bool, Callable[[], Tensor]]
+"""Index, seconds, slack, concealed, and the picture once it is wanted: converting it costs as much as decoding."""
 
 
-def _sampled(shown: Iterator[_Shown], path: Path, wanted: _Wanted, before: int = 0) -> Iterator[VideoFrame]:
-    index = before - 1
+def _sampled(shown: Iterator[_Shown], path: Path, wanted: _Wanted) -> Iterator[VideoFrame]:
+    index = -1
     try:
-        for index, (seconds, slack, concealed, picture) in enumerate(shown, before):
+        for index, seconds, slack, concealed, picture in shown:
             if wanted.past(seconds, slack):
                 break
             if wanted(seconds, slack):
@@ -174,19 +175,28 @@ def _sampled(shown: Iterator[_Shown], path: Path, wanted: _Wanted, before: int =
 
 
 def _animated(path: Path, size: int | tuple[int, int] | None) -> Iterator[_Shown]:
-    for image, seconds in read_animation(path):
-        yield seconds, 1e-3 / 2, False, lambda image=image: to_uint8(image, size)  # type: ignore[misc]
+    for index, (image, seconds) in enumerate(read_animation(path)):
+        yield index, seconds, 1e-3 / 2, False, lambda image=image: to_uint8(image, size)  # type: ignore[misc]
 
 
-def _decoded(path: Path, size: int | tuple[int, int] | None, beginning: Beginning | None) -> Iterator[_Shown]:
+def _decoded(path: Path, size: int | tuple[int, int] | None, entry: Entry) -> Iterator[_Shown]:
     with VideoFile(path, threads=0) as video:
+        frames = video.frames(entry)
+        first = next(frames, None)
+        # Some streams are refreshed little by little: what is marked as a key frame is then not shown at once.
+        entered = entry.key is None or (first is not None and first.packet == entry.key)
+        shown = chain([first], frames) if entered and first is not None else ()
         try:
-            for frame in video.frames(None if beginning is None else beginning.entry):
+            for index, frame in enumerate(shown, entry.frames):
                 yield (
+                    index,
                     float(frame.ticks * video.tick),
-                    float(video.tick) / 2,
+                    video.slack,
                     frame.concealed,
                     lambda frame=frame: upright(frame.picture, size),  # type: ignore[misc]
                 )
         finally:
-            video.warn()
+            if entered:
+                video.warn()
+    if not entered:
+        yield from _decoded(path, size, Entry())

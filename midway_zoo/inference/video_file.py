@@ -4,6 +4,7 @@ The only module that opens videos. :func:`~midway_zoo.inference.video.read_video
 it, and so agree on which frames there are, in what order and when, which way up, and which are damaged."""
 
 import logging
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +19,14 @@ from midway_zoo.errors import InputError, MissingExtraError
 from midway_zoo.extras import install_command
 from midway_zoo.inference.image_files import scaled_size
 from midway_zoo.inference.images import convert_hint
+from midway_zoo.inference.video_end import ends_with_boundary, is_whole_avi, lacks_index
 from midway_zoo.inference.video_order import Damage, DecodedFrame, Entry, Follower
 
 _logger = logging.getLogger(__name__)
 
 _BT709, _UNSAID, _BT601 = 1, 2, 5  # codes of colour matrices
-_TIMELESS = {"avi"}
+_COUNTED = 2  # ticks from frame to frame, of containers that count frames or fields (AVI, Ogg, Y4M)
+_TIMELESS = {"asf", "avi"}
 """Containers that only say when a frame is decoded, though FFmpeg makes up presentation times for them."""
 
 
@@ -59,6 +62,8 @@ class VideoFile:
     def __init__(self, path: Path, *, threads: int = 1) -> None:
         self.path = path
         self.damage = Damage()
+        self.timeless = False
+        """The container does not know when frames are shown. Known once the first packet is read."""
         self._threads = threads
         self._av = import_av()
         self._file: Any = None
@@ -111,8 +116,13 @@ class VideoFile:
         """Frames per second, on average."""
         self.tick = Fraction(stream.time_base) if stream.time_base else 1 / self.rate
         """Seconds."""
-        self.timeless = self._container.format.name in _TIMELESS
-        """The container does not know when frames are shown."""
+        interval = 1 / (self.rate * self.tick)
+        counted = interval.denominator == 1 and interval <= _COUNTED
+        self.slack = 0.0 if counted else float(self.tick) / 2
+        """Seconds by which a time may be rounded to ticks; none where frames are what is counted."""
+        self.timeless |= self._container.format.name in _TIMELESS
+        self.has_palette = stream.codec_context.pix_fmt == "pal8"
+        """Colours are in a table that only the file's first packet brings."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -145,13 +155,26 @@ class VideoFile:
         return bool(self.stream.codec_context.has_b_frames)
 
     def seek(self, ticks: int) -> None:
-        """Go on at the last key frame at or before a time (of packets)."""
+        """Go on at the last key frame at or before a time (of packets), or at the first where that would be wrong."""
         with self._errors():
-            if self._met_damage():  # FFmpeg's decoders keep traces of it, also over a seek
-                self.__exit__()
-                self._container = self._open()
-                self._choose_stream()
-            self._container.seek(ticks, stream=self.stream, backward=True, any_frame=False)
+            if self.has_palette or self._met_damage():  # FFmpeg's decoders keep traces of it, also over a seek
+                self._reopen()
+            if self.has_palette:
+                return
+            try:
+                self._container.seek(ticks, stream=self.stream, backward=True, any_frame=False)
+            except self._av.FFmpegError:  # not every container can
+                self._reopen()
+
+    def rewind(self) -> None:
+        """Go on at the file's first packet."""
+        with self._errors():
+            self._reopen()
+
+    def _reopen(self) -> None:
+        self.__exit__()
+        self._container = self._open()
+        self._choose_stream()
 
     def _met_damage(self) -> bool:
         if self.damage.at is not None:
@@ -160,6 +183,12 @@ class VideoFile:
             return any(picture.is_corrupt for picture in self.stream.codec_context.decode(None))
         except (self._av.FFmpegError, ValueError):
             return True
+
+    def has_time(self, packet: Any) -> bool:
+        """Whether a packet's time is in the file. Of several frames in one packet of an MPEG stream only the first has
+        one; FFmpeg guesses the others, and differently wherever reading begins."""
+        guessed = "mpeg" in self._container.format.name and packet.pos is None
+        return self.time_of(packet) is not None and not guessed
 
     def time_of(self, packet: Any) -> int | None:
         """Ticks that tell a packet from the others; None in raw streams, which have no times."""
@@ -179,12 +208,14 @@ class VideoFile:
             except (self._av.FFmpegError, OSError) as error:
                 if not self._read:
                     raise self._undecodable(error) from error
-                self.damage.broken_off = True
+                # The closing line of a MIME stream is an error to FFmpeg.
+                self.damage.broken_off = not (self._container.format.name == "mpjpeg" and ends_with_boundary(self.path))
                 packet = None
             if packet is None:
                 self._ended = True
                 return
             if packet.size:
+                self.timeless |= not self._read and self._packs(packet)
                 self._read += 1
                 self.damage.broken_off = packet.is_corrupt  # of the last one: others are gaps, as between recordings
                 time = self.time_of(packet)
@@ -193,15 +224,22 @@ class VideoFile:
                     self.damage.reached = max(self.damage.reached, until)
             yield packet
 
+    def _packs(self, packet: Any) -> bool:
+        """Whether this is MPEG-4 with several frames in one packet and none in others, as DivX and XviD mark it."""
+        if self.stream.codec_context.name != "mpeg4":
+            return False
+        content = (self.stream.codec_context.extradata or b"") + bytes(packet)
+        return re.search(rb"\x00\x00\x01\xb2DivX[0-9]+(b|Build)[0-9]+p", content) is not None
+
     def frames(self, entry: Entry | None = None) -> Iterator[DecodedFrame]:
         """Frames from where the file stands, or from an entry on, in the order in which they are shown.
 
         A frame is concealed if it is damaged, or one that was decoded before it since its key frame. Frames wait
         until all that were decoded before them have come, so that this is known.
         """
-        follower = Follower(self.tick, self.step, self.damage, timeless=self.timeless)
+        follower = Follower(self.tick, self.step, self.damage)
         for packet in self.packets() if entry is None else self._packets_from(entry):
-            number = follower.enter(packet, self.time_of(packet))
+            number = follower.enter(packet, self.time_of(packet), timeless=self.timeless)
             try:
                 pictures = packet.decode()
             except (self._av.FFmpegError, ValueError):
@@ -229,13 +267,13 @@ class VideoFile:
     def missing_seconds(self) -> float:
         """How much longer the container says the video is than what was read; 0 where it does not say."""
         container, stream = self._container.format.name, self.stream
-        if self.timeless:
-            return max(0.0, float((stream.frames - self._read) / self.rate))
         said = 0.0
         if "matroska" in container:
             said = _clock_seconds(stream.metadata.get("DURATION", ""))
         elif "mov" in container and stream.duration:
             said = float((stream.duration + (stream.start_time or 0)) * self.tick)
+        elif container == "avi" and stream.frames and not is_whole_avi(self.path):
+            said = float(stream.frames / self.rate)  # also those that only say that the one before is shown longer
         missing = said - self.damage.reached
         return missing if missing > 1.5 * float(self.step * self.tick) else 0.0
 
@@ -244,24 +282,6 @@ class VideoFile:
         text = self.damage.describe(self.missing_seconds() if self._ended else 0.0)
         if text:
             _logger.warning("%s %s. What could be read is used; get the file again for the rest.", self.path, text)
-
-
-def lacks_index(path: Path) -> bool:
-    """Whether a file is an MP4 or MOV without what says where its frames are (ISO/IEC 14496-12, 4.2: size and type)."""
-    kinds: list[bytes] = []
-    try:
-        with path.open("rb") as file:
-            while len(head := file.read(8)) == 8 and len(kinds) < 100:
-                size = int.from_bytes(head[:4], "big")
-                kinds.append(head[4:])
-                if size == 1:  # 64 bits follow
-                    size = int.from_bytes(file.read(8), "big") - 8
-                if size < 8:  # 0: to the end of the file
-                    break
-                file.seek(size - 8, 1)
-    except OSError:
-        return False
-    return kinds[:1] == [b"ftyp"] and b"mdat" in kinds and b"moov" not in kinds
 
 
 def _clock_seconds(text: str) -> float:

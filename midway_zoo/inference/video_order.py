@@ -3,7 +3,7 @@
 import heapq
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -75,6 +75,8 @@ class Damage:
 class Packet:
     time: int
     key: bool
+    restarts: bool
+    """The file's clock begins anew, as where recordings were joined."""
     gop: int
     """Number of the key frame's packet that it follows."""
     before: int
@@ -88,28 +90,35 @@ class Follower:
     missing or there twice.
     """
 
-    def __init__(self, tick: Fraction, step: int, damage: Damage, *, timeless: bool) -> None:
+    def __init__(self, tick: Fraction, step: int, damage: Damage) -> None:
         self._tick, self._step, self._damage = tick, step, damage
         self._packets: dict[int, Packet] = {}
         self._number = self._gop = self._before = 0
+        self._first: Packet | None = None  # key frame; what comes before builds on what was not read
+        self._stored: int | None = None  # time of decoding of the latest packet
         self._inside: set[int] = set()  # packets whose frames have not come
         self._bad: set[int] = set()
         self._damaged = False  # since the last key frame that was shown
         self._waiting: deque[tuple[int, Any, int]] = deque()  # number, picture, first packet that it may build on
-        self._clock = Clock(step, sorts=timeless)
+        self._clock = Clock(step)
 
-    def enter(self, packet: Any, time: int | None) -> int:
-        """A packet before it is decoded, and its time in the file: its number."""
+    def enter(self, packet: Any, time: int | None, *, timeless: bool) -> int:
+        """A packet before it is decoded, and its time in the file, ``timeless`` if of decoding: its number."""
         number = self._number
         if not packet.size:  # the last one, which makes the decoder give what it holds back
             return number
         self._number += 1
+        # Times of decoding ascend within a recording, also where a time of presentation is wrong.
+        restarts = packet.is_keyframe and (None in (packet.dts, self._stored) or packet.dts <= self._stored)
+        self._stored = packet.dts
+        self._clock.sorts |= timeless or time is None
+        time = number * self._step if time is None else time
         if packet.is_keyframe:
             self._before, self._gop = self._gop, number
-        if time is None:
-            self._clock.sorts = True
-            time = number * self._step
-        self._packets[number] = Packet(time, packet.is_keyframe, self._gop, self._before)
+        entered = Packet(time, packet.is_keyframe, restarts, self._gop, self._before)
+        if packet.is_keyframe and self._first is None:
+            self._first = entered
+        self._packets[number] = entered
         self._packets.pop(number - _REMEMBERED, None)
         self._inside.add(number)
         self._clock.expect(time)
@@ -133,17 +142,28 @@ class Follower:
         """A frame has come; gives those that need not wait any longer."""
         number = picture.pts if picture.pts in self._packets else min(self._inside, default=max(self._packets))
         packet = self._packets[number]
-        if picture.is_corrupt:
-            self.spoil(number)
         # Shown before the key frame that it follows in the file, it also builds on what came before that.
         leading = packet.gop != number and packet.gop in self._inside
         self._inside.discard(number)
+        if self._first is None and picture.key_frame:  # which the container does not know
+            self._first = replace(packet, gop=number)
+        if self._unfounded(number, packet):
+            return  # some decoders make a picture of it all the same
+        if picture.is_corrupt:
+            self.spoil(number)
         if packet.key:  # what was decoded earlier and has not come will not
             self._inside = {other for other in self._inside if other > number}
             self._bad = {other for other in self._bad if other >= packet.before}
         self._waiting.append((number, picture, packet.before if leading else packet.gop))
         while self._waiting and (len(self._waiting) > _MOST_WAITING or not self._must_wait(self._waiting[0][0])):
             yield self._release()
+
+    def _unfounded(self, number: int, packet: Packet) -> bool:
+        """Whether a frame builds on what lies before the packet where reading began, in the middle of a group."""
+        first = self._first
+        if first is None or number < first.gop:
+            return True
+        return 0 < first.gop == packet.gop and packet.time < first.time
 
     def rest(self) -> Iterator[DecodedFrame]:
         """What still waits at the end of the file."""
@@ -165,13 +185,12 @@ class Follower:
 
 
 class Clock:
-    """When frames are shown, given in the order in which they are: times that ascend, whatever the file says.
+    """When frames are shown, given in the order in which they are: times that ascend, whatever the file says."""
 
-    ``sorts``: the file knows times of decoding only; taken in order, they are as far apart as the frames.
-    """
-
-    def __init__(self, step: int, *, sorts: bool) -> None:
-        self._step, self.sorts = step, sorts
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.sorts = False
+        """The file knows times of decoding only; taken in order, they are as far apart as the frames."""
         self._times: list[int] = []
         self._last: int | None = None
         self._offset = 0
@@ -189,9 +208,9 @@ class Clock:
                 heapq.heappop(self._times)  # of frames that never came
             ticks = heapq.heappop(self._times) if self._times else packet.time
         if self._last is not None and ticks <= self._last:
-            # Recordings that were joined start again at a key frame; elsewhere two frames have one time.
-            behind = self._last + (self._step if packet.key else 1) - ticks
-            self._offset += behind if packet.key else 0
+            # Recordings that were joined start again at a key frame; elsewhere one time is wrong, or given twice.
+            behind = self._last + (self._step if packet.key or ticks < self._last else 1) - ticks
+            self._offset += behind if packet.restarts else 0
             ticks += behind
         self._last = ticks
         return ticks

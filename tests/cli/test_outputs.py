@@ -289,3 +289,12 @@ def test_nothing_found_is_said(tmp_path, capsys) -> None:
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "nothing is cached\n")  # what reads the list finds it empty
     assert "nothing of 'nope' is cached" in failure(capsys, "cache", "--clear", "nope", "--cache-dir", tmp_path)
+
+
+def test_a_refused_ending_of_flow_names_all_that_are_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of tables too, which the functions for flow files do not know."""
+    assert main(["flow", "midway_nano.scenes", "a.png", "b.png", "-o", str(tmp_path / "flow.txt")]) == 1
+    said = capsys.readouterr().err
+    assert all(ending in said for ending in (".flo", ".png", ".npz", ".safetensors")), said

@@ -36,8 +36,7 @@ def run_flow(options: argparse.Namespace) -> None:
 
 
 def _check_pair(options: argparse.Namespace) -> None:
-    if options.output.suffix.lower() not in TABLES:
-        check_ending(options.output)
+    check_ending(options.output, TABLES)
     if options.stride != 1 or options.fps is not None:
         raise InputError("--stride and --fps are for a video; leave out B to pass one.")
     if options.format:

@@ -112,6 +112,7 @@ class IndexedVideo:
         images: dict[int, Tensor] = {}
         failed: dict[int, str] = {}
         with VideoFile(path) as video:
+            video.timeless |= self.stored is not None
             reader = _OrderedReader(video, self)
             for index in indices:
                 try:
@@ -149,7 +150,7 @@ class _OrderedReader:
         if self._frames is not None and (key < 0 or self._pts[self._keys[key]] <= self._last):
             found, _ = self._advance(wanted)
         else:
-            found = self._sought(wanted, max(key, 0))
+            found = self._sought(wanted, key)
         if found is None:
             self._frames = None  # the frame that was met instead may be the next one wanted
             raise InputError("the index names it, the file does not have it or it cannot be decoded")
@@ -160,16 +161,19 @@ class _OrderedReader:
     def _sought(self, wanted: float, key: int) -> DecodedFrame | None:
         for attempt in range(_SEEK_TRIES):
             # Some containers land behind the keyframe that was asked for: go for earlier and earlier ones.
-            self._seek(0 if attempt == _SEEK_TRIES - 1 else max(key + 1 - 2**attempt, 0))
+            last = key < 0 or attempt == _SEEK_TRIES - 1
+            self._seek(None if last else max(key + 1 - 2**attempt, 0))
             found, landed_before = self._advance(wanted)
             if found is not None or landed_before:
                 return found
         return None
 
-    def _seek(self, key: int) -> None:
-        if key > 0 or not self._untouched:
-            target = self._packets[self._keys[key]] if self._keys else self._packets.min()
-            self._video.seek(round(target))
+    def _seek(self, key: int | None) -> None:
+        """Go on at a key frame, None for the file's start."""
+        if key is not None and (key > 0 or not self._untouched):
+            self._video.seek(round(self._packets[self._keys[key]]))
+        elif not self._untouched:
+            self._video.rewind()
         self._untouched = False
         self._frames = self._video.frames()
 

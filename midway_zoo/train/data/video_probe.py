@@ -1,5 +1,6 @@
 """What a video is, from its packets and one decoded frame."""
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -94,6 +95,7 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
     picture = None
     times: dict[int, bool] = {}
     first: int | None = None  # keyframe: what a recording holds before it cannot be decoded
+    latest = -math.inf
     header = _header(video)
     for packet in video.packets():
         picture = _first_picture(packet) if picture is None else picture
@@ -101,12 +103,10 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
             first = video.time_of(packet)  # cut without decoding: not shown, but what follows builds on it
         if not packet.size or packet.is_discard:
             continue
-        if video.damage.broken_off:
-            raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
         time = video.time_of(packet)
-        if time is None:
-            raise InputError("no frame times in the file; `midway-zoo train prepare` writes them")
-        if time in times or (packet.is_keyframe and times and time < max(times)):
+        if time is None or not video.has_time(packet):
+            raise InputError("frames without a time in the file; `midway-zoo train prepare` writes them")
+        if time in times or (packet.is_keyframe and time < latest):
             raise InputError(
                 "frame times go back, as in recordings that were joined; `midway-zoo train prepare` mends them"
             )
@@ -114,12 +114,14 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
             first = time
         if header and header[len(times) : len(times) + 1] != [(time, packet.is_keyframe)]:
             header = []
-        times[time] = packet.is_keyframe
+        times[time], latest = packet.is_keyframe, max(time, latest)
         if header and picture is not None and first is not None and len(times) >= min(_CHECKED, len(header)):
             times = dict(header)
             break
     if video.damage.broken_off:
-        raise InputError(f"corrupt: cannot be read on after {len(times)} frames")
+        raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
+    if picture is not None and picture.pts is not None and not video.timeless:
+        first = picture.pts if first is None else max(first, picture.pts)  # or little by little after it
     return picture, times if first is None else {time: key for time, key in times.items() if time >= first}
 
 

@@ -16,7 +16,7 @@ from midway_zoo.inference.video import read_video
 from midway_zoo.train.data.indexed_video import IndexedVideo
 from midway_zoo.train.data.prepare import prepare
 from midway_zoo.train.data.video_index import INDEX_NAME, Index, build_index, index_path, load_or_build_index
-from tests.inference.footage import cut, damage_packet, grey, level, write
+from tests.inference.footage import cut, damage_packet, grey, level, packets, write
 from tests.inference.test_video import set_display_matrix
 from tests.inference.test_video_pictures import CODED, ORIENTATIONS, corners, flat
 from tests.train.data.videos import write_folder
@@ -38,7 +38,7 @@ def footage(path: Path, **options: object) -> Path:
     ("codec", "name", "bframes"),
     [
         *(("libx264", "a.avi", 3), ("mpeg4", "a.avi", 2), ("libx264", "a.avi", 0), ("libx264", "a.ts", 2)),
-        *(("mpeg2video", "a.mpg", 2), ("libx264", "a.flv", 2), ("mjpeg", "a.avi", 0), ("libx264", "a.mov", 2)),
+        *(("mpeg4", "a.ts", 2), ("libx264", "a.flv", 2), ("mjpeg", "a.avi", 0), ("libx264", "a.mov", 2)),
     ],
 )
 def test_inference_training_and_preparation_agree(tmp_path: Path, codec: str, name: str, bframes: int) -> None:
@@ -60,14 +60,18 @@ def test_inference_training_and_preparation_agree(tmp_path: Path, codec: str, na
     np.testing.assert_allclose(np.diff([frame.pts_seconds for frame in prepared]), 1 / 20, atol=2e-3)
 
 
-def test_raw_streams_are_prepared_with_regular_times(tmp_path: Path) -> None:
-    path = footage(tmp_path / "a.264", bframes=3)
+@pytest.mark.parametrize(("codec", "name"), [("libx264", "a.264"), ("mpeg2video", "a.mpg")])
+def test_streams_without_a_time_for_every_frame_are_prepared(tmp_path: Path, codec: str, name: str) -> None:
+    """In an MPEG program stream several frames share a packet with one time; FFmpeg guesses the others, and guesses
+    otherwise after a seek, so that training would take neighbours for them."""
+    path = footage(tmp_path / name, codec=codec, bframes=2)
     (reject,) = build_index(path).rejects
     assert "train prepare" in reject.reason
     prepare(path, tmp_path / "out")
     prepared = list(read_video(tmp_path / "out" / "a.mp4"))
     assert [level(frame.image) for frame in prepared] == list(range(FRAMES))
-    np.testing.assert_allclose([frame.pts_seconds for frame in prepared], np.arange(FRAMES) / 20, atol=1e-3)
+    times = np.array([frame.pts_seconds for frame in prepared])
+    np.testing.assert_allclose(times - times[0], np.arange(FRAMES) / 20, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ORIENTATIONS)
@@ -129,6 +133,19 @@ def test_damage_with_b_frames_costs_the_same_frames_however_they_are_asked_for(t
     for index in range(FRAMES):
         alone, _ = video.read(tmp_path, [index])
         assert (index in alone) == (index in images), index
+
+
+def test_a_gap_in_a_broadcast_costs_the_frames_behind_it(tmp_path: Path) -> None:
+    """A receiver misses a few packets of the transport stream; the rest of the recording is sound."""
+    path = footage(tmp_path / "a.ts", gop=8)
+    whole, _ = indexed(path).read(tmp_path, range(FRAMES))
+    content = path.read_bytes()
+    middle = content.index(packets(path)[12][1][-150:-20]) // 188 * 188
+    path.write_bytes(content[:middle] + content[middle + 188 :])
+    images, failed = indexed(path).read(tmp_path, range(FRAMES))
+    assert set(failed) >= {12, 13, 14, 15}
+    assert set(images) >= {*range(11), *range(16, FRAMES)}
+    assert all(torch.equal(images[index], whole[index]) for index in images)
 
 
 def test_preparation_leaves_damaged_frames_out_and_says_so(tmp_path: Path) -> None:
