@@ -108,6 +108,20 @@ def test_two_visitors_at_once(visit, folder) -> None:
     assert "other0.png" in other.one("#source input").get_attribute("value")
 
 
+def test_two_models_side_by_side(visit) -> None:
+    page = visit()
+    page.one("#example-real").click()
+    page.ready()
+    height, shown = page.one("#gates-picture img").get_property("naturalHeight"), page.picture("gates-picture")
+    page.one("#against input").click()
+    page.until(lambda: len(page.all("#against [role=option]")) > 1, "list of models")
+    page.all("#against [role=option]")[1].click()
+    page.changed("gates-picture", shown)
+    page.ready()
+    assert page.one("#gates-picture img").get_property("naturalHeight") > 1.9 * height
+    assert "random weights of the same shape: On average" in page.one("#gates-said").text
+
+
 def test_stop(visit, monkeypatch) -> None:
     page, whole, stopped = visit(), callbacks.ordered, threading.Event()
 
