@@ -79,6 +79,12 @@ class Page:
     def ready(self) -> None:
         self.says("Ready.")
 
+    def click(self, selector: str) -> None:
+        """Click what is in the middle of the window: what goes on stands above everything at its top."""
+        element = self.one(selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
     def changed(self, name: str, shown: str) -> None:
         """Wait for another picture than ``shown``, of :meth:`picture`: what is said passes, pictures stay."""
         self.until(lambda: self.picture(name) not in ("", shown), f"another {name}")

@@ -41,7 +41,7 @@ def test_two_frames_and_a_click(visit, folder) -> None:
     assert not [url for url in asked if not url.startswith(page.address)]
     # All of it can be taken along, and is gone with the visitor.
     page.downloads_go_to(folder)
-    page.one("#download").click()
+    page.click("#download")
     page.until((folder / "midway-zoo.zip").exists, "file")
     with zipfile.ZipFile(folder / "midway-zoo.zip") as file:
         assert {"heat-map.png", "latents.png", "numbers.safetensors"} <= set(file.namelist())
@@ -58,7 +58,7 @@ def test_a_clip(visit, folder) -> None:
     page.all_pictures()
     assert "clip.mp4: the first 3 frames at 5 per second" in page.status()
     before, shown = page.pixels("target-frame"), page.picture("target-frame")
-    page.one("#target input").click()
+    page.click("#target input")
     page.until(lambda: len(page.all("#target [role=option]")) == 3, "list of frames")
     page.all("#target [role=option]")[2].click()
     page.changed("target-frame", shown)
@@ -113,7 +113,7 @@ def test_two_models_side_by_side(visit) -> None:
     page.one("#example-real").click()
     page.ready()
     height, shown = page.one("#gates-picture img").get_property("naturalHeight"), page.picture("gates-picture")
-    page.one("#against input").click()
+    page.click("#against input")
     page.until(lambda: len(page.all("#against [role=option]")) > 1, "list of models")
     page.all("#against [role=option]")[1].click()
     page.changed("gates-picture", shown)
@@ -139,12 +139,12 @@ def test_stop(visit, monkeypatch) -> None:
     try:
         page.one("#example-real").click()
         page.says("(2 of 6)")
-        page.one("#stop").click()
+        page.click("#stop")
         page.says("Stopped.")
     finally:
         stopped.set()
     assert not page.picture("tracks-picture")
-    page.one("#follow").click()
+    page.click("#follow")
     page.ready()
     assert page.picture("tracks-picture")
 
