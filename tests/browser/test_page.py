@@ -119,7 +119,8 @@ def test_two_models_side_by_side(visit) -> None:
     page.changed("gates-picture", shown)
     page.ready()
     assert page.one("#gates-picture img").get_property("naturalHeight") > 1.9 * height
-    assert "random weights of the same shape: On average" in page.one("#gates-said").text
+    said = "random weights of the same shape: On average"
+    page.until(lambda: said in page.one("#gates-said").text, "sentence of both")
 
 
 def test_stop(visit, monkeypatch) -> None:
