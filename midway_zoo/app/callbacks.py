@@ -19,7 +19,7 @@ from midway_zoo.app.models import Models
 from midway_zoo.app.rooms import Rooms
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.app.uploads import check_upload, read_uploads
-from midway_zoo.app.views import VIEWS, Moment, ordered
+from midway_zoo.app.views import VIEWS, Moment, above, ordered
 from midway_zoo.demo import CAUTION, MODEL, sheet
 from midway_zoo.demo.findings import notable_points
 from midway_zoo.demo.footage import Footage, generated_clip, packaged_clip
@@ -52,6 +52,8 @@ class Session:
     """What one visitor looks at."""
 
     moment: Moment | None = None
+    against: str = ""
+    """Name of a second model, or :data:`~midway_zoo.app.models.RANDOM`, whose views stand below; "": none."""
     waiting: Path | None = None
     """A single picture that was dropped; the next one makes a pair of it."""
     pictures: dict[str, Path] = field(default_factory=dict)
@@ -100,6 +102,10 @@ class Callbacks:
         """Another model was chosen."""
         return self._told(self._again(session, visitor, model))
 
+    def compare(self, session: Session, visitor: str, model: str, against: str) -> Iterator[Changes]:
+        """Another model to compare with was chosen, or none."""
+        return self._told(self._compare(session, visitor, model, against))
+
     def _told(self, steps: Iterator[Changes], **always: Any) -> Iterator[Changes]:
         """The steps; what goes wrong in them becomes a sentence on the page, never a traceback."""
         try:
@@ -144,7 +150,7 @@ class Callbacks:
         )
         first = points[:1] if len(points) else torch.tensor([[(width - 1) / 2, (height - 1) / 2]])
         moment = Moment(footage, 0, 1, tuple((float(x), float(y)) for x, y in first.tolist()))
-        session = Session(moment)
+        session = Session(moment, session.against)
         labels = [(label, index) for index, label in enumerate(footage.labels)]
         yield {
             "session": session,
@@ -195,6 +201,12 @@ class Callbacks:
             return
         yield from self._show(session, visitor, model, ("points", "pair", "clip"))
 
+    def _compare(self, session: Session, visitor: str, model: str, against: str) -> Iterator[Changes]:
+        session = replace(session, against=(against or "").strip())
+        yield {"session": session}
+        if session.moment is not None:
+            yield from self._show(session, visitor, model, ("points", "pair", "clip"))
+
     def _frames(self, visitor: str, moment: Moment) -> Changes:
         """Source with its points and target, enlarged."""
         factor, about = factor_of(moment.footage), {"midway_zoo": __version__}
@@ -223,15 +235,24 @@ class Callbacks:
         moment = _opened(session)
         yield {"status": note(f"{said} Loading {model} ...", busy=True)}
         network = self.models.get(model)
+        rival = self.models.rival(session.against, network) if session.against else None
         yield {"model-said": said_of(model, network)}
         views = ordered(network, kinds)
-        about = {"midway_zoo": __version__, "model": model, "footage": moment.footage.name, "points": moment.points}
+        about = {
+            "midway_zoo": __version__,
+            "model": model,
+            "against": session.against,
+            "footage": moment.footage.name,
+            "points": moment.points,
+        }
         about |= {"source": moment.footage.labels[moment.source], "target": moment.footage.labels[moment.target]}
         for number, view in enumerate(views, 1):
             yield {"status": note(f"{said} {view.title} ({number} of {len(views)}) ...", busy=True)}
             pictures, tensors = dict(session.pictures), dict(session.tensors)
             try:
                 found = view.draw(network, moment)
+                if rival is not None:
+                    found = above(found, view.draw(rival, moment), model, session.against)
             except MidwayZooError as error:
                 pictures.pop(view.name, None)
                 tensors.pop(view.name, None)

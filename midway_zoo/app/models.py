@@ -3,6 +3,7 @@
 import threading
 from collections import OrderedDict
 
+from midway_zoo.analysis.fresh import untrained
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.errors import InputError
 from midway_zoo.models.network import MidwayNetwork
@@ -10,6 +11,8 @@ from midway_zoo.names import list_models
 from midway_zoo.weights.checkpoint import load_checkpoint
 from midway_zoo.weights.registry import create_model, is_path
 
+RANDOM = "random weights of the same shape"
+"""What a network can be compared with, beside others: what of a view comes from training."""
 _KEPT = 2
 
 
@@ -19,6 +22,7 @@ class Models:
     def __init__(self, settings: AppSettings) -> None:
         self._settings = settings
         self._loaded: OrderedDict[str, MidwayNetwork] = OrderedDict()
+        self._untrained: tuple[MidwayNetwork, MidwayNetwork] | None = None  # the last one, and of what
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
@@ -49,3 +53,12 @@ class Models:
             while len(self._loaded) > _KEPT:
                 self._loaded.popitem(last=False)
             return self._loaded[name]
+
+    def rival(self, name: str, network: MidwayNetwork) -> MidwayNetwork:
+        """What ``network`` is compared with, by the name of a model or :data:`RANDOM`; errors as :meth:`get`."""
+        if name != RANDOM:
+            return self.get(name)
+        with self._lock:
+            if self._untrained is None or self._untrained[1] is not network:
+                self._untrained = untrained(network), network
+            return self._untrained[0]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from midway_zoo.app.callbacks import EXAMPLES, MOST_POINTS, Callbacks, Changes, Choices, Session, note
-from midway_zoo.app.models import Models
+from midway_zoo.app.models import RANDOM, Models
 from midway_zoo.app.rooms import Rooms
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.app.toolkit import gradio as gr
@@ -78,6 +78,14 @@ def _inputs(parts: dict[str, Any], settings: AppSettings, models: Models) -> Non
     parts["model"] = gr.Dropdown(
         names, value=names[0], label="Model", info=told, allow_custom_value=settings.any_model, elem_id="model"
     )
+    parts["against"] = gr.Dropdown(
+        [("nothing", ""), (RANDOM, RANDOM), *((name, name) for name in names)],
+        value="",
+        label="Compare with",
+        info="its views stand below those of the model",
+        allow_custom_value=settings.any_model,
+        elem_id="against",
+    )
     parts["model-said"] = gr.HTML("", elem_id="model-said", elem_classes="small")
     gr.Markdown("**Examples**")
     with gr.Row():
@@ -141,7 +149,7 @@ class _Wiring:
 
     def __init__(self, parts: dict[str, Any], callbacks: Callbacks) -> None:
         self.parts, self.callbacks = parts, callbacks
-        inputs = ("model", "files", "x", "y", "follow", "more", "stop")
+        inputs = ("model", "against", "files", "x", "y", "follow", "more", "stop")
         self.outputs = [part for name, part in parts.items() if name not in inputs and not name.startswith("example-")]
         self.outputs += [parts[name] for name in ("files", "x", "y")]
         self.started: list[Any] = []
@@ -170,6 +178,10 @@ class _Wiring:
         def again(session: Session, model: str, request: gr.Request) -> Iterator[Changes]:
             yield from self._changes(calls.again(session, _visitor(request), model))
 
+        def compared(session: Session, model: str, against: str, request: gr.Request) -> Iterator[Changes]:
+            yield from self._changes(calls.compare(session, _visitor(request), model, against))
+
+        self._on(parts["against"].change, compared, [*common, parts["against"]], last=True)
         self._on(parts["files"].upload, dropped, [*common, parts["files"]])
         self._on(parts["source-frame"].select, clicked, [*common, parts["more"]], last=True)
         point = [*common, parts["x"], parts["y"], parts["more"]]
@@ -181,9 +193,12 @@ class _Wiring:
         self._on(parts["model"].change, again, common, last=True)
         for name in EXAMPLES:
             self._on(parts[f"example-{name}"].click, self._example(name), common)
-        parts["stop"].click(
+        self._stop()
+
+    def _stop(self) -> None:
+        self.parts["stop"].click(
             lambda: note("Stopped."),
-            outputs=parts["status"],
+            outputs=self.parts["status"],
             cancels=self.started,
             queue=False,
             api_visibility="private",

@@ -97,7 +97,7 @@ _CSS = """
 #status { position: sticky; top: 0; z-index: 20; background: var(--body-background-fill); }
 #source-frame img { cursor: crosshair; }
 .view .image-container, .view .image-frame { padding-top: 1.2em; }
-.view img { max-height: 38em; object-fit: contain; }
+.view img { max-height: 76em; object-fit: contain; }
 .small { font-size: 0.9em; opacity: 0.85; }
 #model-said { font-size: 1em; padding: 0; }
 """

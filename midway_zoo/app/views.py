@@ -5,14 +5,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from midway_zoo import analysis, figures
 from midway_zoo.analysis.rules import RuleName
+from midway_zoo.demo import sheet
 from midway_zoo.demo.findings import flow_errors, flow_options, working_size
 from midway_zoo.demo.footage import Footage
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.style import INK, PAPER, TEXT, font
 from midway_zoo.visualize import above_legend, flow_legend, flow_to_image, side_by_side
 
 DRAWS = 4
@@ -215,6 +218,24 @@ _ALL = (
     ),
 )
 VIEWS: dict[str, View] = {view.name: view for view in _ALL}
+
+
+def above(upper: Picture, lower: Picture, *names: str) -> Picture:
+    """What two models found, each picture under the name of its model, the numbers of the second as "against_..."."""
+    width = max(upper.image.shape[2], lower.image.shape[2])
+    rows = [part for name, one in zip(names, (upper, lower), strict=True) for part in (_headed(name, width), one.image)]
+    picture = rows[0]
+    for row in rows[1:]:
+        picture = above_legend(picture, row)
+    said = "; ".join(f"{name}: {one.said}" for name, one in zip(names, (upper, lower), strict=True))
+    return Picture(picture, said, upper.tensors | {f"against_{name}": one for name, one in lower.tensors.items()})
+
+
+def _headed(name: str, width: int) -> Tensor:
+    size = max(TEXT, width // 50)  # pictures are shown at the width of a column, whatever theirs is
+    strip = Image.new("RGB", (width, size + size // 2), PAPER)
+    ImageDraw.Draw(strip).text((4, size // 4), sheet.shortened(name, size, width - 8), fill=INK, font=font(size))
+    return sheet.from_picture(strip)
 
 
 def ordered(network: MidwayNetwork, kinds: Sequence[str]) -> list[View]:

@@ -6,7 +6,7 @@ every predicted target token measures how much of that source token arrives ther
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
+from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.models.tangents import ForwardTangents, can_be_written_out
 
 
 def match_level(network: MidwayNetwork, level: int | None = None) -> int:
@@ -65,7 +67,7 @@ def sensitivity_of(
         level: level of the forward dynamics, 2, 1 or 0; None for the highest that the network has.
         draws: number k of random tangents to average over.
         seed: of the tangents; a token's tangents depend on the seed and the token alone.
-        chunk_size: source tokens perturbed at once; None chooses by device and number of pairs.
+        chunk_size: source tokens perturbed at once; None chooses by device and size.
         progress: show a progress bar on stderr if that is a terminal.
 
     Returns:
@@ -78,45 +80,76 @@ def sensitivity_of(
     """
     dynamics, level = network.require_dynamics(), match_level(network, level)
     motion, features = dynamics.forward_inputs(source, target, grid, level=level)
-    directions = _directions(grid[0] * grid[1], draws, features, seed)
+    directions = tangents(grid[0] * grid[1], draws, features, seed)
     per_pair = isinstance(tokens, Tensor)
     chosen = _checked_tokens(tokens, grid[0] * grid[1], len(features)).to(features.device)
-
-    def predict(value: Tensor) -> Tensor:
-        return dynamics.predict(level, motion, value, grid)[0]
-
-    def column(token: Tensor, direction: Tensor) -> Tensor:
-        """Cosines (B, N) for tokens (B,) perturbed by directions (B, D)."""
-        at = F.one_hot(token + 1, features.shape[1]).to(features)  # row 0 is the CLS token
-        moved = jvp(predict, (features,), (at[:, :, None] * direction[:, None, :],))[1]
-        return F.cosine_similarity(moved[:, 1:].float(), direction[:, None, :].float(), dim=-1, eps=1e-12)
-
     pairs = len(features)
     rows = chosen[None] if per_pair else chosen[:, None].expand(-1, pairs)  # (n, B)
-    chunk = chunk_size or _chunk(features)
     jobs = torch.cartesian_prod(torch.arange(draws), torch.arange(len(rows))).to(features.device)
-    push = vmap(column)
-    total = torch.zeros(len(rows), pairs, grid[0] * grid[1], device=features.device, dtype=torch.float32)
-    with bar(total=len(jobs), unit=" tokens", hidden=not progress) as shown:
-        for part in jobs.split(chunk):
-            draw, index = part.unbind(1)
-            with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
-                warnings.simplefilter("ignore", FutureWarning)
-                found = push(rows[index], directions[draw[:, None], rows[index]])
-            for row, cosines in zip(index.tolist(), found, strict=True):
-                total[row] += cosines
-            shown.update(len(part))
-    return (total / draws).transpose(0, 1)
+    total = torch.zeros(pairs, len(rows), grid[0] * grid[1], device=features.device, dtype=torch.float32)
+    with bar(total=len(jobs) * pairs, unit=" tokens", hidden=not progress) as shown:
+        for pair in range(pairs):
+            push = _derivatives(dynamics, level, motion[pair], features[pair], grid)
+            for part in jobs.split(chunk_size or _chunk(features[pair])):
+                draw, index = part.unbind(1)
+                at = rows[index, pair]
+                for row, cosines in zip(index.tolist(), push(at, directions[draw, at]), strict=True):
+                    total[pair, row] += cosines
+                shown.update(len(part))
+    return total / draws
+
+
+def _derivatives(
+    dynamics: Dynamics, level: int, motion: Tensor, features: Tensor, grid: tuple[int, int]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """From tokens (n,) and their tangents (n, D) to cosines (n, N), for one pair."""
+    forward = dynamics.forward_dynamics[level]
+    if can_be_written_out(forward):
+        return ForwardTangents(forward, dynamics.motion_proj(motion), features).cosines
+    push = vmap(single_derivative(dynamics, level, motion, features, grid))
+
+    def quietly(tokens: Tensor, directions: Tensor) -> Tensor:
+        with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
+            warnings.simplefilter("ignore", FutureWarning)
+            return push(tokens, directions)
+
+    return quietly
+
+
+def single_derivative(
+    dynamics: Dynamics, level: int, motion: Tensor, features: Tensor, grid: tuple[int, int]
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """One directional derivative by ``torch.func.jvp``, for any network: the definition.
+
+    Args:
+        dynamics: of the network.
+        level: of the forward dynamics.
+        motion: motion latent (M, C) of one pair.
+        features: backward features v (L, D) of its source.
+        grid: (h, w), h * w = N = L - 1.
+
+    Returns:
+        A function from a token's index, a tensor without dimensions, and its tangent (D,) to cosines (N,).
+    """
+
+    def predict(value: Tensor) -> Tensor:
+        return dynamics.predict(level, motion[None], value[None], grid)[0][0, 1:]
+
+    def cosines(token: Tensor, direction: Tensor) -> Tensor:
+        at = F.one_hot(token + 1, len(features)).to(features)  # row 0 is the CLS token
+        moved = jvp(predict, (features,), (at[:, None] * direction,))[1]
+        return F.cosine_similarity(moved.float(), direction.float(), dim=-1, eps=1e-12)
+
+    return cosines
 
 
 def _chunk(features: Tensor) -> int:
-    """How many tangents of tokens (B, L, D) are pushed at once."""
-    pairs = len(features)
+    """How many tangents of tokens (L, D) are pushed at once."""
     if features.device.type != "cpu":
-        return max(1, 64 // pairs)
+        return 64
     # Measured: beyond about eight tangents of ViT-S at 224 pixels a CPU's caches overflow; with few or short tokens
     # the cost per push dominates.
-    return max(1, 8 // pairs, 8 * 197 * 384 // features.numel())
+    return max(8, 8 * 197 * 384 // features.numel())
 
 
 def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: int) -> Tensor:
@@ -133,8 +166,8 @@ def _checked_tokens(tokens: Sequence[int] | Tensor | None, count: int, pairs: in
     return chosen.long()
 
 
-def _directions(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
-    """(draws, N, D) standard normal tangents, drawn on the CPU so that every device sees the same."""
+def tangents(count: int, draws: int, like: Tensor, seed: int) -> Tensor:
+    """(draws, N, D) standard normal tangents of N tokens, drawn on the CPU so that every device sees the same."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(draws, count, like.shape[-1], generator=generator, dtype=torch.float32).to(like)
 

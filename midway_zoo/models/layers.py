@@ -52,11 +52,15 @@ def leading_tokens(block: Block, x: Tensor, count: int) -> Tensor:
     The other tokens are keys and values only: they need no query, projection or MLP.
     """
     attn, normed = block.attn, block.norm1(x)
-    width, bias = x.shape[-1], attn.qkv.bias
-    weight_q, weight_kv = attn.qkv.weight.tensor_split((width,))
-    bias_q, bias_kv = (None, None) if bias is None else bias.tensor_split((width,))
-    q = F.linear(normed[:, :count], weight_q, bias_q).unflatten(-1, (1, attn.num_heads, -1))
-    kv = F.linear(normed, weight_kv, bias_kv).unflatten(-1, (2, attn.num_heads, -1))
+    width = x.shape[-1]
+    if type(attn.qkv) is nn.Linear:
+        weights = attn.qkv.weight.tensor_split((width,))
+        biases = (None, None) if attn.qkv.bias is None else attn.qkv.bias.tensor_split((width,))
+        q, kv = F.linear(normed[:, :count], weights[0], biases[0]), F.linear(normed, weights[1], biases[1])
+    else:  # wrapped by LoRA, say: what it does is not its weight alone
+        q, kv = attn.qkv(normed).tensor_split((width,), dim=-1)
+        q = q[:, :count]
+    q, kv = q.unflatten(-1, (1, attn.num_heads, -1)), kv.unflatten(-1, (2, attn.num_heads, -1))
     q, k, v = (part.transpose(1, 2) for part in (*q.unbind(2), *kv.unbind(2)))
     mixed = attn.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
     x = x[:, :count] + block.drop_path1(block.ls1(mixed))

@@ -12,7 +12,8 @@ from midway_zoo.analysis.attention import _before, _weights
 from midway_zoo.config import architecture_config, override
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.batches import normaliser
-from midway_zoo.inference.perturbation import _directions, sensitivity_of
+from midway_zoo.inference.perturbation import sensitivity_of
+from midway_zoo.inference.perturbation import tangents as draw_tangents
 
 TINY = {"embed_dim": 12, "motion_dim": 6, "grid": (2, 2), "motion_tokens": 2, "forward_depth": 2, "midway_depth": 1}
 
@@ -37,7 +38,7 @@ def test_the_matrix_is_that_of_the_exact_jacobian_and_of_finite_differences(tiny
         levels = tiny.encode_pair(source, target)
         found = sensitivity_of(tiny, *levels, (2, 2), level=level, seed=5)[0]
         motion, features = dynamics.forward_inputs(*levels, (2, 2), level=level)
-    directions = _directions(4, 1, features, 5)[0]
+    directions = draw_tangents(4, 1, features, 5)[0]
 
     def predict(value: torch.Tensor) -> torch.Tensor:
         return dynamics.predict(level, motion, value, (2, 2))[0]

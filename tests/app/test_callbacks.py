@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import midway_zoo as mz
 from midway_zoo.app import callbacks as module
 from midway_zoo.app.callbacks import Callbacks, Choices, Session, factor_of
-from midway_zoo.app.models import Models
+from midway_zoo.app.models import RANDOM, Models
 from midway_zoo.app.rooms import Rooms
 from midway_zoo.app.settings import AppSettings
 from midway_zoo.app.views import VIEWS, View
@@ -140,6 +140,42 @@ def test_a_view_that_cannot_be_had_says_so_in_its_place(callbacks, names, only) 
     assert "Ready." in page["status"]
     with zipfile.ZipFile(page["download"]) as file:
         assert "gates.png" not in file.namelist()
+
+
+def test_another_model_beside(callbacks, names, shown, only) -> None:
+    only("flow", "gates")
+    alone = Image.open(shown["flow"])
+    page = after(callbacks.compare(shown["session"], "v", names["head"], RANDOM))
+    both = Image.open(page["flow"])
+    assert both.width >= alone.width
+    assert both.height > 2 * alone.height
+    assert f"{names['head']}: By the flow head" in page["flow-said"]
+    assert f"{RANDOM}: By the flow head" in page["flow-said"]
+    found = page["session"].tensors["flow"]
+    assert found["flow"].shape == found["against_flow"].shape
+    assert not found["flow"].equal(found["against_flow"])
+    with zipfile.ZipFile(page["download"]) as file:
+        assert json.loads(file.read("about.json"))["against"] == RANDOM
+    # It stays with what is done next, other frames too; what the second cannot show is said in its place.
+    page = after(callbacks.example(page["session"], "v", names["head"], "scene"))
+    assert Image.open(page["flow"]).size == both.size
+    other = after(callbacks.compare(page["session"], "v", names["head"], names["ungated"]))
+    assert "has no gates" in other["gates-said"]
+    refused = after(callbacks.compare(page["session"], "v", names["head"], "hf-hub:somebody/something"))
+    assert "the models of its list alone" in refused["status"]
+    page = after(callbacks.compare(page["session"], "v", names["head"], ""))
+    assert Image.open(page["flow"]).size == alone.size
+    assert set(page["session"].tensors["flow"]) == {"flow", "flow_confidence"}
+    assert set(after(callbacks.compare(Session(), "v", names["head"], RANDOM))) == {"session"}  # nothing to draw yet
+
+
+def test_random_weights_are_those_of_the_shape(names) -> None:
+    models = Models(AppSettings(models=tuple(names.values())))
+    network = models.get(names["head"])
+    random = models.rival(RANDOM, network)
+    assert random.config == network.config
+    assert models.rival(RANDOM, network) is random
+    assert models.rival(names["head"], network) is network
 
 
 def test_one_picture_waits_for_another(callbacks, names, tmp_path) -> None:

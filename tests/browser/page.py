@@ -18,7 +18,8 @@ QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-dev-shm-usage", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions"),
 )
-PATIENCE = 60.0
+PATIENCE = 300.0
+"""Seconds. A machine that is busy otherwise is slow, and no test here is about time."""
 
 
 class Page:
@@ -33,6 +34,9 @@ class Page:
         self.address = address
         self.driver = webdriver.Chrome(options=options, service=Service(driver))
         try:
+            self.driver.command_executor.client_config.timeout = PATIENCE
+            self.driver.set_page_load_timeout(PATIENCE)
+            self.driver.set_script_timeout(PATIENCE)
             # A window has a least width; a phone's is less.
             self.driver.execute_cdp_cmd(
                 "Emulation.setDeviceMetricsOverride",
@@ -75,9 +79,15 @@ class Page:
     def ready(self) -> None:
         self.says("Ready.")
 
-    def working(self) -> None:
-        """Wait until something is being done: what was said before is not taken for its end."""
-        self.until(lambda: "Ready." not in self.status(), "work")
+    def click(self, selector: str) -> None:
+        """Click what is in the middle of the window: what goes on stands above everything at its top."""
+        element = self.one(selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
+    def changed(self, name: str, shown: str) -> None:
+        """Wait for another picture than ``shown``, of :meth:`picture`: what is said passes, pictures stay."""
+        self.until(lambda: self.picture(name) not in ("", shown), f"another {name}")
 
     def downloads_go_to(self, folder: Path) -> None:
         place = {"behavior": "allow", "downloadPath": str(folder)}

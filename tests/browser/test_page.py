@@ -1,16 +1,23 @@
 """A visitor's ways through the page, in a browser."""
 
+import threading
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 
+import midway_zoo as mz
+from midway_zoo.app import callbacks
+from midway_zoo.app.views import Moment, Picture, View
 from tests.app.files import write_clip, write_pictures
 from tests.browser.conftest import need_browser
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]  # seconds; a busy machine is no fault of the page
 need_browser()
+from tests.browser.page import PATIENCE  # noqa: E402  (needs Selenium, which may not be there)
 
 
 def test_two_frames_and_a_click(visit, folder) -> None:
@@ -22,7 +29,7 @@ def test_two_frames_and_a_click(visit, folder) -> None:
     before = {name: page.pixels(name) for name in ("source-frame", "heat-map-picture", "tracks-picture")}
     shown = page.picture("heat-map-picture")
     page.click_source(0.8, 0.3)
-    page.until(lambda: page.picture("heat-map-picture") not in ("", shown), "another heat map")
+    page.changed("heat-map-picture", shown)
     page.ready()
     page.all_pictures()
     assert all(page.pixels(name) != pixels for name, pixels in before.items())
@@ -34,7 +41,7 @@ def test_two_frames_and_a_click(visit, folder) -> None:
     assert not [url for url in asked if not url.startswith(page.address)]
     # All of it can be taken along, and is gone with the visitor.
     page.downloads_go_to(folder)
-    page.one("#download").click()
+    page.click("#download")
     page.until((folder / "midway-zoo.zip").exists, "file")
     with zipfile.ZipFile(folder / "midway-zoo.zip") as file:
         assert {"heat-map.png", "latents.png", "numbers.safetensors"} <= set(file.namelist())
@@ -50,12 +57,13 @@ def test_a_clip(visit, folder) -> None:
     page.ready()
     page.all_pictures()
     assert "clip.mp4: the first 3 frames at 5 per second" in page.status()
-    before = page.pixels("target-frame")
-    page.one("#target input").click()
+    before, shown = page.pixels("target-frame"), page.picture("target-frame")
+    page.click("#target input")
+    page.until(lambda: len(page.all("#target [role=option]")) == 3, "list of frames")
     page.all("#target [role=option]")[2].click()
-    page.working()
+    page.changed("target-frame", shown)
+    assert page.pixels("target-frame") != before
     page.ready()
-    page.until(lambda: page.pixels("target-frame") != before, "another target")
 
 
 def test_wrong_files(visit, folder) -> None:
@@ -92,22 +100,54 @@ def test_two_visitors_at_once(visit, folder) -> None:
         page.all_pictures()
         assert f"{name}0.png and {name}1.png" in page.status()
         assert page.one("#source input").get_attribute("value") == f"A: {name}0.png"
-    seen = other.pixels("heat-map-picture")
+    seen, shown = other.pixels("heat-map-picture"), one.picture("heat-map-picture")
     one.click_source(0.2, 0.2)
-    one.working()
+    one.changed("heat-map-picture", shown)
     one.ready()
     assert other.pixels("heat-map-picture") == seen
     assert "other0.png" in other.one("#source input").get_attribute("value")
 
 
-def test_stop(visit) -> None:
+def test_two_models_side_by_side(visit) -> None:
     page = visit()
     page.one("#example-real").click()
-    page.says("(2 of 6)")
-    page.one("#stop").click()
-    page.says("Stopped.")
-    page.one("#follow").click()
     page.ready()
+    height, shown = page.one("#gates-picture img").get_property("naturalHeight"), page.picture("gates-picture")
+    page.click("#against input")
+    page.until(lambda: len(page.all("#against [role=option]")) > 1, "list of models")
+    page.all("#against [role=option]")[1].click()
+    page.changed("gates-picture", shown)
+    page.ready()
+    assert page.one("#gates-picture img").get_property("naturalHeight") > 1.9 * height
+    said = "random weights of the same shape: On average"
+    page.until(lambda: said in page.one("#gates-said").text, "sentence of both")
+
+
+def test_stop(visit, monkeypatch) -> None:
+    page, whole, stopped = visit(), callbacks.ordered, threading.Event()
+
+    def held(network: mz.MidwayNetwork, kinds: Sequence[str]) -> list[View]:
+        """The views, of which the second is not drawn before the test has pressed Stop."""
+        first, second, *others = whole(network, kinds)
+
+        def draw(network: mz.MidwayNetwork, moment: Moment) -> Picture:
+            assert stopped.wait(PATIENCE)
+            return second.draw(network, moment)
+
+        return [first, replace(second, draw=draw), *others]
+
+    monkeypatch.setattr(callbacks, "ordered", held)
+    try:
+        page.one("#example-real").click()
+        page.says("(2 of 6)")
+        page.click("#stop")
+        page.says("Stopped.")
+    finally:
+        stopped.set()
+    assert not page.picture("tracks-picture")
+    page.click("#follow")
+    page.ready()
+    assert page.picture("tracks-picture")
 
 
 def test_keyboard_alone(visit) -> None:
@@ -128,7 +168,7 @@ def test_keyboard_alone(visit) -> None:
     page.press("12")
     page.tab_to("#follow")
     page.press(Keys.SPACE)
-    page.until(lambda: page.picture("heat-map-picture") not in ("", shown), "another heat map")
+    page.changed("heat-map-picture", shown)
     page.ready()
     assert page.pixels("heat-map-picture") != before
     page.tab_to("#download")
@@ -146,7 +186,7 @@ def test_a_phone(visit) -> None:
     assert page.one("#source-frame img").size["width"] > 280  # a finger finds its point
     shown = page.picture("heat-map-picture")
     page.click_source(0.3, 0.6)
-    page.until(lambda: page.picture("heat-map-picture") not in ("", shown), "another heat map")
+    page.changed("heat-map-picture", shown)
     page.ready()
     # What goes on stays in sight while one looks at the results.
     page.driver.execute_script("window.scrollTo(0, document.body.scrollHeight / 2)")

@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from midway_zoo.inference.batches import inference, pair_batches
 from midway_zoo.inference.features import extract_features
 from midway_zoo.inference.frames import Frame
 from midway_zoo.inference.images import to_tensor
-from midway_zoo.inference.perturbation import match_level, sensitivity_of
+from midway_zoo.inference.perturbation import match_level, sensitivity, sensitivity_of, single_derivative, tangents
 from midway_zoo.models.network import MidwayNetwork
 
 
@@ -98,39 +98,51 @@ def matrix(options: argparse.Namespace) -> None:
 
 
 def _timed(network: Any, source: Tensor, target: Tensor, options: argparse.Namespace) -> str:
-    """Seconds of N directional derivatives at once, one after the other, and as N single heat maps."""
-    level, chosen = match_level(network, options.level), list(range(options.time))
+    """Seconds of N directional derivatives at once, one after the other by torch.func.jvp, and as N heat maps."""
+    level = match_level(network, options.level)
     with inference(network):
         (batch,) = pair_batches(network, source, target, options.size, 1)
         grid = network.grid_of(batch.images[0])
         source_levels, target_levels = network.encode_pair(*batch.images)
         number = grid[0] * grid[1]
-        chosen = [token % number for token in chosen]
-
-        def synchronised() -> float:
-            if network.device.type == "cuda":
-                torch.cuda.synchronize()
-            return time.perf_counter()
-
-        def seconds(chunk: int | None, tokens: list[int]) -> float:
-            start = synchronised()
-            sensitivity_of(network, source_levels, target_levels, grid, tokens=tokens, level=level, chunk_size=chunk)
-            return synchronised() - start
-
-        seconds(1, chosen[:1])  # the first call of a process prepares what later ones share
-        together, single = seconds(None, chosen), seconds(1, chosen)
-        start = synchronised()
-        for token in chosen:
-            again = network.encode_pair(*batch.images)
-            sensitivity_of(network, again[0], again[1], grid, tokens=[token], level=level)
-        alone = synchronised() - start
-    each = [1e3 * value / len(chosen) for value in (together, single, alone)]
+        chosen = [token % number for token in range(options.time)]
+        motion, features = (
+            one[0] for one in network.dynamics.forward_inputs(source_levels, target_levels, grid, level=level)
+        )
+        single = single_derivative(network.dynamics, level, motion, features, grid)
+        directions = tangents(number, 1, features, options.seed)[0]
+        ways: list[Callable[[], object]] = [
+            lambda: sensitivity_of(network, source_levels, target_levels, grid, tokens=chosen, level=level),
+            lambda: [single(torch.tensor(token, device=features.device), directions[token]) for token in chosen],
+            lambda: [sensitivity(network, *batch.images, tokens=[token], level=level) for token in chosen],
+        ]
+        single(torch.tensor(0, device=features.device), directions[0])  # the first one prepares what later ones share
+        taken = [_seconds(way, network.device) for way in ways]
+    each = [1e3 * clock / len(chosen) for clock, _ in taken]
+    times = [
+        f"{clock / taken[0][0]:.1f} times, {work / taken[0][1]:.1f} by the processor's time"
+        for clock, work in taken[1:]
+    ]
     return (
         f"{len(chosen)} of {number} tokens, {torch.get_num_threads()} thread(s), {network.device}; ms a token: batched "
-        f"{each[0]:.1f}; a loop of single derivatives {each[1]:.1f} ({each[1] / each[0]:.1f} times); a loop of single "
-        f"heat maps, each with frames and latents anew, {each[2]:.1f} ({each[2] / each[0]:.1f} times). The whole "
-        f"matrix takes {each[0] * number / 1e3:.1f} s"
+        f"{each[0]:.1f}; a loop of single derivatives {each[1]:.1f} ({times[0]}); a loop of single heat maps, "
+        f"each with frames and latents anew, {each[2]:.1f} ({times[1]}). The whole matrix "
+        f"takes {each[0] * number / 1e3:.1f} s"
     )
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
+    """By the clock, and of this process on the processor."""
+
+    def now() -> tuple[float, float]:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter(), time.process_time()
+
+    start = now()
+    work()
+    end = now()
+    return end[0] - start[0], end[1] - start[1]
 
 
 def gates(options: argparse.Namespace) -> None:
