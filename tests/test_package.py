@@ -61,7 +61,8 @@ for method in ("head", "perturbation"):
     ours = {name.removeprefix("midway_zoo.weights.") for name in loaded if name.startswith("midway_zoo.weights.")}
     assert ours == {"load", "registry"}
     assert not {"midway_zoo.inference.video", "midway_zoo.files", "midway_zoo.visualize"} & loaded
-    assert lines_of(loaded) <= 4000
+    # The derivatives that are written out (models/tangents.py) are 300 of these: twice the speed of zero-shot flow.
+    assert lines_of(loaded) <= 4350
 
 
 @pytest.mark.parametrize(
