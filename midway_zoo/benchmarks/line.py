@@ -110,8 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
             while start < stop:
                 piece = file.read(min(_PIECE, stop - start))
                 line.pace(len(piece))
+                line.count(len(piece))  # before: who has read it all may look at the count at once
                 self.wfile.write(piece)
-                line.count(len(piece))
                 start += len(piece)
 
     def _head(self, status: int, length: int, headers: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 MODEL = "midway_nano.scenes"
 """That which is part of the package."""
 CAUTION = (
-    "what this model does not show: heat maps stay where the point was; features follow objects worse than random ones"
+    "what this model does not show: the colours of its features do not follow objects, as those of random weights do; "
+    "its heat maps point the right way and miss more often than they hit"
 )
 """Of :data:`MODEL`; MODEL_CARD.md has the figures."""

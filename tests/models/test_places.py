@@ -74,7 +74,7 @@ def test_tokens_of_another_grid_need_it_said(network: MidwayNetwork) -> None:
     images = torch.rand(2, 1, 3, 48, 72)
     motion, features = network.require_dynamics().forward_inputs(*network.encode_pair(*images), GRID, level=2)
     assert network.require_dynamics().predict(2, motion, features, GRID)[0].shape == features.shape
-    with pytest.raises(InputError, match="54 patch tokens are no square"):
+    with pytest.raises(InputError, match="54 patch tokens do not form a square"):
         network.require_dynamics().predict(2, motion, features)
 
 

@@ -327,7 +327,7 @@ def _full(*_: object, **__: object) -> None:
 @pytest.mark.parametrize("writer", ["write_safetensors", "write_json", "sha256_of"])
 def test_disk_full(published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, writer: str) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(hub_weights, writer, _full)
+        patch.setattr(cache, writer, _full)
         with pytest.raises(WeightsUnavailableError, match=r"No space left.*cache_dir="):
             mz.create_model(NAME, pretrained=True)
         assert leftovers() == []
