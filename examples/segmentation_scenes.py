@@ -69,7 +69,7 @@ def main() -> None:
     """Train what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and of table.json")
-    parser.add_argument("--steps", type=int, default=200, help="of each run, 32 scenes of 64 x 64 pixels each")
+    parser.add_argument("--steps", type=int, default=100, help="of each run, 32 scenes of 64 x 64 pixels each")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     table: dict[str, list[float]] = {}
