@@ -130,6 +130,7 @@ def test_train(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
         next(train.measure(how, largest=True))
 
 
+@pytest.mark.slow
 def test_export(how: How, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file in float32 and that in int8; one that cannot be written is told of, and the other is measured."""
     small = {"depth": 4, "feature_blocks": (0, 1, 2, 3), "embed_dim": 24, "dynamics": False}
