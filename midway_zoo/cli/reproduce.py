@@ -73,7 +73,7 @@ def _segmentation(name: str, model: str, head: str, dataset: str, miou: float, a
 
 
 def _flow(name: str, model: str, *epe: float) -> Row:
-    return Row(f"{name}-flow", model, "flow_full", "flow", dict(zip(_FLOW, epe, strict=False)))
+    return Row(f"{name}-flow", model, "flow_full", "flow", dict(zip(list(_FLOW)[: len(epe)], epe, strict=True)))
 
 
 def _baselines(heads: Sequence[tuple[str, str]]) -> list[Row]:

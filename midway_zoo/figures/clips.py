@@ -157,7 +157,7 @@ def retrieval_figure(
     columns = max(2, *(len(found) for found in answers.values()))
     height = (2 * len(answers) + 1) * cell_height(query[0], columns) + 0.2 * len(answers)
     figure, axes = page(2 * len(answers) + 1, columns, height=height)
-    for one, picture, title in zip(axes[0], query, ("query: source", "query: target"), strict=False):
+    for one, picture, title in zip(axes[0, :2], query, ("query: source", "query: target"), strict=True):
         show(one, picture, title)
     for spare in axes[0, 2:]:
         spare.axis("off")

@@ -106,14 +106,7 @@ def _derivatives(
     forward = dynamics.forward_dynamics[level]
     if can_be_written_out(forward):
         return ForwardTangents(forward, dynamics.motion_proj(motion), features).cosines
-    push = vmap(single_derivative(dynamics, level, motion, features, grid))
-
-    def quietly(tokens: Tensor, directions: Tensor) -> Tensor:
-        with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
-            warnings.simplefilter("ignore", FutureWarning)
-            return push(tokens, directions)
-
-    return quietly
+    return vmap(single_derivative(dynamics, level, motion, features, grid))
 
 
 def single_derivative(
@@ -137,7 +130,9 @@ def single_derivative(
 
     def cosines(token: Tensor, direction: Tensor) -> Tensor:
         at = F.one_hot(token + 1, len(features)).to(features)  # row 0 is the CLS token
-        moved = jvp(predict, (features,), (at[:, None] * direction,))[1]
+        with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
+            warnings.simplefilter("ignore", FutureWarning)
+            moved = jvp(predict, (features,), (at[:, None] * direction,))[1]
         return F.cosine_similarity(moved.float(), direction.float(), dim=-1, eps=1e-12)
 
     return cosines

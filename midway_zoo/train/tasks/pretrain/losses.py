@@ -173,6 +173,6 @@ class DynamicsLoss(nn.Module):
         }
         if len(self.weights) < len(levels):
             raise ConfigError(f"weights={list(self.weights)}: one weight for each of {len(levels)} levels is expected.")
-        terms = [weight * loss for weight, loss in zip(self.weights, levels.values(), strict=False)]
+        terms = [weight * loss for weight, loss in zip(self.weights[: len(levels)], levels.values(), strict=True)]
         total = torch.stack(terms).sum()
         return (total / len(terms) if self.reduction == "mean" else total), levels
