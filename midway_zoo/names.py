@@ -1,6 +1,7 @@
 """Names of models. Nothing here needs torch."""
 
 import fnmatch
+from pathlib import Path
 
 from midway_zoo.config import ARCHITECTURES
 from midway_zoo.errors import UnknownModelError, nearest
@@ -32,7 +33,15 @@ def split_name(name: str) -> tuple[str, str | None]:
     listed = list_models()
     if not isinstance(name, str) or name not in listed:
         shown = nearest(str(name), listed) or f" Known: {', '.join(listed)}."
-        raise UnknownModelError(f"unknown model {name!r}.{shown} midway_zoo.list_models() shows all.")
+        where = f" midway_zoo.load_checkpoint({name!r}) loads the file or folder of that name." if _exists(name) else ""
+        raise UnknownModelError(f"unknown model {name!r}.{shown} midway_zoo.list_models() shows all.{where}")
     architecture = name.partition(".")[0]
     tagged = [known for known in pretrained_names() if known == name or known.startswith(f"{name}.")]
     return architecture, tagged[0] if tagged else None
+
+
+def _exists(name: str) -> bool:
+    try:
+        return Path(name).exists()
+    except (TypeError, OSError, ValueError):  # not a string, too long for a path, a null character
+        return False

@@ -243,15 +243,17 @@ class MidwayNetwork(
 
     def flow_from_tokens(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> Tensor:
         """:meth:`flow` from both frames' four levels of tokens (:meth:`encode`), for callers that reuse them."""
+        self._require_flow_head()
+        return self.decode_flow(source, self.require_dynamics()(source, target, grid), grid)
+
+    def decode_flow(self, source: Sequence[Tensor], dynamics: DynamicsOutput, grid: tuple[int, int]) -> Tensor:
+        """:meth:`flow` from the source's four levels of tokens and what the dynamics made of them and the target's."""
+        return self._require_flow_head()(flow_maps(source, dynamics), grid)
+
+    def _require_flow_head(self) -> FlowHead:
         if self.flow_head is None:
             raise ConfigError("the network has no flow head; create it with flow_head=True, or call add_flow_head().")
-        return self.flow_head(self.flow_maps(source, target, grid), grid)
-
-    def flow_maps(self, source: Sequence[Tensor], target: Sequence[Tensor], grid: tuple[int, int]) -> list[Tensor]:
-        """The input of a flow head, from both frames' four levels of tokens: four token maps (B, 1 + h * w, D or C)."""
-        out = self.require_dynamics()(source, target, grid)
-        first, last = max(out.predictions), min(out.predictions)  # levels 2 and 0
-        return [source[3], out.midway_target_tokens[first], out.predictions[first], out.predictions[last]]
+        return self.flow_head
 
     def _save_pretrained(self, save_directory: Path) -> None:
         from midway_zoo.weights.sharing import save_network
@@ -304,6 +306,13 @@ class MidwayNetwork(
         options = {"token": token, "cache_dir": cache_dir, "revision": revision}
         options |= {"force_download": force_download, "local_files_only": local_files_only}
         return load_shared(cls, pretrained_model_name_or_path, **options)
+
+
+def flow_maps(source: Sequence[Tensor], dynamics: DynamicsOutput) -> list[Tensor]:
+    """The input of a flow head, four token maps (B, 1 + h * w, D or C): from the source's four levels of tokens, and
+    what the dynamics computed of them and the target's."""
+    first, last = max(dynamics.predictions), min(dynamics.predictions)  # levels 2 and 0
+    return [source[3], dynamics.midway_target_tokens[first], dynamics.predictions[first], dynamics.predictions[last]]
 
 
 def flow_fields(values: dict[str, Any]) -> dict[str, Any]:

@@ -180,3 +180,15 @@ def test_the_default_dtype_changes_nothing(nano: mz.MidwayNetwork, call: Callabl
     for one, other in zip(tensors_of(found), tensors_of(expected), strict=True):
         assert one.dtype == other.dtype
     close_results(found, expected, atol=1e-4)  # tables resampled in double precision round otherwise
+
+
+def test_create_model_of_a_path_says_what_loads_it(tmp_path: Path) -> None:
+    folder = str(tmp_path / "mine")
+    with pytest.raises(UnknownModelError) as wrong:
+        mz.create_model(folder)
+    assert "load_checkpoint" not in str(wrong.value)  # there is nothing to load
+    mz.create_model("midway_nano").save_pretrained(folder)
+    with pytest.raises(UnknownModelError) as found:
+        mz.create_model(folder)
+    assert f"midway_zoo.load_checkpoint({folder!r})" in str(found.value)
+    mz.load_checkpoint(folder)

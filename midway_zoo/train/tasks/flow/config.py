@@ -80,6 +80,9 @@ class FlowConfig(RunConfig):
     encoder: the encoder alone, the dynamics start fresh; random: nothing, without init_from."""
     frozen: bool = False
     """Train the flow head alone."""
+    dynamics_weight: float = field_range(0.0, at_least=0)
+    """Of pretraining's dynamics loss, added to the flow's: above 0, the forward dynamics go on predicting the target
+    frame's tokens, which heat maps and tracks need, while flow is learned. 0 in the paper's protocol."""
     network: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)
     optim: FlowOptimConfig = field(default_factory=FlowOptimConfig)
     data: FlowDataConfig = field(default_factory=FlowDataConfig)
@@ -105,6 +108,11 @@ class FlowConfig(RunConfig):
             raise ConfigError(
                 f"initial={self.initial} needs init_from=NAME|PATH, such as init_from=midway_vits.bdd100k; "
                 "initial=random starts from nothing."
+            )
+        if self.frozen and self.dynamics_weight:
+            raise ConfigError(
+                f"dynamics_weight={self.dynamics_weight} trains the dynamics, which frozen=true keeps; "
+                "leave one of the two out."
             )
         crop = self.data.crop
         patch = self.network.overrides.get("patch_size", architecture_config(self.network.name).patch_size)

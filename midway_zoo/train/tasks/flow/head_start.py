@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from midway_zoo.models.network import MidwayNetwork
+from midway_zoo.models.network import MidwayNetwork, flow_maps
 
 INITS = ("plain", "whitened")
 """Values of ``network.head_init``."""
@@ -40,7 +40,8 @@ def whiten(network: MidwayNetwork, batches: Iterable[Mapping[str, Tensor]], *, p
     logger.info("whitening what the flow head reads, over %d pairs", pairs)
     statistics = [_Statistics(project.in_channels) for project in head.project]  # type: ignore[arg-type]
     for source, target in _frames(batches, pairs):
-        maps = network.flow_maps(*network.encode_pair(source, target), network.grid_of(source))
+        before, after = network.encode_pair(source, target)
+        maps = flow_maps(before, network.require_dynamics()(before, after, network.grid_of(source)))
         for one, tokens in zip(statistics, maps, strict=True):
             one.update(tokens[:, 1:].flatten(0, 1))
     for project, one in zip(head.project, statistics, strict=True):

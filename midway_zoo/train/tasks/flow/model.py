@@ -10,6 +10,7 @@ from midway_zoo.errors import ConfigError
 from midway_zoo.models.flow_head import error_scale
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.train.data.flow_pairs import LONGEST
+from midway_zoo.train.losses import DynamicsLoss
 from midway_zoo.train.optim import freeze
 from midway_zoo.train.weights import load_into, network_from
 
@@ -21,17 +22,27 @@ class FlowModel(nn.Module):
         network: with a flow head and one encoder.
         frozen: train the flow head alone.
         freeze_parts: parts that keep their weights, see :func:`~midway_zoo.train.optim.freeze`.
+        dynamics_weight: of pretraining's dynamics loss, which is added to the flow's.
     """
 
-    def __init__(self, network: MidwayNetwork, *, frozen: bool = False, freeze_parts: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        network: MidwayNetwork,
+        *,
+        frozen: bool = False,
+        freeze_parts: Sequence[str] = (),
+        dynamics_weight: float = 0.0,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.dynamics_weight = dynamics_weight
+        self.dynamics_loss = DynamicsLoss([1.0] * len(network.config.levels))
         assert network.flow_head is not None
         # The target side of the dynamics, an average in pretraining, is fine-tuned as everything else is.
         network.requires_grad_(not frozen)
         network.flow_head.requires_grad_(True)
         freeze(network, freeze_parts)
-        _freeze_unused(network)
+        self._freeze_unused()
 
     def forward(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss of B pairs.
@@ -39,20 +50,31 @@ class FlowModel(nn.Module):
         Args:
             inputs: "source" and "target" (B, 3, H, W), normalised; "flow" (B, 2, H, W); "pixels", see
                 :func:`flow_loss`.
+
+        Returns:
+            Scalars: those of :func:`flow_loss`; with a ``dynamics_weight`` also "flow", the flow's part of the loss,
+            and "dynamics", that of the dynamics before it is weighted.
         """
-        output = self.network.flow(inputs["source"], inputs["target"])
-        return flow_loss(output, inputs["flow"], inputs.get("pixels"))
+        network = self.network
+        source, target = network.encode_pair(inputs["source"], inputs["target"])
+        grid = network.grid_of(inputs["source"])
+        dynamics = network.require_dynamics()(source, target, grid)
+        results = flow_loss(network.decode_flow(source, dynamics, grid), inputs["flow"], inputs.get("pixels"))
+        if self.dynamics_weight:
+            flow, (predicted, _) = results["loss"], self.dynamics_loss(dynamics.predictions, dynamics.targets)
+            total = flow + self.dynamics_weight * predicted
+            results |= {"loss": total, "flow": flow.detach(), "dynamics": predicted.detach()}
+        return results
 
-
-def _freeze_unused(network: MidwayNetwork) -> None:
-    """Take the gradient from what the flow does not depend on (the target's backward layer of the last level, and
-    more in the variants of the method): processes that exchange gradients would wait for it."""
-    side = 4 * network.config.patch_size
-    image = torch.zeros(1, 3, side, side, device=network.device, dtype=network.dtype)
-    network.flow(image, image).sum().backward()
-    for parameter in network.parameters():
-        parameter.requires_grad_(parameter.grad is not None)
-        parameter.grad = None
+    def _freeze_unused(self) -> None:
+        """Take the gradient from what no loss depends on (the target's backward layer of the last level, and more in
+        the variants of the method): processes that exchange gradients would wait for it."""
+        side, network = 4 * self.network.config.patch_size, self.network
+        image = torch.zeros(1, 3, side, side, device=network.device, dtype=network.dtype)
+        self({"source": image, "target": image, "flow": torch.zeros_like(image[:, :2])})["loss"].backward()
+        for parameter in network.parameters():
+            parameter.requires_grad_(parameter.grad is not None)
+            parameter.grad = None
 
 
 def initialise(network: MidwayNetwork, source: str, mode: str) -> bool:

@@ -35,7 +35,11 @@ class FlowTask(Task[FlowConfig]):
     name = "flow"
     shown = ("epe",)
     best_by = "epe"
-    assumed: ClassVar[Mapping[str, Any]] = {"data.augment.resizing": "independent", "network.freeze": []}
+    assumed: ClassVar[Mapping[str, Any]] = {
+        "data.augment.resizing": "independent",
+        "network.freeze": [],
+        "dynamics_weight": 0.0,
+    }
     model: FlowModel
 
     def __init__(self, config: FlowConfig) -> None:
@@ -52,7 +56,12 @@ class FlowTask(Task[FlowConfig]):
         network = MidwayNetwork(config.midway_config())
         network.require_dynamics()
         initialise_dynamics(network, config.network.dynamics_init)
-        self.model = FlowModel(network, frozen=config.frozen, freeze_parts=config.network.freeze)
+        self.model = FlowModel(
+            network,
+            frozen=config.frozen,
+            freeze_parts=config.network.freeze,
+            dynamics_weight=config.dynamics_weight,
+        )
         if latest_checkpoint(Path(config.out)) is None:
             self._begin(network)
 
@@ -82,6 +91,7 @@ class FlowTask(Task[FlowConfig]):
             "network.name": self.config.network.name,
             "frozen": self.config.frozen,
             "network.freeze": self.config.network.freeze,
+            "dynamics_weight": self.config.dynamics_weight,
             "data.source": data.source,
             "data.crop": list(data.crop),
             "data.augment.resizing": augment.pop("resizing"),

@@ -1,6 +1,5 @@
-"""The two losses of Midway pretraining: cross-frame DINO and latent dynamics (paper section 3, equation 3)."""
+"""Cross-frame DINO, the other loss of Midway pretraining beside the dynamics' (paper section 3)."""
 
-from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -8,8 +7,6 @@ from accelerate.utils import reduce
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torch.nn.utils.parametrizations import weight_norm
-
-from midway_zoo.errors import ConfigError
 
 GLOBAL_VIEWS = 4
 """x1, x2 of the source frame and y1, y2 of the target frame."""
@@ -141,38 +138,3 @@ def pair_mask(views: int, device: torch.device | None = None) -> Tensor:
         mask[q, q] = 0
         mask[q, (q + 2) % GLOBAL_VIEWS] = 0
     return mask
-
-
-class DynamicsLoss(nn.Module):
-    """How far predictions are from the target frame's tokens, over the levels (equation 3).
-
-    Args:
-        weights: of levels 2, 1, 0, or of as many as there are.
-        reduction: "sum" of the levels, as in the released runs, or "mean", as in the paper's equation.
-    """
-
-    def __init__(self, weights: Sequence[float] = (1.0, 1.0, 1.0), reduction: str = "sum") -> None:
-        super().__init__()
-        self.weights, self.reduction = tuple(weights), reduction
-
-    def forward(
-        self, predictions: Mapping[int, Tensor], targets: Mapping[int, Tensor]
-    ) -> tuple[Tensor, dict[int, Tensor]]:
-        """One loss of all levels, and that of each: the mean over batch and tokens of 2 - 2 cos(prediction, target).
-
-        Args:
-            predictions: level -> (B, L, D), in the order of the weights.
-            targets: level -> (B, L, D); no gradient flows into them.
-
-        Raises:
-            ConfigError: if there are more levels than weights.
-        """
-        levels = {
-            level: 2 - 2 * F.cosine_similarity(prediction.float(), targets[level].detach().float(), dim=-1).mean()
-            for level, prediction in predictions.items()
-        }
-        if len(self.weights) < len(levels):
-            raise ConfigError(f"weights={list(self.weights)}: one weight for each of {len(levels)} levels is expected.")
-        terms = [weight * loss for weight, loss in zip(self.weights[: len(levels)], levels.values(), strict=True)]
-        total = torch.stack(terms).sum()
-        return (total / len(terms) if self.reduction == "mean" else total), levels

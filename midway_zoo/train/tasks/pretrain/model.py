@@ -15,9 +15,10 @@ from midway_zoo.models.layers import Mlp
 from midway_zoo.models.network import MidwayNetwork, build_encoder
 from midway_zoo.train.alignment import initialise_dynamics
 from midway_zoo.train.data.photometric import augment
+from midway_zoo.train.losses import DynamicsLoss
 from midway_zoo.train.optim import ema_update, freeze, paired_parameters
 from midway_zoo.train.tasks.pretrain.config import PretrainConfig
-from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, DynamicsLoss
+from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss
 
 
 class PretrainModel(nn.Module):

@@ -96,11 +96,12 @@ def test_everything_that_counts_is_trained_and_the_head_alone_when_frozen(make_t
     assert frozen == {name for name in before if name.startswith("network.flow_head.")}
 
 
+@pytest.mark.parametrize("weight", [0, 1])
 @pytest.mark.parametrize("switch", ["backward: false", "levels: [2]", "refinement: false", "gating: false"])
-def test_every_trained_parameter_gets_a_gradient(make_task: Make, switch: str) -> None:
+def test_every_trained_parameter_gets_a_gradient(make_task: Make, switch: str, weight: float) -> None:
     """Processes that exchange gradients wait for all of them."""
     key, _, value = switch.partition(": ")
-    task = make_task(f"network.overrides.{key}={value}")
+    task = make_task(f"network.overrides.{key}={value}", f"dynamics_weight={weight}")
     batch = next(iter(task.batches(0, 1, rank=0, world=1)))
     task.observe(batch)
     task.model(task.to_inputs(batch, 0))["loss"].backward()
@@ -273,3 +274,34 @@ def test_parts_may_keep_their_weights(make_task: Make, tmp_path: Path) -> None:
     assert not any(key.startswith(("network.encoder.", "network.dynamics.midway.")) for key in moved)
     assert any(key.startswith("network.dynamics.source_backward.") for key in moved)
     assert any(key.startswith("network.flow_head.") for key in moved)
+
+
+def test_the_dynamics_loss_may_be_kept(make_task: Make) -> None:
+    """The weighted sum of both losses, and what it is for: predictions that stay close to the target's tokens."""
+    plain, both = make_task("dynamics_weight=0"), make_task("dynamics_weight=2.5")
+    both.model.load_state_dict(plain.model.state_dict())
+    batch = next(iter(plain.batches(0, 1, rank=0, world=1)))
+    batch.pop("failures")
+    inputs = plain.to_inputs(batch, 0)
+    with torch.no_grad():
+        alone, found = plain.model(inputs), both.model(inputs)
+        output = plain.model.network(inputs["source"], inputs["target"])
+    distances = [
+        2 - 2 * torch.nn.functional.cosine_similarity(output.predictions[level], output.targets[level], dim=-1).mean()
+        for level in (2, 1, 0)
+    ]
+    torch.testing.assert_close(found["dynamics"], sum(distances))
+    torch.testing.assert_close(found["flow"], alone["loss"])
+    torch.testing.assert_close(found["loss"], alone["loss"] + 2.5 * found["dynamics"])
+    assert set(alone) == {"loss", "epe"}
+    for task in (plain, both):
+        optimizer = torch.optim.Adam(task.model.parameters(), lr=1e-3)
+        for _ in range(10):
+            optimizer.zero_grad()
+            task.model(inputs)["loss"].backward()
+            optimizer.step()
+    with torch.no_grad():
+        both.model.dynamics_weight = plain.model.dynamics_weight = 1.0
+        assert both.model(inputs)["dynamics"] < 0.9 * plain.model(inputs)["dynamics"]
+    with pytest.raises(ConfigError, match=r"dynamics_weight=1.0 .* frozen=true"):
+        make_task("dynamics_weight=1", "frozen=true")

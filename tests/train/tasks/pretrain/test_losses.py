@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from midway_zoo.errors import ConfigError
-from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, DynamicsLoss, pair_mask
+from midway_zoo.train.tasks.pretrain.losses import DINOHead, DINOLoss, pair_mask
 
 
 def term_by_term(student, teacher, center) -> tuple[torch.Tensor, int]:
@@ -61,26 +60,6 @@ def test_the_center_is_the_mean_of_a_step_whatever_its_micro_batches() -> None:
     whole.eval()(student, teacher)
     assert whole.center_count == 0
     assert whole.state_dict().keys() == {"center"}
-
-
-def test_dynamics_loss() -> None:
-    prediction, target = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
-    predictions, targets = {2: prediction, 0: 3 * target}, {2: target, 0: target}
-    total, levels = DynamicsLoss()(predictions, targets)
-    cosine = (F.normalize(prediction, dim=-1) * F.normalize(target, dim=-1)).sum(-1)
-    torch.testing.assert_close(levels[2], (2 - 2 * cosine).mean())
-    torch.testing.assert_close(levels[0], torch.zeros(()), atol=1e-6, rtol=0)
-    torch.testing.assert_close(total, levels[2] + levels[0])
-
-
-def test_levels_are_summed_or_averaged() -> None:
-    predictions, targets = ({level: torch.randn(2, 5, 8) for level in (2, 1, 0)} for _ in range(2))
-    total, levels = DynamicsLoss()(predictions, targets)
-    torch.testing.assert_close(DynamicsLoss(reduction="mean")(predictions, targets)[0], total / 3)
-    weighted, _ = DynamicsLoss([1, 0, 2])(predictions, targets)
-    torch.testing.assert_close(weighted, levels[2] + 2 * levels[0])
-    with pytest.raises(ConfigError, match="one weight"):
-        DynamicsLoss([1])(predictions, targets)
 
 
 def test_head() -> None:
