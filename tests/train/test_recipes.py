@@ -100,6 +100,38 @@ def test_schedules_of_bdd100k(step: int) -> None:
     assert values.momentum < 0.99600025  # it hardly moves within the run
 
 
+def venice() -> Scheduled:
+    return Scheduled(load_config(PretrainConfig, "wt_venice_vits", ["out=x", "data.root=x"]), VENICE)
+
+
+@pytest.mark.parametrize("step", [0, 1, 1000, 23_999, 24_000, 50_000, 120_000, 132_000, 200_000, VENICE - 1])
+def test_schedules_of_venice(step: int) -> None:
+    """The same with 80 pairs a step, ten epochs of 2400 steps of warm-up, and the learning rate of five visits."""
+    values, peak = venice().hyperparameters(step), 5 * 5e-4 * 80 / 256
+    rate = peak * step / 23_999 if step < 24_000 else half_cosine((step - 24_000) / 216_000, peak, 1e-6)
+    assert values.lr == pytest.approx(rate, rel=1e-9, abs=1e-15)
+    assert values.weight_decay == pytest.approx(half_cosine(step / 240_000, 0.04, 0.4), rel=1e-9)
+    assert values.momentum == pytest.approx(half_cosine(step / (100 * 192_000), 0.996, 1.0), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("step", "rate", "weight_decay"),
+    [
+        (0, 0.0, 0.04),
+        (23_999, 7.8125e-4, None),
+        (24_000, 7.8125e-4, None),
+        (60_000, None, 0.04 + 0.36 * (2 - math.sqrt(2)) / 4),  # an eighth of the wave
+        (120_000, None, 0.22),  # half way
+        (132_000, 3.91125e-4, None),  # half way of the cosine: (peak + least) / 2
+        (240_000, 1e-6, 0.4),
+    ],
+)
+def test_round_values_of_venice(step: int, rate: float | None, weight_decay: float | None) -> None:
+    values = venice().hyperparameters(step)
+    assert rate is None or values.lr == pytest.approx(rate, rel=1e-9, abs=1e-15)
+    assert weight_decay is None or values.weight_decay == pytest.approx(weight_decay, rel=1e-9)
+
+
 @pytest.mark.parametrize(
     ("step", "rate"),
     [
@@ -118,6 +150,6 @@ def test_round_values_of_the_learning_rate(step: int, rate: float) -> None:
 def test_peak_and_freezing_of_the_runs() -> None:
     bdd = Scheduled(load_config(PretrainConfig, "bdd100k_vits", ["out=x", "data.root=x"]), BDD)
     assert bdd.config.optim.freeze_last_layer_epochs * bdd.steps_per_epoch == 1750
-    venice = Scheduled(load_config(PretrainConfig, "wt_venice_vits", ["out=x", "data.root=x"]), VENICE)
-    assert venice.hyperparameters(venice.warmup_steps).lr == pytest.approx(7.8125e-4)
-    assert venice.config.optim.freeze_last_layer_epochs * venice.steps_per_epoch == 2400
+    task = venice()
+    assert task.hyperparameters(task.warmup_steps).lr == pytest.approx(7.8125e-4)
+    assert task.config.optim.freeze_last_layer_epochs * task.steps_per_epoch == 2400
