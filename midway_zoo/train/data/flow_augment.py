@@ -61,6 +61,11 @@ class FlowAugmentConfig:
     hue: float = field_range(0.5 / 3.14, at_least=0, at_most=0.5)
     asymmetric_p: float = field_range(0.2, at_least=0, at_most=1)
     """Jitter either frame on its own; otherwise both alike."""
+    still_p: float = field_range(0.0, at_least=0, at_most=1)
+    """The target is the source, without motion. 0 in the protocol, as the next."""
+    letterbox_p: float = field_range(0.0, at_least=0, at_most=1)
+    """Black bars at two opposite sides of both frames, each up to a third of the crop, as films have them: they rest
+    whatever moves between them."""
 
 
 def check_augment(config: FlowAugmentConfig) -> None:
@@ -73,8 +78,8 @@ def check_augment(config: FlowAugmentConfig) -> None:
 class FlowAugment:
     """Makes a training pair of crops.
 
-    In order: scale and stretch, flips, crop, colour jitter. Images are resized only if scale or stretch were drawn or
-    they are smaller than the crop, and never to less than 8 pixels above it.
+    In order: scale and stretch, flips, crop, stillness, colour jitter, black bars. Images are resized only if scale or
+    stretch were drawn or they are smaller than the crop, and never to less than 8 pixels above it.
 
     Args:
         config: what is drawn.
@@ -118,7 +123,17 @@ class FlowAugment:
         sample = flip(sample, horizontal=bool(horizontal), vertical=bool(vertical))
         y = int(rng.integers(height - self.size[0] + 1))
         x = int(rng.integers(width - self.size[1] + 1))
-        return self.jitter(crop(sample, y, x, self.size), rng)
+        sample = crop(sample, y, x, self.size)
+        assert sample.flow is not None
+        if config.still_p and rng.random() < config.still_p:
+            sample = FlowSample(sample.source, sample.source, torch.zeros_like(sample.flow))
+        sample = self.jitter(sample, rng)
+        if config.letterbox_p and rng.random() < config.letterbox_p:
+            columns = bool(rng.random() < 0.5)
+            widest = max(1, self.size[columns] // 3)
+            first, last = rng.integers(1, widest + 1, size=2).tolist()
+            sample = letterbox(sample, first, last, columns=columns)
+        return sample
 
     def jitter(self, sample: FlowSample, rng: np.random.Generator) -> FlowSample:
         """Change the colours alone; the flow stays as it is.
@@ -225,6 +240,21 @@ def crop(sample: FlowSample, y: int, x: int, size: tuple[int, int]) -> FlowSampl
     rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
     flow = None if sample.flow is None else sample.flow[:, rows, columns]
     return FlowSample(sample.source[:, rows, columns], sample.target[:, rows, columns], flow)
+
+
+def letterbox(sample: FlowSample, first: int, last: int, *, columns: bool) -> FlowSample:
+    """A pair under black bars that rest: over its ``first`` and ``last`` rows, or ``columns``."""
+    dim = -1 if columns else -2
+    shown = slice(first, sample.source.shape[dim] - last)
+
+    def within(values: Tensor) -> Tensor:
+        covered = torch.zeros_like(values)
+        inside = (..., shown) if columns else (..., shown, slice(None))
+        covered[inside] = values[inside]
+        return covered
+
+    flow = None if sample.flow is None else within(sample.flow)
+    return FlowSample(within(sample.source), within(sample.target), flow)
 
 
 def _factors(flow: Tensor, size: tuple[int, int]) -> Tensor:

@@ -204,6 +204,35 @@ def test_the_protocol_enlarges_both_sides_by_the_larger_ratio() -> None:
     assert sizes(STILL, (20, 100), (32, 32), 3).tolist() == [[40, 200]] * 3
 
 
+def test_still_pairs_and_black_bars_rest() -> None:
+    """Bars lie at opposite sides, within a third each, black in both frames whatever the colours; between them nothing
+    changes, and without them nothing is drawn that was not drawn before."""
+    plain = FlowAugment(GEOMETRY, (48, 64))
+    augment = FlowAugment(replace(FlowAugmentConfig(), vertical_flip_p=0.5, letterbox_p=0.5, still_p=0.3), (48, 64))
+    quiet = replace(GEOMETRY, letterbox_p=1.0)
+    kinds = set()
+    for seed in range(40):
+        whole = plain(affine_pair(), "dense", np.random.default_rng(seed))
+        boxed = FlowAugment(quiet, (48, 64))(affine_pair(), "dense", np.random.default_rng(seed))
+        bars = (boxed.source.sum(0) == 0) & (boxed.target.sum(0) == 0) & (boxed.flow == 0).all(0)
+        rows, columns = bars.all(1), bars.all(0)
+        kinds.add("rows" if rows.any() else "columns")
+        shown = ~rows if rows.any() else ~columns
+        inside = shown.nonzero().flatten().tolist()
+        assert inside == list(range(inside[0], inside[-1] + 1))
+        assert 1 <= inside[0] <= len(shown) // 3
+        assert 1 <= len(shown) - 1 - inside[-1] <= len(shown) // 3
+        dim = 1 if rows.any() else 2
+        for one, other in zip(boxed.tensors().values(), whole.tensors().values(), strict=True):
+            index = torch.tensor(inside)
+            torch.testing.assert_close(one.index_select(dim, index), other.index_select(dim, index))
+        made = augment(affine_pair(), "dense", np.random.default_rng(seed))
+        still = bool((made.flow == 0).all())
+        kinds.add("still" if still else "moving")
+        kinds.add("bars" if (made.source[:, 0] == 0).all() or (made.source[:, :, 0] == 0).all() else "none")
+    assert kinds == {"rows", "columns", "still", "moving", "bars", "none"}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -37,6 +37,8 @@ class FlowTask(Task[FlowConfig]):
     best_by = "epe"
     assumed: ClassVar[Mapping[str, Any]] = {
         "data.augment.resizing": "independent",
+        "data.augment.still_p": 0.0,
+        "data.augment.letterbox_p": 0.0,
         "network.freeze": [],
         "dynamics_weight": 0.0,
     }
@@ -94,7 +96,8 @@ class FlowTask(Task[FlowConfig]):
             "dynamics_weight": self.config.dynamics_weight,
             "data.source": data.source,
             "data.crop": list(data.crop),
-            "data.augment.resizing": augment.pop("resizing"),
+            # Each by itself: runs from before there was a choice have them not.
+            **{f"data.augment.{key}": augment.pop(key) for key in ("resizing", "still_p", "letterbox_p")},
             "data.augment": augment,
         }
         if isinstance(self.dataset, FlowPairs):

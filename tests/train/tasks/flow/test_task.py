@@ -81,6 +81,18 @@ def test_a_run_from_before_there_was_a_choice_of_resizing_says_how_to_go_on(make
     assert fit(make_task("max_steps=3", "data.augment.resizing=independent")).step == 3
 
 
+def test_a_run_from_before_there_were_still_pairs_and_bars_goes_on(make_task: Make, tmp_path: Path) -> None:
+    fit(make_task("max_steps=2"))
+    state = latest_checkpoint(tmp_path / "run").path / "state.json"  # type: ignore[union-attr]
+    saved = json.loads(state.read_text())
+    for key in ("data.augment.still_p", "data.augment.letterbox_p", "dynamics_weight"):
+        del saved["identity"][key]
+    state.write_text(json.dumps(saved))
+    with pytest.raises(ConfigError, match=r"data\.augment\.letterbox_p"):
+        fit(make_task("max_steps=3", "data.augment.letterbox_p=0.5"))
+    assert fit(make_task("max_steps=3")).step == 3
+
+
 def test_everything_that_counts_is_trained_and_the_head_alone_when_frozen(make_task: Make, tmp_path: Path) -> None:
     task = make_task("max_steps=2")
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
