@@ -15,8 +15,8 @@ probe           error of the mean flow, read off the motion latent by a linear m
 objects         how well a linear map of the features tells tokens of objects from tokens of ground: percent of pairs of
                 one of each that it puts in order (area under the curve; chance is 50)
 propagation     J of objects carried through six frames by features, and if they stayed where they were
-rest            length of the head's flow where nothing moves, alone and with refine=2: of equal frames, and in black bars
-                (an eighth of the height each) above and below a picture that moves by 3 pixels
+rest            length of the head's flow where nothing moves, alone and with refine=2: of equal frames, and in the
+                black bars (an eighth of the height each) of a picture that moves by 3 pixels
 warped          with --media: error of the head on real frames under smooth warps
 
 The picture NAME.pca.png shows the first three principal components of five frames of the --media.
