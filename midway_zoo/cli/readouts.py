@@ -26,6 +26,12 @@ _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
 
 def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommands of ``eval``."""
+    _add_knn(tasks)
+    _add_davis(tasks)
+    _add_tracking(tasks)
+
+
+def _add_knn(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "knn",
         help="k-nearest-neighbour classification of an image folder",
@@ -53,6 +59,8 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
     command.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
     command.set_defaults(run=_knn)
 
+
+def _add_davis(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "davis",
         help="DAVIS-2017: label propagation by similarity of features",
@@ -67,6 +75,8 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
     _add_propagation(command)
     command.set_defaults(run=_davis)
 
+
+def _add_tracking(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "tracking",
         help="point tracking, scored as in TAP-Vid",

@@ -64,8 +64,8 @@ class FlowAugmentConfig:
     still_p: float = field_range(0.0, at_least=0, at_most=1)
     """The target is a copy of the source, and the flow is zero. Not in the protocol."""
     letterbox_p: float = field_range(0.0, at_least=0, at_most=1)
-    """Black bars that do not move, at two opposite sides of both frames as in films, each up to a third of the crop. Not
-    in the protocol."""
+    """Black bars that do not move, at two opposite sides of both frames as in films, each up to a third of the crop.
+    Not in the protocol."""
 
 
 def check_augment(config: FlowAugmentConfig) -> None:

@@ -82,7 +82,8 @@ class FlowConfig(RunConfig):
     """Train only the flow head."""
     dynamics_weight: float = field_range(0.0, at_least=0)
     """Weight of pretraining's dynamics loss, which is added to the flow loss. Above 0 the forward dynamics go on
-    predicting the target frame's tokens, as heat maps and tracks need, while flow is learned. 0 in the paper's protocol."""
+    predicting the target frame's tokens, as heat maps and tracks need, while flow is learned.
+    0 in the paper's protocol."""
     network: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)
     optim: FlowOptimConfig = field(default_factory=FlowOptimConfig)
     data: FlowDataConfig = field(default_factory=FlowDataConfig)
