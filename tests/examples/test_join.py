@@ -33,7 +33,7 @@ def test_parts_come_from_where_they_are_said_to(tmp_path: Path, monkeypatch: pyt
     ("arguments", "message"),
     [
         ([f"encodr={NAME}"], "Did you mean 'encoder'"),
-        (["encoder=nowhere"], "neither a path that exists nor a pretrained name"),
+        (["encoder=nowhere"], "neither an existing path nor a pretrained name"),
         (["encoder"], "should be PART=SOURCE"),
         ([f"encoder={NAME}", "--overrides", "[1]"], "should be fields in braces"),
         ([f"dynamics={NAME}", "--overrides", "{motion_dim: 96}"], "does not fit the network"),
