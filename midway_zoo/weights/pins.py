@@ -233,8 +233,8 @@ def verify_source(
         found = _hash(remote)
     if remote.sha256 is None:
         raise CheckpointError(
-            f"{where}: its {remote.size} bytes have sha256 {found}, but the Hub gives ETag {remote.etag}, which is not a "
-            "SHA-256: there is nothing to compare with."
+            f"{where}: its {remote.size} bytes have sha256 {found}, but the Hub gives ETag {remote.etag}, which is not "
+            "a SHA-256: there is nothing to compare with."
         )
     if found != remote.sha256:
         raise CheckpointError(f"{where}: its {remote.size} bytes have sha256 {found}, the Hub says {remote.sha256}.")
