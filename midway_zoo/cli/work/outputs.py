@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from midway_zoo.cli.work.inputs import check_not_inputs
 from midway_zoo.errors import InputError, InterruptedWorkError
-from midway_zoo.files import check_output
+from midway_zoo.files import check_output, check_output_folder
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import state_digest
 from midway_zoo.version import __version__
@@ -23,13 +24,11 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise before the work if an output cannot be written, or would replace an input (with ``--force`` too)."""
     outputs = [path for path in (getattr(options, "output", None), getattr(options, "picture", None)) if path]
     inputs = [getattr(options, name, None) for name in ("images", "video", "source", "target", "model")]
-    given = [Path(one) for entry in inputs for one in (entry if isinstance(entry, list) else [entry]) if one]
+    check_not_inputs(outputs, *(one for entry in inputs for one in (entry if isinstance(entry, list) else [entry])))
     for output in outputs:
-        folder = output.is_dir() or (not output.suffix and getattr(options, "folders", False))
-        for path in given:
-            if path.exists() and output.exists() and path.samefile(output):
-                raise InputError(f"{output} is an input; it is never overwritten. Choose another name for the output.")
-        if not folder:
+        if getattr(options, "folders", False) and (output.is_dir() or not output.suffix):
+            check_output_folder(output)
+        else:
             check_output(output, overwrite=options.force)
     if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
         raise InputError(f"{outputs[0]} is the name of two outputs; give each its own.")
