@@ -1,5 +1,6 @@
 """Every accepted kind of image as a tensor, and its size in the network."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ MAX_TOKENS = 2**16
 MAX_ASPECT = 10
 """An image whose longer side is more than so many times the shorter one has no size that suits it by itself: what is
 made of it would be thousands of times larger than it is."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, struct.error)
+"""What Pillow raises for files that are damaged, each of its formats in its own way."""
 _RANGE_SLACK = 1e-3  # resampling, or arithmetic in half precision, may leave [0, 1] by this much
 
 
@@ -112,7 +115,7 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "
             "it, make it smaller with another program, or in Python raise the limit: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}: {error}") from error
         raise InputError(f"{path} cannot be read as an image: {error}.") from error
@@ -133,7 +136,7 @@ def _from_pil(image: Image.Image) -> Tensor:
         raise InputError(f"the image has zero size: {image.width} x {image.height} pixels.")
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"the PIL image cannot be read: {error}. Its file may be truncated or closed.") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grayscale, stored in 16 or 32 bits
@@ -275,8 +278,8 @@ def check_aspect(height: int, width: int, steps: tuple[int, int]) -> None:
     kept = tuple(max(step, side // step * step) for side, step in zip((height, width), steps, strict=True))
     raise InputError(
         f"an image of {height} x {width} pixels (height x width) is {longer / shorter:.0f} times as long as it is "
-        f"wide, over {MAX_ASPECT}. Crop it, or say at which size it is computed: size={kept} (on the command line --size "
-        f"{kept[0]}x{kept[1]})."
+        f"wide, over {MAX_ASPECT}. Crop it, or say at which size it is computed: size={kept} (on the command line "
+        f"--size {kept[0]}x{kept[1]})."
     )
 
 
