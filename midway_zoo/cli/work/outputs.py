@@ -1,6 +1,8 @@
 """Outputs of commands: checked before the work, described in what is written, kept when the work is interrupted."""
 
 import argparse
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,14 +86,23 @@ class Progress:
         self.done = 0
         self.seconds: float | None = None
         self.interrupted = False
+        self._handler: Any = None
 
     def step(self, count: int = 1, seconds: float | None = None) -> None:
         """Note that more is done, up to a time of the footage."""
         self.done += count
         self.seconds = self.seconds if seconds is None else seconds
 
+    def interrupt(self) -> None:
+        """Ctrl-C came: what there is will now be closed, which a second one must not prevent."""
+        self.interrupted = True
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def end(self, output: Path, unit: str) -> None:
         """Raise :class:`InterruptedWorkError` if Ctrl-C ended it, saying what there is."""
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         if self.interrupted:
             at = "" if self.seconds is None else f", up to {self.seconds:.2f} s"
             raise InterruptedWorkError(f"interrupted: {output} holds the first {self.done} {unit}{at}.")
@@ -105,4 +116,4 @@ def kept_on_interrupt(progress: Progress) -> Iterator[None]:
     except KeyboardInterrupt:
         if not progress.done:
             raise
-        progress.interrupted = True
+        progress.interrupt()
