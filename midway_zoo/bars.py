@@ -25,11 +25,12 @@ def _columns() -> int | None:
 
 
 def bar(items: Iterable[Any] | None = None, *, hidden: bool = False, **options: Any) -> "tqdm[Any]":
-    """A bar with rate and remaining time; silent if stderr is no terminal, when silenced, or when ``hidden``.
+    """A bar with rate and remaining time; shows nothing if stderr is not a terminal, after :func:`silence`, or if
+    ``hidden``.
 
     Args:
         items: what to go through; None for a bar that is updated by hand.
-        hidden: show none, for work too short to need one.
+        hidden: show nothing, for work too short to need a bar.
         **options: of tqdm; the bar goes away when it is done unless ``leave`` says otherwise.
     """
     width: dict[str, Any] = {"dynamic_ncols": True}

@@ -1,4 +1,4 @@
-"""How an optional dependency is installed: by a command that works for how this package itself was."""
+"""The command that installs an optional dependency, depending on how this package itself was installed."""
 
 import json
 from urllib.parse import unquote, urlsplit
@@ -9,8 +9,8 @@ _NAME = "midway-zoo"
 def install_command(extra: str) -> str:
     """The command, such as ``pip install "midway-zoo[video]"``.
 
-    An editable checkout, a local folder, a wheel and a repository are named as pip was given them: the index may not
-    know the package, or have another version.
+    If the package was installed from an editable checkout, a local folder, a wheel or a repository, the command names
+    that source: the package index may not have the package, or another version of it.
     """
     from importlib.metadata import PackageNotFoundError, distribution
 

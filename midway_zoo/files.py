@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
 from midway_zoo.reading import METADATA_KEY
@@ -131,10 +131,17 @@ def write_json(path: Path, value: Any, *, overwrite: bool = False) -> None:
 def write_safetensors(
     path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, Any], *, overwrite: bool = False
 ) -> None:
-    """Write tensors with JSON metadata; the same input gives the same bytes."""
+    """Write tensors with JSON metadata; the same input gives the same bytes.
+
+    Raises:
+        OutputExistsError: if the file exists and ``overwrite`` is false.
+        MissingFileError: if its folder does not exist.
+        OSError: if it cannot be written, such as for a full disk, with its ``errno``.
+    """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path, overwrite=overwrite) as temporary:
-        save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        # Not save_file: its errors tell a full disk from other faults by their text alone.
+        temporary.write_bytes(save(plain, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
 
 
 def write_png(

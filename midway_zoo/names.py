@@ -25,7 +25,7 @@ def list_models(pattern: str | None = None, pretrained: bool | None = None) -> l
 
 
 def split_name(name: str) -> tuple[str, str | None]:
-    """(architecture, pretrained name or None) of a listed name; a bare architecture has its first tag's weights.
+    """(architecture, pretrained name or None) of a listed name; a bare architecture stands for its first tag.
 
     Raises:
         UnknownModelError: with the nearest names, if the name is not listed.

@@ -98,7 +98,7 @@ def load_file(
                 empty_network(build, config), found, lambda name: file.get_tensor(names[name]), path.name
             )
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is no valid safetensors file: {error}. Get the file again.") from error
+        raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}. Get the file again.") from error
     network.provenance = {**saved["provenance"]}
     if saved["config"].get("paired") and not config.paired:
         network.provenance["encoder"] = encoder

@@ -1,4 +1,4 @@
-"""Colours and type of every picture that the package draws: `visualize`, the demo's sheet and `figures` share them."""
+"""Colours and fonts of all pictures that the package draws: `visualize`, the demo's sheet and `figures` share them."""
 
 import colorsys
 from functools import cache
@@ -6,9 +6,9 @@ from functools import cache
 from PIL import ImageFont
 
 INK, GREY, LINE, PAPER = (31, 35, 40), (101, 109, 118), (208, 215, 222), (255, 255, 255)
-"""Titles; text beside pictures; thin lines; the page."""
+"""Colours (RGB, 0 to 255) of titles, of text beside pictures, of thin lines and of the page."""
 TITLE, TEXT, CAPTION, HEADING = 20, 15, 14, 28
-"""Sizes of type in pixels of a sheet."""
+"""Font sizes in pixels."""
 
 HEAT = (
     (0, 0, 4),
@@ -24,18 +24,18 @@ HEAT = (
 DIVERGING = ((33, 102, 172), (146, 197, 222), (247, 247, 247), (244, 165, 130), (178, 24, 43))
 """Anchors of the palette of cosines from -1 to 1, evenly spaced."""
 SERIES = ((0, 90, 156), (213, 94, 0), (120, 120, 120), (0, 158, 115), (204, 121, 167))
-"""Of bars and lines, in this order; they stay apart for the colour-blind and in grey."""
+"""Colours of bars and lines, in this order; they can be told apart by the colour-blind and in grayscale."""
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 @cache
 def font(size: int) -> Font:
-    """Pillow's own font: the same on every machine."""
+    """Pillow's own font, which is the same on every machine."""
     return ImageFont.load_default(size)
 
 
 def point_colour(index: int) -> tuple[int, int, int]:
-    """Of a point, unlike those of its neighbours."""
+    """RGB from 0 to 255 of point ``index``, different from those of its neighbours."""
     red, green, blue = colorsys.hsv_to_rgb((0.02 + index * 0.382) % 1, 0.75, 1.0)
     return round(red * 255), round(green * 255), round(blue * 255)

@@ -21,7 +21,7 @@ _TRANSITIONS = (15, 6, 4, 11, 13, 6)
 _CORNERS = ((255, 0, 0), (255, 255, 0), (0, 255, 0), (0, 255, 255), (0, 0, 255), (255, 0, 255), (255, 0, 0))
 
 STILL = 0.5
-"""Pixels: a picture of flow whose longest vector is shorter shows noise rather than motion."""
+"""In pixels. If the longest vector of a flow field is shorter, its picture shows noise rather than motion."""
 
 
 def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
@@ -39,7 +39,9 @@ def flow_to_image(flow: Tensor, *, max_flow: float | None = None) -> Tensor:
         InputError: for another shape, or a ``max_flow`` that is not positive.
     """
     if not isinstance(flow, Tensor):
-        raise InputTypeError(f"{type(flow).__name__} is no flow: a float tensor (2, H, W) or (B, 2, H, W) is expected.")
+        raise InputTypeError(
+            f"{type(flow).__name__} is not a flow field: a float tensor (2, H, W) or (B, 2, H, W) is expected."
+        )
     if flow.ndim not in (3, 4) or flow.shape[-3] != 2 or not flow.is_floating_point():
         raise InputError(
             f"flow of shape {tuple(flow.shape)}, {flow.dtype}: float (2, H, W) or (B, 2, H, W) is expected."
@@ -75,10 +77,10 @@ def _wheel() -> Tensor:
 
 
 def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] | None = None) -> Tensor | list[Tensor]:
-    """First three principal components as RGB; one projection for all frames, so colours are comparable.
+    """The first three principal components as RGB; one projection for all frames, so that colours are comparable.
 
     Args:
-        maps: (B, D, h, w) or (D, h, w) patch features, or a list of (D, h, w) of different grids.
+        maps: (B, D, h, w) or (D, h, w) patch features, or a list of (D, h, w) on different grids.
         size: (H, W) to enlarge to (nearest neighbour); None keeps the grid.
 
     Returns:
@@ -92,7 +94,7 @@ def features_to_image(maps: Tensor | Sequence[Tensor], *, size: tuple[int, int] 
         kinds = type(maps).__name__ + (
             f" of {type(maps[0]).__name__}" if isinstance(maps, list | tuple) and maps else ""
         )
-        raise InputTypeError(f"{kinds} is no feature map: tensors (D, h, w) or (B, D, h, w) are expected.")
+        raise InputTypeError(f"{kinds} is not a feature map: tensors (D, h, w) or (B, D, h, w) are expected.")
     if size is not None and not is_size(size):
         raise InputError(f"size={size!r}: two positive integers (height, width) are expected.")
     if isinstance(maps, Tensor):
@@ -125,7 +127,7 @@ def _pca_images(maps: list[Tensor], size: tuple[int, int] | None) -> list[Tensor
 
 
 def principal_axes(tokens: Tensor, count: int) -> Tensor:
-    """(D, count) unit vectors along which centred tokens (n, D) vary most, the most first."""
+    """(D, count) unit vectors along which centred tokens (n, D) vary most, in descending order."""
     vectors = torch.linalg.eigh(tokens.T @ tokens)[1][:, -count:].flip(1)
     # An eigenvector's sign is arbitrary: make its largest entry positive, so that pictures are reproducible.
     return vectors * vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
@@ -139,9 +141,9 @@ def heatmap_overlay(
     Args:
         image: any single image that :func:`midway_zoo.inference.images.to_tensor` reads, (H, W) pixels.
         heatmap: (h, w) values; enlarged bilinearly to the image. NaN is drawn as ``vmin``.
-        alpha: weight of the heat map, 0 to 1.
-        vmin: value drawn darkest; None: the smallest.
-        vmax: value drawn lightest; None: the largest.
+        alpha: weight of the heat map, from 0 to 1.
+        vmin: the value that is drawn darkest; None: the smallest.
+        vmax: the value that is drawn lightest; None: the largest.
 
     Returns:
         uint8 (3, H, W).
@@ -150,7 +152,7 @@ def heatmap_overlay(
         InputError: for a heat map of another shape, or ``alpha`` outside [0, 1].
     """
     if not isinstance(heatmap, Tensor):
-        raise InputTypeError(f"{type(heatmap).__name__} is no heat map: a tensor (h, w) is expected.")
+        raise InputTypeError(f"{type(heatmap).__name__} is not a heat map: a tensor (h, w) is expected.")
     if heatmap.ndim != 2 or 0 in heatmap.shape:
         raise InputError(f"heat map of shape {tuple(heatmap.shape)}: (h, w) is expected.")
     if not 0 <= alpha <= 1:
@@ -163,7 +165,7 @@ def heatmap_overlay(
     low = float(finite.min()) if vmin is None else vmin
     high = float(finite.max()) if vmax is None else vmax
     if not (math.isfinite(low) and math.isfinite(high)) or (None not in (vmin, vmax) and low > high):
-        raise InputError(f"vmin={vmin}, vmax={vmax}: finite values in this order are expected.")
+        raise InputError(f"vmin={vmin}, vmax={vmax}: finite values with vmin <= vmax are expected.")
     values = ((values.nan_to_num(low, high, low) - low) / max(high - low, 1e-12)).clamp(0, 1)
     values = F.interpolate(values[None, None], size=picture.shape[1:], mode="bilinear", align_corners=False)[0, 0]
     palette = torch.tensor(style.HEAT).float() / 255
@@ -174,20 +176,20 @@ def heatmap_overlay(
 
 
 def labels_to_image(labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None) -> Tensor:
-    """A colour for each class.
+    """Class labels as a picture, one colour per class.
 
     Args:
         labels: (H, W) or (B, H, W) integers from 0 to 255.
-        palette: RGB from 0 to 255 of classes 0, 1, ...; None for colours far from each other, the same every time.
+        palette: RGB colours from 0 to 255 of classes 0, 1, ...; None for well separated colours, the same every time.
 
     Returns:
-        uint8 (3, H, W) or (B, 3, H, W); a label without colour, such as 255, is black.
+        uint8 (3, H, W) or (B, 3, H, W); a label without a colour, such as 255, is black.
 
     Raises:
         InputError: for other shapes or values.
     """
     if not isinstance(labels, Tensor):
-        raise InputTypeError(f"{type(labels).__name__} is no map of labels: a tensor (H, W) is expected.")
+        raise InputTypeError(f"{type(labels).__name__} is not a map of labels: a tensor (H, W) is expected.")
     whole = not labels.is_floating_point() and labels.ndim in (2, 3) and 0 not in labels.shape
     if not whole or int(labels.min()) < 0 or int(labels.max()) > 255:
         raise InputError(f"labels {tuple(labels.shape)}, {labels.dtype}: (H, W) integers from 0 to 255 are expected.")
@@ -210,13 +212,13 @@ def label_colours(palette: Sequence[Sequence[int]] | None = None) -> Tensor:
 def labels_overlay(
     image: ImageLike, labels: Tensor, *, palette: Sequence[Sequence[int]] | None = None, alpha: float = 0.5
 ) -> Tensor:
-    """Classes in colours over their image; where a label has no colour, as 255, the image is unchanged.
+    """Class colours over an image, which stays unchanged where a label has no colour, such as 255.
 
     Args:
         image: any single image that :func:`midway_zoo.inference.images.to_tensor` reads, (H, W) pixels.
         labels: (H, W) integers from 0 to 255.
         palette: see :func:`labels_to_image`.
-        alpha: weight of the colours, 0 to 1.
+        alpha: weight of the colours, from 0 to 1.
 
     Returns:
         uint8 (3, H, W).
@@ -240,15 +242,15 @@ def side_by_side(images: Sequence[Tensor], *, side: int = 224, gap: int = 8, col
 
     Args:
         images: uint8 (3, h, w) each.
-        side: height in pixels to which each is brought.
+        side: height in pixels that each is scaled to.
         gap: pixels between them.
-        columns: of a row.
+        columns: pictures per row.
 
     Returns:
         uint8 (3, H, W).
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are no pictures.
     """
     if not images:
         raise InputError("there are no pictures to put side by side.")
@@ -267,8 +269,8 @@ def side_by_side(images: Sequence[Tensor], *, side: int = 224, gap: int = 8, col
 
 
 def flow_wheel(side: int = 44) -> Tensor:
-    """The flow colours as a disc on white, uint8 (3, side, side): a point's direction and distance from the centre are
-    those of the motion, and the edge is ``max_flow``."""
+    """The flow colours as a disc on white, uint8 (3, side, side): the motion shown at a point is
+    its offset from the centre, and the edge is ``max_flow``."""
     large = side * 4
     y, x = torch.meshgrid(*(torch.linspace(-1, 1, large, dtype=torch.float32),) * 2, indexing="ij")
     disc = flow_to_image(torch.stack([x, y]), max_flow=1.0)
@@ -280,9 +282,10 @@ def flow_legend(width: int, max_flow: float, *, longest: float | None = None) ->
     """A strip to put under pictures of flow: the colour wheel and the length at its edge.
 
     Args:
-        width: of the pictures; the strip is wider where its text needs it.
-        max_flow: length in pixels at full colour, as of :func:`flow_to_image`.
-        longest: the longest vector shown; below half a pixel the strip says so, since noise then looks like motion.
+        width: of the pictures; the strip is wider if its text needs more room.
+        max_flow: length in pixels at full saturation, as in :func:`flow_to_image`.
+        longest: length in pixels of the longest vector shown; below half a pixel the strip says that there is hardly
+            any motion, since noise then looks like it.
 
     Returns:
         uint8 (3, h, w).
@@ -301,7 +304,7 @@ def flow_legend(width: int, max_flow: float, *, longest: float | None = None) ->
 
 
 def above_legend(picture: Tensor, legend: Tensor) -> Tensor:
-    """A picture (3, H, W) over its legend, on white if that is wider."""
+    """A picture (3, H, W) above its legend; the narrower of the two is padded with white."""
     width = max(picture.shape[2], legend.shape[2])
     parts = [torch.cat([part.cpu(), _white(part.shape[1], width - part.shape[2])], dim=2) for part in (picture, legend)]
     return torch.cat(parts, dim=1)

@@ -32,7 +32,7 @@ FAQ = (DOCS / "faq.md").read_text()
 
 
 def load(name: str) -> ModuleType:
-    """A module of docs/mkdocs, which is no package."""
+    """A module of docs/mkdocs, which is not a package."""
     spec = importlib.util.spec_from_file_location(name, DOCS / "mkdocs" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None

@@ -1,7 +1,9 @@
 """Writing a file: whole or not at all, nothing overwritten unasked, the same bytes for the same content."""
 
+import errno
 import json
 import os
+import resource
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +35,19 @@ def test_failed_write_leaves_what_was_there(tmp_path: Path, error: BaseException
         assert listing(tmp_path) == before | {temporary.name: b"half"}
         raise error
     assert listing(tmp_path) == before
+
+
+def test_tensors_that_do_not_fit_say_why_by_errno(tmp_path: Path) -> None:
+    """The limit of a file's size stands for a full disk, which takes the same path."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(OSError) as caught:  # noqa: PT011
+            write_safetensors(tmp_path / "large.safetensors", {"a": torch.zeros(1000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert listing(tmp_path) == {}
 
 
 def test_reader_sees_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:

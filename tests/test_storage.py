@@ -2,9 +2,11 @@
 
 import json
 import re
+import resource
 import shutil
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import midway_zoo.files
 from midway_zoo import MidwayNetwork, MidwayZooError, load_checkpoint, storage
 from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError
 from midway_zoo.reading import METADATA_KEY
@@ -353,8 +354,8 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "header longer than the file": lambda data: struct.pack("<Q", len(data)) + data[8:],
     "absurd header length": lambda data: struct.pack("<Q", 2**63) + data[8:],
     "no header": lambda data: bytes(8) + data[8:],
-    "header is no JSON": lambda data: data[:8] + b"x" + data[9:],
-    "header is no UTF-8": lambda data: data.replace(b"motion_proj", b"motion\xff\xferoj"),
+    "header is not JSON": lambda data: data[:8] + b"x" + data[9:],
+    "header is not UTF-8": lambda data: data.replace(b"motion_proj", b"motion\xff\xferoj"),
     "offsets out of range": lambda data: with_header(
         data, lambda header: entries(header)[-1]["data_offsets"].__setitem__(1, 10**9)
     ),
@@ -382,7 +383,7 @@ def test_damaged_weights_file(folder: Path, damage: str) -> None:
     assert changed != data
     path.write_bytes(changed)
     for file in (folder, path):
-        refused(file, r"model\.safetensors is no valid safetensors file.*again")
+        refused(file, r"model\.safetensors is not a valid safetensors file.*again")
 
 
 # Nothing half written
@@ -392,32 +393,28 @@ def listing(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@pytest.fixture
-def half_written(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The disk fills while weights are written."""
-
-    def write_half(tensors: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(midway_zoo.files, "save_file", write_half)
-    yield
-    monkeypatch.undo()
+@contextmanager
+def half_written() -> Iterator[None]:
+    """Weights are larger than a file may be, which takes the path of a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-@pytest.mark.usefixtures("half_written")
 def test_failed_save_leaves_the_old_network(folder: Path, folders: dict[str, tuple[Path, MidwayNetwork]]) -> None:
     before = listing(folder)
-    with pytest.raises(OSError, match="No space left"):
+    with half_written(), pytest.raises(OSError, match="File too large"):
         network_of(seed=3).save_pretrained(folder)
     assert listing(folder)["model.safetensors"] == before["model.safetensors"]
     assert listing(folder).keys() <= before.keys()
     assert_same_state(load_checkpoint(folder).state_dict(), folders["single"][1].state_dict())
 
 
-@pytest.mark.usefixtures("half_written")
 def test_failed_first_save_leaves_no_weights(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="No space left"):
+    with half_written(), pytest.raises(OSError, match="File too large"):
         network_of().save_pretrained(tmp_path)
     assert listing(tmp_path) == {}
 

@@ -15,6 +15,8 @@ probe           error of the mean flow, read off the motion latent by a linear m
 objects         how well a linear map of the features tells tokens of objects from tokens of ground: percent of pairs of
                 one of each that it puts in order (area under the curve; chance is 50)
 propagation     J of objects carried through six frames by features, and if they stayed where they were
+rest            length of the head's flow where nothing moves, alone and with refine=2: of equal frames, and in the
+                black bars (an eighth of the height each) of a picture that moves by 3 pixels
 warped          with --media: error of the head on real frames under smooth warps
 
 The picture NAME.pca.png shows the first three principal components of five frames of the --media.
@@ -138,6 +140,27 @@ def flow_errors(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
     return {f"epe_{name}": float(torch.cat(values).mean()) for name, values in totals.items()}
 
 
+def rest(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
+    """Mean length in pixels of the flow of what rests: equal frames, and black bars beside a picture that moves."""
+    side, shift = network.config.img_size[0], 3
+    bar = side // 8
+    totals: dict[str, list[Tensor]] = {}
+    for batch in scenes(side + shift, pairs):
+        picture = batch.frames[:, 0]
+        still = picture[..., :side, :side]
+        boxed = [picture[..., :side, first : first + side].clone() for first in (0, shift)]
+        for frame in boxed:
+            frame[..., :bar, :] = frame[..., -bar:, :] = 0
+        for name, way in {"": {}, "_refined": {"refine": 2}}.items():
+            options: dict[str, Any] = {"tile": side, **way}
+            flow = mz.predict_flow(network, still, still, **options).flow
+            totals.setdefault(f"rest_still{name}", []).append(torch.linalg.vector_norm(flow, dim=1).mean((1, 2)))
+            flow = mz.predict_flow(network, *boxed, **options).flow
+            bars = torch.cat([flow[..., :bar, :], flow[..., -bar:, :]], dim=-2)
+            totals.setdefault(f"rest_bars{name}", []).append(torch.linalg.vector_norm(bars, dim=1).mean((1, 2)))
+    return {name: float(torch.cat(values).mean()) for name, values in totals.items()}
+
+
 def linear_maps(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
     """What linear maps read: a pair's mean flow off the latent, and whether a token shows an object."""
     patch = network.config.patch_size
@@ -230,6 +253,8 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     figures |= flow_errors(network, options.pairs)
     figures |= linear_maps(network, 8 * options.pairs)
     figures |= propagation(network, options.pairs // 4)
+    if network.flow_head is not None:
+        figures |= rest(network, options.pairs)
     if options.media and network.flow_head is not None:
         figures |= warped(network, options.media, options.frames)
     if options.media and options.json:

@@ -28,7 +28,7 @@ def of_part(names: dict[str, Tensor], part: str) -> set[str]:
     found = {name for name in names if name == part or name.startswith(f"{part}.")}
     if not found:
         parts = {".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)}
-        raise ConfigError(f"{part!r} is no part of the network.{nearest(part, parts)}")
+        raise ConfigError(f"{part!r} is not a part of the network.{nearest(part, parts)}")
     return found
 
 

@@ -145,7 +145,7 @@ def chosen(names: list[str] | None) -> list[Row]:
     """Rows of these names, in the table's order; all for None.
 
     Raises:
-        ConfigError: for a name that is no row.
+        ConfigError: for a name that is not a row.
     """
     for name in names or []:
         if name not in ROWS:

@@ -1,4 +1,4 @@
-"""What the network looks at: the attention of the encoder's blocks, and that of the motion tokens to both frames."""
+"""What the network attends to: attention of the encoder's blocks, and of the motion tokens to both frames."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 @dataclass(frozen=True, repr=False, eq=False)
 class AttentionMaps(ShapeRepr):
-    """Where one token of each of B images looks."""
+    """What one token of each of B images attends to."""
 
     maps: Tensor
-    """(B, heads, h, w) float32: weights of the patch tokens, which with that of the class token add up to 1."""
+    """(B, heads, h, w) float32: weights of the patch tokens; with the class token's they add up to 1."""
     block: int
     """Encoder block, 0-based."""
     grid: tuple[int, int]
@@ -32,17 +32,18 @@ class AttentionMaps(ShapeRepr):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MotionAttention(ShapeRepr):
-    """Where the M motion tokens of each of B pairs look, mean over heads."""
+    """What the M motion tokens of each of B pairs attend to, averaged over heads."""
 
     source: Tensor
     """(B, M, h, w) float32: weights of the source frame's patch tokens."""
     target: Tensor
-    """(B, M, h, w) float32: of the target frame's."""
+    """(B, M, h, w) float32: weights of the target frame's patch tokens."""
     motion: Tensor
-    """(B, M, M) float32: of the motion tokens themselves. Together with both frames' class tokens all add up to 1."""
+    """(B, M, M) float32: weights of the motion tokens. With both frames' class tokens, all weights add up to 1."""
     level: int
+    """Level 2, 1 or 0."""
     block: int
-    """Of the midway path of the level, 0-based."""
+    """Block of the level's midway path, 0-based."""
     grid: tuple[int, int]
     """Token grid (h, w) that was used."""
 
@@ -62,7 +63,7 @@ def attention_maps(
         model: a network or a pretrained name. In paired mode the source encoder (student) is read.
         images: one image or several, all of one size.
         block: encoder block, 0-based; None for the last.
-        xy: (x, y) in pixels of the images: attention of the token there; None for the class token's.
+        xy: (x, y) in pixels of the images, to get the attention of the token there; None for the class token.
         size: as in :func:`~midway_zoo.extract_features`.
         batch_size: images per forward pass.
 
@@ -113,10 +114,13 @@ def motion_attention(
         model: a network or a pretrained name.
         source: one image or several, all of one size.
         target: as many images of that size.
-        level: 2, 1 or 0; None for the last that the network has, whose motion latent is the final one.
-        block: of the midway path, 0-based; None for the last.
+        level: 2, 1 or 0; None for the network's last level, whose motion latent is the final one.
+        block: block of the midway path, 0-based; None for the last.
         size: as in :func:`~midway_zoo.extract_features`.
-        batch_size: pairs at once.
+        batch_size: pairs per forward pass.
+
+    Returns:
+        ``source`` and ``target`` (B, M, h, w), and ``motion`` (B, M, M), each between 0 and 1.
 
     Raises:
         InputError: for images or arguments that cannot be used, or sizes that lead to different grids.
@@ -177,7 +181,7 @@ def _weights(block: Block, x: Tensor) -> Tensor:
 
 
 def _midway_input(network: MidwayNetwork, level: int, source: Tensor, target: Tensor) -> Tensor:
-    """What the midway path of a level is given for normalised images (B, 3, H, W)."""
+    """The input of a level's midway path for normalised images (B, 3, H, W)."""
     dynamics = network.require_dynamics()
     first, second = network.encode_pair(source, target)
     grid = network.grid_of(source)

@@ -1,12 +1,12 @@
 """What does the motion latent carry: motion, or appearance? Figures of a network beside those of random weights.
 
-replay      the latent of one pair is replayed on the source of another that moves alike: how far is the prediction from
-            that pair's own target, beside the pair's own latent, a latent of another motion and that of no motion
-probes      how much of the mean flow, zoom, rotation and number of movers a linear map reads off the latent
-leakage     how much of the target's looks a linear map reads off it, and whether the nearest latent is that of the same
-            picture or of the same motion
+replay      the latent of one pair is applied to the source of another pair with the same motion. How far is the
+            prediction from the target, compared with the pair's own latent, that of another motion, and of no motion?
+probes      how much of the mean flow, zoom, rotation and number of movers can a linear map read from the latent?
+leakage     how much of the target's appearance can a linear map read from it, and does the nearest latent belong to
+            the same picture or to the same motion?
 
-All on pairs of known motion (:mod:`midway_zoo.analysis.moved`), of generated scenes and of the frames of real clips.
+All are measured on pairs of known motion (:mod:`midway_zoo.analysis.moved`), from generated scenes and from real clips.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,28 +36,28 @@ from midway_zoo.inference.motion import infer_motion_latent
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.registry import Model, resolve_network
 
-SEED = 0x6C61_7465_6E74  # of pictures; no training should have it as its own
+SEED = 0x6C61_7465_6E74  # of pictures; do not train with this seed
 PROBES = ("mean flow", "zoom", "rotation", "movers")
 REPLAYS = ("own", "replayed", "other", "still", "copy")
 _THUMB = 4
-_GAIN = 2e-3  # share of an error under which a difference is none
+_GAIN = 2e-3  # differences below this fraction of the error count as none
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class LatentReport:
-    """Figures by kind of pictures ("scenes", "clips"), then by who answers ("weights", "random", "pixels").
+    """Figures by kind of pictures ("scenes", "clips"), then by what is measured ("weights", "random", "pixels").
 
-    Each answer is a dict: "replay" {level: {"own", "replayed", "other", "still", "copy", "transfer"}} (not of pixels),
+    Each entry is a dict: "replay" {level: {"own", "replayed", "other", "still", "copy", "transfer"}} (not for pixels),
     "probes" {name: R^2}, "flow_error" and "flow_error_mean" in pixels, "leakage" {"thumbnail": R^2, "colour": R^2,
     "same_picture", "same_motion", "chance_picture", "chance_motion": percent}.
     """
 
     figures: dict[str, dict[str, dict[str, Any]]]
     side: int
-    """Of the windows in pixels."""
+    """Side of the windows in pixels."""
     pairs: int
-    """Of the probes, for each kind of pictures."""
+    """Number of pairs of the probes, for each kind of pictures."""
 
 
 def latent_report(
@@ -77,16 +77,17 @@ def latent_report(
     Args:
         model: a network or a pretrained name.
         clips: real clips, each as in :func:`~midway_zoo.infer_motion_latents`, whose frames are moved by known motions
-            too. What is tested is not fitted on: other clips where there are 20 or more, else other frames, which
-            show much the same, so that looks and what goes with them are then read too well.
-        pairs: of the probes, each with a picture (of a clip: a place) and a motion of its own; a fifth is tested.
-        pictures, motions: of replay and neighbours, in which every picture makes every motion.
-        frames, stride: of each clip: how many are taken, and every which.
-        textures: of generated scenes; see :class:`~midway_zoo.scenes.ScenesConfig`.
-        seed: of pictures and motions.
+            too. With 20 clips or more, probes are tested on other clips than they are fitted on; with fewer, on other
+            frames of the same clips. These look much the same, which makes appearance seem easier to read than it is.
+        pairs: number of pairs for the probes, each with its own picture (or place in a clip) and motion; a fifth of
+            them is for testing.
+        pictures, motions: how many for replay and neighbours, where every picture makes every motion.
+        frames, stride: how many frames of each clip are taken, and their distance.
+        textures: textures of generated scenes; see :class:`~midway_zoo.scenes.ScenesConfig`.
+        seed: seed of pictures and motions.
 
     Raises:
-        InputError: for arguments or clips that cannot be used; of the clips at least five frames.
+        InputError: for arguments or clips that cannot be used, or clips of fewer than five frames together.
         ConfigError: if the network is an encoder alone.
     """
     network = resolve_network(model)
@@ -113,16 +114,16 @@ def replay_errors(network: MidwayNetwork, crossed: MovedPairs, motions: int) -> 
     """Errors 2 - 2 cos of predicted patches against the target's, per level, for latents from elsewhere.
 
     Args:
-        network: with dynamics.
-        crossed: pairs of every picture with every motion, motions running fastest.
-        motions: how many there are.
+        network: a network with dynamics.
+        crossed: pairs of every picture with every motion, ordered by picture, then by motion.
+        motions: number of motions.
 
     Returns:
-        Level -> mean errors in [0, 4]: "own", with the pair's own latent; "replayed", with that of the next picture in
-        the same motion; "other", of the next picture in the next motion; "still", of the source with itself; "copy",
-        of the source's own features in place of any prediction. "transfer" is how much of what the right latent gains
-        over that of another motion the replayed one gains: (other - replayed) / (other - own); NaN where the right
-        latent gains next to nothing.
+        Level -> mean errors in [0, 4]: "own", with the pair's own latent; "replayed", with that of the next picture
+        under the same motion; "other", of the next picture under the next motion; "still", of the source paired with
+        itself; "copy", of the source's own features instead of a prediction. "transfer" is the share of the gain over
+        another motion's latent that the replayed latent keeps: (other - replayed) / (other - own); NaN if there is
+        next to no gain.
     """
     latents, still = (
         _latents(network, crossed.source, crossed.target),
@@ -156,8 +157,8 @@ def replay_errors(network: MidwayNetwork, crossed: MovedPairs, motions: int) -> 
 
 
 def neighbours(latents: Tensor, motions: int) -> dict[str, float]:
-    """Percent of crossed latents (pictures * motions, width) whose nearest other one shows the same picture, or the
-    same motion, and what chance would give."""
+    """Percentage of crossed latents (pictures * motions, width) whose nearest neighbour has the same picture, or the
+    same motion, beside the percentage expected by chance."""
     unit = F.normalize(centred(latents), dim=1)
     nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(dim=1)
     place = torch.arange(len(latents))
@@ -211,7 +212,7 @@ def _read(features: Tensor, crossed: Tensor, pairs: MovedPairs, groups: Tensor, 
 
 
 def _truth(pairs: MovedPairs) -> dict[str, Tensor]:
-    """What is probed, each (B, k)."""
+    """The quantities that are probed, each (B, k)."""
     values: dict[str, Callable[[], Tensor]] = {
         "mean flow": lambda: pairs.flow.mean((2, 3)),
         "zoom": lambda: pairs.motions.zoom.log()[:, None],
@@ -222,9 +223,10 @@ def _truth(pairs: MovedPairs) -> dict[str, Tensor]:
 
 
 def _pixels(pairs: MovedPairs) -> Tensor:
-    """What a linear map can be given without any network: the difference of the frames, 8 x 8 and grey, and both."""
-    grey = [F.adaptive_avg_pool2d(image.mean(1, keepdim=True), 8).flatten(1) for image in (pairs.source, pairs.target)]
-    return torch.cat([grey[1] - grey[0], grey[0]], dim=1)
+    """Input of the probes without a network, (B, 128): difference of the frames at 8 x 8 in grayscale, and the
+    source."""
+    gray = [F.adaptive_avg_pool2d(image.mean(1, keepdim=True), 8).flatten(1) for image in (pairs.source, pairs.target)]
+    return torch.cat([gray[1] - gray[0], gray[0]], dim=1)
 
 
 def _probe_pairs(pictures: Pictures, count: int, side: int, seed: int) -> MovedPairs:
@@ -232,7 +234,7 @@ def _probe_pairs(pictures: Pictures, count: int, side: int, seed: int) -> MovedP
 
 
 def _crossed_pairs(pictures: Pictures, count: int, motions: int, side: int, seed: int) -> MovedPairs:
-    """Every picture in every motion, motions running fastest; pictures that the probes do not see."""
+    """Every picture under every motion, ordered by picture, then by motion; the probes do not see these pictures."""
     drawn = draw_motions(motions, side, seed=seed + 1, movers=False)
     return crossed_pairs(pictures, range(1_000_000, 1_000_000 + count), drawn, side, seed=seed)
 

@@ -1,4 +1,4 @@
-"""What is there, over time: principal components of a clip's features, the first of which splits off the foreground."""
+"""Principal components of a clip's features over time; the first one separates the foreground."""
 
 from dataclasses import dataclass
 from itertools import islice
@@ -22,15 +22,15 @@ class Components(ShapeRepr):
     """Principal components of the patch features of T frames, one set for all of them."""
 
     colours: Tensor
-    """(T, 3, h, w) float32 in [0, 1]: first three components of the foreground's tokens, each from its smallest value
-    to its largest; NaN outside the foreground."""
+    """(T, 3, h, w) float32 in [0, 1]: first three components of the foreground's tokens, each scaled to its range; NaN
+    outside the foreground."""
     foreground: Tensor
     """(T, h, w) bool."""
     first: Tensor
     """(T, h, w) float32: first component of all tokens, positive in the foreground."""
     explained: Tensor
-    """(4,) float32: share of the variance of all tokens that the first component has, and of the foreground's that its
-    three have."""
+    """(4,) float32: share of the variance of all tokens that the first component explains, and shares of the
+    foreground's variance that its three components explain."""
     grid: tuple[int, int]
     """Token grid (h, w)."""
     pts_seconds: Tensor | None = None
@@ -52,23 +52,23 @@ def principal_components(
 ) -> Components:
     """Principal components of a clip's features over time, in colours that are comparable from frame to frame.
 
-    The first component of all tokens splits them in two at the threshold that parts their values best (Otsu, 1979);
-    the half that touches the picture's border less is the foreground. Nothing is learned and nothing guarantees that
-    this half is what a person would call so: on a picture that is ground alone it is some of the ground.
+    The first component of all tokens splits them in two at Otsu's threshold (1979); the part that touches the
+    frame's border less is taken as the foreground. Nothing is learned, and this part need not be what a person would
+    call foreground: in a frame that shows only background, it is some of the background.
 
     Args:
         model: a network or a pretrained name.
         clip: as in :func:`~midway_zoo.infer_motion_latents`; one frame is enough.
         block: encoder block whose patch features are taken, 0-based; None for the last.
-        backward: instead, the backward features of this level, 2, 1 or 0.
-        foreground: False takes all tokens for foreground.
-        frames: at most so many are taken; all their features are in memory.
+        backward: level 2, 1 or 0, to take its backward features instead.
+        foreground: False takes all tokens as foreground.
+        frames: largest number of frames to take; the features of all are held in memory.
         stride, fps, size: as in :func:`~midway_zoo.infer_motion_latents`.
         batch_size: frames per forward pass.
 
     Raises:
         InputError: for frames or arguments that cannot be used, or features of fewer than three channels.
-        ConfigError: for ``backward`` of a network without backward layers.
+        ConfigError: for ``backward`` with a network without backward layers.
     """
     network = resolve_network(model)
     check_integer("frames", frames, 1)
@@ -113,7 +113,7 @@ def components_of(maps: Tensor, *, foreground: bool = True, pts_seconds: Tensor 
     part_of_first = float(first.square().sum() / centred.square().sum().clamp_min(1e-30))
     first = (first - _threshold(first)).unflatten(0, (len(maps), *grid))
     if float((first[_border(first)] > 0).double().mean()) > float((first > 0).double().mean()):
-        first = -first  # the half that the border shows less of is the foreground
+        first = -first  # the part that touches the border less is the foreground
     inside = first > 0 if foreground else torch.ones_like(first, dtype=torch.bool)
     if not inside.any():  # features that are the same everywhere
         inside = torch.ones_like(inside)
@@ -129,7 +129,7 @@ def components_of(maps: Tensor, *, foreground: bool = True, pts_seconds: Tensor 
 
 
 def _threshold(values: Tensor) -> float:
-    """Where values part best: the split in two that leaves the least variance within (Otsu, 1979)."""
+    """The threshold that splits values in two with the least variance within each part (Otsu, 1979)."""
     ordered = values.sort().values
     count = torch.arange(1, len(ordered), dtype=ordered.dtype)
     below = ordered.cumsum(0)[:-1]
@@ -143,7 +143,7 @@ def _threshold(values: Tensor) -> float:
 
 
 def _border(first: Tensor) -> Tensor:
-    """Mask (T, h, w) of tokens at the picture's border."""
+    """Mask (T, h, w) of tokens at the frame's border."""
     mask = torch.zeros_like(first, dtype=torch.bool)
     mask[:, [0, -1]] = True
     mask[:, :, [0, -1]] = True

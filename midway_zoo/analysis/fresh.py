@@ -1,4 +1,4 @@
-"""What a network is compared with: the same shape without training, or without gates."""
+"""Baselines of a network: the same architecture without training, or without gates."""
 
 import torch
 
@@ -15,7 +15,7 @@ def untrained(network: MidwayNetwork, seed: int = 0) -> MidwayNetwork:
 
 
 def ungated(network: MidwayNetwork) -> MidwayNetwork:
-    """The same weights with every gate held open, at 1: what the gates do, not what training without them would give.
+    """The same weights with every gate fixed at 1. This shows what the gates do, not what training without them gives.
 
     Raises:
         ConfigError: if the network has no gates.

@@ -1,4 +1,4 @@
-"""How much of every token the forward dynamics keeps, and how much it replaces by what the motion brings."""
+"""Gates of the forward dynamics: how much of every token is kept, and how much is replaced according to the motion."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 @dataclass(frozen=True, repr=False, eq=False)
 class GateMaps(ShapeRepr):
-    """Gates of the forward dynamics (section 3.3) of B pairs, over the target's places."""
+    """Gates of the forward dynamics (section 3.3) of B pairs, over the target's positions."""
 
     mean: dict[int, Tensor]
     """Level 2, 1, 0 -> (B, blocks, h, w) float32 in (0, 1): mean over channels of the gates of forward blocks
-    1, 2, ... (block 0 has none). 1 keeps what the block was given, 0 replaces it."""
+    1, 2, ... (block 0 has none). 1 keeps the block's input, 0 replaces it."""
     closed: dict[int, Tensor]
-    """Level -> (B, blocks, h, w) float32 in [0, 1]: share of channels whose gate is under a half."""
+    """Level -> (B, blocks, h, w) float32 in [0, 1]: share of channels whose gate is below 0.5."""
     grid: tuple[int, int]
     """Token grid (h, w) that was used."""
 
@@ -33,7 +33,7 @@ def gate_maps(model: Model, source: Images, target: Images, *, size: Size = None
         source: one image or several, all of one size.
         target: as many images of that size.
         size: as in :func:`~midway_zoo.extract_features`.
-        batch_size: pairs at once.
+        batch_size: pairs per forward pass.
 
     Returns:
         ``mean`` and ``closed`` {level: (B, blocks, h, w)} in the given order.

@@ -55,10 +55,10 @@ def heat_maps(
         targets: one image or several of the same size.
         xy: (x, y) in pixels of the source, or several (n, 2).
         size: as in :func:`~midway_zoo.extract_features`.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest that the network has.
+        level: level of the forward dynamics to perturb, 2, 1 or 0; None for the highest that the network has.
         draws: random perturbations per token to average.
-        seed: of the perturbations.
-        batch_size: targets at once.
+        seed: seed of the perturbations.
+        batch_size: targets per forward pass.
 
     Returns:
         ``heatmaps`` (T, n, h, w), ``target_xy`` (T, n, 2) and the tokens that were perturbed.

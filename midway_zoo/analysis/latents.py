@@ -1,4 +1,4 @@
-"""How motions compare."""
+"""Similarity of motions."""
 
 from dataclasses import dataclass
 
@@ -12,20 +12,20 @@ from midway_zoo.inference.images import Size
 from midway_zoo.results import MotionLatent, ShapeRepr
 from midway_zoo.weights.registry import Model
 
-# A latent nearer to the mean of its clip than this share of its length differs from it by rounding alone.
+# A latent nearer to the mean of its clip than this fraction of its norm differs from it only by rounding.
 _ROUNDING = 1e-5
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class ClipSimilarity(ShapeRepr):
-    """How the P motions of a clip compare."""
+    """Similarity of the P motions of a clip."""
 
     similarity: Tensor
     """(P, P) float32 cosines in [-1, 1]; see :func:`latent_similarity`."""
     latents: MotionLatent
-    """Of the pairs, in order."""
+    """Motion latents of the pairs, in order."""
     gap: int
-    """Frames from source to target of a pair, of those taken."""
+    """Distance from source to target of a pair, in frames taken."""
 
 
 def clip_similarity(
@@ -38,7 +38,7 @@ def clip_similarity(
     size: Size = None,
     batch_size: int = 8,
 ) -> ClipSimilarity:
-    """Similarity of the motions along a clip: where it repeats itself, turns round or stands still.
+    """Similarity of the motions along a clip: where it repeats itself, reverses or stands still.
 
     Args and errors are those of :func:`~midway_zoo.infer_motion_latents`.
     """
@@ -49,15 +49,15 @@ def clip_similarity(
 def latent_similarity(latents: MotionLatent) -> Tensor:
     """Cosine similarity between every two motion latents, each taken as one vector of all its M * C numbers.
 
-    What all latents share says nothing about how they differ: with more than two, their mean is subtracted first.
-    Similar motions of a clip then show as bright blocks, opposite ones as dark.
+    With more than two latents, their mean is subtracted first: what they share says nothing about how they differ.
+    Similar motions of a clip then show as bright blocks, opposite ones as dark blocks.
 
     Args:
-        latents: of B pairs, for example of :func:`~midway_zoo.infer_motion_latents`.
+        latents: of B pairs, for example from :func:`~midway_zoo.infer_motion_latents`.
 
     Returns:
-        (B, B) float32 in [-1, 1], symmetric, 1 on the diagonal. A latent that is the mean itself is similar to no
-        other: 0.
+        (B, B) float32 in [-1, 1], symmetric, 1 on the diagonal. A latent equal to the mean has
+        similarity 0 with all others.
     """
     unit = F.normalize(centred(latents.tokens), dim=1)
     return (unit @ unit.T).clamp(-1, 1).fill_diagonal_(1)
@@ -66,7 +66,7 @@ def latent_similarity(latents: MotionLatent) -> Tensor:
 def centred(tokens: Tensor, mean: Tensor | None = None) -> Tensor:
     """Latents (B, M, C) as vectors (B, M * C) float32 around their mean, or around a given one (M * C,).
 
-    Two or fewer are left as they are; what differs from the mean by rounding alone becomes 0.
+    Two or fewer are not centred; latents that differ from the mean only by rounding become 0.
     """
     flat = tokens.detach().float().flatten(1)
     if mean is None and len(flat) <= 2:

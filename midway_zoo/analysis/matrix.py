@@ -1,4 +1,4 @@
-"""How much of every source token arrives at every target token, and how much of that is the pure identity."""
+"""Sensitivity of every target token to every source token, and how much of it is mere identity."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SensitivityMatrix(ShapeRepr):
-    """How much of every source token arrives at every target token, for B pairs of one size."""
+    """Sensitivity of every target token to every source token, for B pairs of one size."""
 
     matrix: Tensor
     """(B, N, N) float32 cosines in [-1, 1]; rows are source tokens, columns target tokens, both row-major."""
@@ -43,8 +43,8 @@ def sensitivity_matrix(
     """Sensitivity of every target token to every source token (section 4.4): all heat maps of a pair at once.
 
     Row n is the heat map that :func:`~midway_zoo.perturbation_heatmap` gives for a point on token n. Working memory is
-    that of ``chunk_size`` directional derivatives, whatever the number of tokens; what grows with it is the result.
-    :func:`sensitivity_rows` does without the whole result too.
+    that of ``chunk_size`` directional derivatives, whatever the number of tokens; only the result grows with it.
+    :func:`sensitivity_rows` avoids even the full result.
 
     Args:
         model: a network or a pretrained name.
@@ -52,12 +52,12 @@ def sensitivity_matrix(
         target: as many images of that size.
         size: as in :func:`~midway_zoo.extract_features`; a larger one gives a finer grid, and the matrix grows with
             the square of the number of tokens.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest that the network has.
+        level: level of the forward dynamics to perturb, 2, 1 or 0; None for the highest that the network has.
         draws: random perturbations per token to average.
         seed: of the perturbations.
-        batch_size: pairs at once.
-        chunk_size: derivatives taken at once per pair: more are faster until caches or memory are full, and the
-            result is the same up to rounding. None chooses by device and size.
+        batch_size: pairs per forward pass.
+        chunk_size: derivatives taken at once per pair. More are faster until caches or memory are full; the result
+            is the same up to rounding. None chooses by device and size.
 
     Returns:
         ``matrix`` (B, N, N) in the given order, ``grid`` (h, w) and ``given`` (H, W).
@@ -99,14 +99,14 @@ def sensitivity_rows(
 ) -> Iterator[Tensor]:
     """:func:`sensitivity_matrix` of one pair in blocks of rows, for grids whose N x N matrix is better kept on disk.
 
-    Both frames are encoded once, when the first block is asked for. The caller's modes are its own between blocks.
+    Both frames are encoded once, when the first block is requested. Between blocks the caller's gradient mode holds.
 
     Args:
         model: a network or a pretrained name.
         source: one image.
         target: one image of the same size.
         size, level, draws, seed: as in :func:`sensitivity_matrix`.
-        rows: source tokens of a block.
+        rows: source tokens per block.
 
     Yields:
         (r, N) float32: the next r rows; all N together are the matrix.
@@ -139,11 +139,11 @@ def sensitivity_rows(
 def identity_share(matrix: SensitivityMatrix | Tensor) -> Tensor:
     """Share of source tokens that influence the target token at their own place most.
 
-    1 is the pure identity: the network predicts that nothing moves, whatever the pictures show. The paper's gating
-    is there to prevent that (section 4.4); how much of the picture really rests is the share to compare with.
+    1 is the identity: the network predicts that nothing moves, whatever the frames show. The paper's gating is meant
+    to prevent that (section 4.4). Compare it with the share of the frame that really does not move.
 
     Args:
-        matrix: of :func:`sensitivity_matrix`, or its (B, N, N) tensor.
+        matrix: result of :func:`sensitivity_matrix`, or its (B, N, N) tensor.
 
     Returns:
         (B,) float32 in [0, 1].

@@ -1,7 +1,7 @@
-"""Pairs of frames of known motion, made of any pictures: of generated scenes, exactly, or of the frames of real clips.
+"""Pairs of frames with known motion, made from any pictures: generated scenes or frames of real clips.
 
-Each picture is seen through a window that moves, turns and grows; discs that show other pictures lie on it, some of
-which go their own way. So motion and appearance are independent of each other, and the truth is known on real frames.
+Each picture is seen through a window that moves, rotates and zooms. On it lie discs that show other pictures; some of
+them move independently. Motion and appearance are thus independent, and the truth is known for real frames too.
 """
 
 import math
@@ -22,20 +22,20 @@ from midway_zoo.results import ShapeRepr
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 DISCS = 3
-"""On every pair; as many as "movers" says go their own way, the others with their ground."""
+"""Discs per pair; the first ``movers`` of them move independently, the others with their background."""
 MIN_CLIPS = 20
-"""From which on pictures of one clip are one group; a fifth of fewer clips would be too few looks to test on."""
-_SHARE = 0.6  # of a frame's shorter side that a window shows, so that it can move without leaving the frame
+"""With at least so many clips, the pictures of a clip form one group; a fifth of fewer clips is too few to test on."""
+_SHARE = 0.6  # side of a window, as a fraction of the frame's shorter side: it can move without leaving the frame
 
 
 class Pictures(Protocol):
-    """What windows are cut from; any whole number is a picture."""
+    """Pictures that windows are cut from; any whole number names a picture."""
 
     def sample(self, numbers: Sequence[int], x: Tensor, y: Tensor) -> Tensor:
         """Colours (B, 3, H, W) in [0, 1] of B pictures at points (B, H, W), in pixels from their centres."""
 
     def group(self, number: int) -> int:
-        """Pictures that show the same things have one group."""
+        """The group of a picture; pictures that show the same things share a group."""
 
 
 class ScenePictures:
@@ -61,14 +61,14 @@ class ScenePictures:
 
 
 class FramePictures:
-    """Frames of clips, sampled bicubically; picture ``number`` is a place of frame ``number`` modulo their count.
+    """Frames of clips, sampled bicubically; picture ``number`` is a window into frame ``number`` modulo their count.
 
     Args:
         clips: each as in :func:`~midway_zoo.infer_motion_latents`.
-        side: of the windows in pixels; frames are reduced so that a window shows about a third of them.
-        frames: at most so many of each clip are kept, ``stride`` apart.
-        stride: of the clips.
-        seed: of the places.
+        side: side of the windows in pixels; frames are reduced so that a window shows about a third of them.
+        frames: largest number of frames per clip.
+        stride: distance of these frames.
+        seed: seed of the positions of windows.
 
     Raises:
         InputError: for clips of fewer than five frames together.
@@ -85,7 +85,7 @@ class FramePictures:
                 taken.append((number, resize(frame.image, (round(height * scale), round(width * scale)))))
         if len(taken) < MIN_GROUPS:
             raise InputError(f"the clips hold {len(taken)} frame(s); at least {MIN_GROUPS} are needed: pass more.")
-        # Neighbours in number come from different clips: the first few pictures show as much as there is.
+        # Shuffled, so that even a few pictures come from many clips.
         order = torch.randperm(len(taken), generator=_generator(seed, 0)).tolist()
         self._clips, self._frames = [taken[place][0] for place in order], [taken[place][1] for place in order]
         self._by_clip = len(set(self._clips)) >= MIN_CLIPS
@@ -100,7 +100,7 @@ class FramePictures:
             frame = self._frames[number % len(self)]
             height, width = frame.shape[1:]
             drawn = torch.rand(2, generator=_generator(self._seed, number)) - 0.5
-            # The window stays so far inside that its own motion does not leave the frame.
+            # Room for the window's own motion, so that it does not leave the frame.
             room = torch.tensor([width, height]) - 1.3 * self._side
             centre = torch.tensor([width - 1, height - 1]) / 2 + drawn * room.clamp(min=0)
             at = torch.stack(
@@ -121,11 +121,11 @@ class Motions(ShapeRepr):
     shift: Tensor
     """(B, 2) pixels, x right and y down."""
     zoom: Tensor
-    """(B,) factor; above 1 things grow."""
+    """(B,) factor; above 1 things get larger."""
     angle: Tensor
     """(B,) radians, clockwise as seen."""
     movers: Tensor
-    """(B,) int64 from 0 to :data:`DISCS`: how many discs go their own way."""
+    """(B,) int64 from 0 to :data:`DISCS`: how many discs move independently."""
 
     def __len__(self) -> int:
         return len(self.shift)
@@ -148,7 +148,7 @@ class Motions(ShapeRepr):
 
 @dataclass(frozen=True, repr=False, eq=False)
 class MovedPairs(ShapeRepr):
-    """B pairs and what moved in them."""
+    """B pairs and their motion."""
 
     source: Tensor
     """(B, 3, S, S) float32 in [0, 1]."""
@@ -158,7 +158,7 @@ class MovedPairs(ShapeRepr):
     """(B, 2, S, S) float32, source to target, in pixels; finite everywhere."""
     motions: Motions
     pictures: Tensor
-    """(B,) int64: number of the picture that is the ground of each."""
+    """(B,) int64: number of the picture in the background of each pair."""
 
 
 def draw_motions(count: int, side: int, *, seed: int = 0, longest: float = 0.12, movers: bool = True) -> Motions:
@@ -174,7 +174,7 @@ def draw_motions(count: int, side: int, *, seed: int = 0, longest: float = 0.12,
 
 
 def circle_of_shifts(count: int, side: int, *, length: float = 0.11) -> Motions:
-    """B shifts of ``length`` sides, evenly in all directions; nothing grows, turns or goes its own way."""
+    """B shifts of ``length`` sides, evenly spread over all directions, without zoom, rotation or moving discs."""
     angle = 2 * math.pi * torch.arange(count) / count
     shift = length * side * torch.stack([angle.cos(), angle.sin()], dim=1)
     return Motions(shift, torch.ones(count), torch.zeros(count), torch.zeros(count, dtype=torch.int64))
@@ -183,14 +183,14 @@ def circle_of_shifts(count: int, side: int, *, length: float = 0.11) -> Motions:
 def moved_pairs(
     pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
 ) -> MovedPairs:
-    """Pairs (B) of pictures seen before and after a motion each.
+    """B pairs of pictures, each seen before and after a motion.
 
     Args:
-        pictures: what windows are cut from.
-        numbers: B pictures.
+        pictures: pictures that windows are cut from.
+        numbers: numbers of B pictures.
         motions: B motions.
-        side: S, of the windows in pixels.
-        seed: of the discs: their places depend on it, on the picture and on nothing else.
+        side: S, side of the windows in pixels.
+        seed: seed of the discs, whose positions depend on nothing but it and the picture.
     """
     steps = torch.arange(side) - (side - 1) / 2
     y, x = (part.expand(len(numbers), -1, -1) for part in torch.meshgrid(steps, steps, indexing="ij"))
@@ -216,7 +216,7 @@ def moved_pairs(
 def crossed_pairs(
     pictures: Pictures, numbers: Sequence[int], motions: Motions, side: int, *, seed: int = 0
 ) -> MovedPairs:
-    """:func:`moved_pairs` of every picture in every motion, motions running fastest."""
+    """:func:`moved_pairs` of every picture under every motion, ordered by picture, then by motion."""
     each = torch.arange(len(motions)).repeat(len(numbers))
     return moved_pairs(
         pictures, [number for number in numbers for _ in range(len(motions))], motions[each], side, seed=seed
@@ -236,5 +236,5 @@ def _generator(seed: int, number: int) -> torch.Generator:
 
 
 def _like(values: Tensor, x: Tensor) -> Tensor:
-    """(B,) to be joined with (B, ...)."""
+    """View (B,) so that it broadcasts against ``x`` (B, ...)."""
     return values.view(-1, *[1] * (x.ndim - 1))

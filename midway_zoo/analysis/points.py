@@ -1,4 +1,4 @@
-"""Points against the truth: where a flow leads, and how many points were found."""
+"""Points carried along by flow, and the percentage of points that are correct."""
 
 from collections.abc import Sequence
 
@@ -55,8 +55,8 @@ def chain_flow(flow: Tensor, xy: Tensor) -> Tensor:
         xy: (n, 2), (x, y) in pixels of the first frame.
 
     Returns:
-        (T, n, 2) float32, ``xy`` first. What leaves the picture stays at its border; NaN from where a pixel that counts
-        is invalid. Errors add up, and nothing tells whether a point is hidden.
+        (T, n, 2) float32, ``xy`` first. Points that leave the frame stay at its border; NaN once a pixel that counts is
+        invalid. Errors accumulate, and occlusion is not detected.
 
     Raises:
         InputError: for other shapes.
@@ -78,24 +78,24 @@ def pck(
     thresholds: Sequence[float] = (1, 2, 4, 8, 16),
     visible: Tensor | None = None,
 ) -> dict[str, float]:
-    """Percentage of correct keypoints: how many points are as near to the truth as each threshold, or nearer.
+    """Percentage of correct keypoints: how many points are within each threshold of the truth.
 
     Points whose truth is NaN or infinite do not count, nor do invisible ones. Leave out the first frame of a track,
-    where every point is right: ``pck(tracks.xy[1:], true[1:])``.
+    where every point is correct: ``pck(tracks.xy[1:], true[1:])``.
 
     Args:
         predicted: (..., 2) points in pixels.
         true: the same shape.
         thresholds: largest distances in pixels.
-        visible: (...) bool or nonzero where a point can be seen; None counts all.
+        visible: (...) bool or numbers, nonzero if a point is visible; None counts all.
 
     Returns:
-        Percent of the points that count, by name: ``"pck_4"`` for a threshold of 4; and their ``"mean"`` over the
+        Percentage of the points that count, by name: ``"pck_4"`` for a threshold of 4, and the ``"mean"`` over
         thresholds.
 
     Raises:
-        InputError: for other shapes, thresholds that are not positive, a prediction that is not finite where the truth
-            counts, or no point that counts.
+        InputError: for other shapes, thresholds that are not positive, a prediction that is not finite for a point
+            that counts, or no point that counts.
     """
     if true.ndim == 0 or true.shape[-1] != 2 or predicted.shape != true.shape:
         raise InputError(f"predicted {tuple(predicted.shape)} and true {tuple(true.shape)}: both (..., 2) expected.")

@@ -1,4 +1,4 @@
-"""What a linear map can read: ridge regression in closed form, its strength chosen on pairs it was not fitted on."""
+"""Linear probes: ridge regression in closed form, with its strength chosen on held-out rows."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from midway_zoo.errors import InputError
 
 MIN_GROUPS = 5
-"""Needed to fit, to choose and to test on different ones."""
+"""Fewest groups for fitting, choosing the strength and testing on different ones."""
 STRENGTHS = (1.0, 10.0, 100.0, 1e3, 1e4, 1e5)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Which rows a map is fitted on, which choose its strength, and which the figure comes from."""
+    """Which rows are for fitting, which for choosing the strength, and which for testing."""
 
     fit: Tensor
     """(n,) bool."""
@@ -25,7 +25,7 @@ class Split:
 
 
 def split_by(groups: Tensor) -> Split:
-    """Seven tenths, a tenth and a fifth of the groups, whole: rows of one group (n,) are never on two sides.
+    """Split rows by their groups (n,), 70 % to fit, 10 % to choose, 20 % to test; no group is in two parts.
 
     Raises:
         InputError: if there are fewer than five groups.
@@ -39,8 +39,8 @@ def split_by(groups: Tensor) -> Split:
 
 
 def ridge(features: Tensor, values: Tensor, strength: float) -> Tensor:
-    """The map (width, k) that minimises |features @ map - values|^2 + strength |map|^2."""
-    if len(features) < features.shape[1]:  # the same map from the smaller of the two systems
+    """The map (width, k) that minimises |features @ map - values|^2 + strength * |map|^2."""
+    if len(features) < features.shape[1]:  # the smaller of two systems that give the same map
         gram = features @ features.T
         return features.T @ torch.linalg.solve(gram + strength * torch.eye(len(gram), dtype=gram.dtype), values)
     gram = features.T @ features
@@ -48,12 +48,12 @@ def ridge(features: Tensor, values: Tensor, strength: float) -> Tensor:
 
 
 def linear_probe(features: Tensor, values: Tensor, split: Split) -> Tensor:
-    """Values (m, k) float64 of the test rows as the best linear map of features (n, width) reads them.
+    """Predictions (m, k) float64 of the best linear map for the test rows.
 
     Args:
-        features: brought to mean 0 and deviation 1 per column over the rows of ``split.fit``.
+        features: (n, width); standardised per column with mean and deviation of the rows of ``split.fit``.
         values: (n, k).
-        split: of the n rows.
+        split: parts of the n rows.
     """
     features, values = features.double(), values.double()
     fitted, mean = features[split.fit], values[split.fit].mean(0)
@@ -64,8 +64,8 @@ def linear_probe(features: Tensor, values: Tensor, split: Split) -> Tensor:
 
 
 def explained(found: Tensor, true: Tensor) -> float:
-    """R^2: share of the variance of true values (m, k) that found ones explain; 0 is what their mean explains, and
-    below that is worse than it."""
+    """R^2: share of the variance of the true values (m, k) that the predicted ones explain. 0 is as good as predicting
+    the mean; negative values are worse."""
     true = true.to(found)
     total = (true - true.mean(0)).square().sum()
     return float(1 - (found - true).square().sum() / total) if float(total) > 0 else float("nan")

@@ -1,4 +1,4 @@
-"""Clips found by how they move: an index of motion latents on disk, asked with a pair of frames."""
+"""Retrieval of clips by motion: an index of motion latents on disk, queried with a pair of frames."""
 
 import json
 import logging
@@ -45,23 +45,23 @@ class MotionIndex(ShapeRepr):
     clips: list[str]
     """Names of the clips, relative to ``root``."""
     motion: Tensor
-    """(P, M * C) float32: motion latents of the level that ``options`` names."""
+    """(P, M * C) float32: motion latents of the level given in ``options``."""
     appearance: Tensor
-    """(P, D) float32: class tokens of the pairs' sources, the baseline that knows nothing of motion."""
+    """(P, D) float32: class tokens of the pairs' sources, as a baseline without motion."""
     clip: Tensor
     """(P,) int64: number of the pair's clip."""
     frame: Tensor
-    """(P,) int64: number of the pair's source among the frames that were taken of its clip."""
+    """(P,) int64: index of the pair's source among the frames taken from its clip."""
     seconds: Tensor
-    """(P,) float64: presentation time of the source; NaN where frames have none."""
+    """(P,) float64: presentation time of the source; NaN if frames have none."""
     weights: str
-    """SHA-256 of the network's weights: another network's latents cannot be compared with these."""
+    """SHA-256 of the network's weights: latents of another network cannot be compared with these."""
     options: dict[str, Any] = field(default_factory=dict)
-    """How pairs were taken and read: "stride", "fps", "gap", "size", "level"."""
+    """How pairs were taken and encoded: "stride", "fps", "gap", "size", "level"."""
     root: str = ""
     """The folder of the clips."""
     stamps: list[str] = field(default_factory=list)
-    """What tells whether a clip changed: bytes and time of its files."""
+    """Size and modification time of each clip's files, to detect changes."""
 
     def __len__(self) -> int:
         return len(self.motion)
@@ -83,7 +83,7 @@ class MotionIndex(ShapeRepr):
 
         Raises:
             MissingFileError: if there is none.
-            InputError: if the file is no index, or is damaged.
+            InputError: if the file is not an index of motion, or is damaged.
         """
         if not Path(path).is_file():
             raise MissingFileError(f"there is no index {path}; make one with `midway-zoo analyse index`.")
@@ -94,15 +94,15 @@ class MotionIndex(ShapeRepr):
         except (OSError, SafetensorError, ValueError) as error:
             raise InputError(f"{path} cannot be read as an index: {error}. Make it again.") from error
         if not isinstance(facts, dict) or facts.pop("index", None) != _FORMAT:
-            raise InputError(f"{path} is no index of motion; make one with `midway-zoo analyse index`.")
+            raise InputError(f"{path} is not an index of motion; make one with `midway-zoo analyse index`.")
         facts.pop("midway_zoo", None)
         try:
             found = cls(**tensors, **facts)
             whole = {"stride", "fps", "gap", "size", "level"} <= found.options.keys() and found._is_whole()
         except (TypeError, AttributeError, RuntimeError) as error:
-            raise InputError(f"{path} is no whole index ({error}). Make it again.") from error
+            raise InputError(f"{path} is damaged ({error}). Make the index again.") from error
         if not whole:
-            raise InputError(f"{path} is no whole index: its parts do not belong together. Make it again.")
+            raise InputError(f"{path} is damaged: its parts do not fit together. Make the index again.")
         return found
 
     def _is_whole(self) -> bool:
@@ -117,28 +117,29 @@ class MotionIndex(ShapeRepr):
         )
 
     def pair_of(self, match: "Match") -> tuple[Tensor, Tensor] | None:
-        """Source and target (3, H, W) of a match, read from its clip; None if that is no longer where it was."""
+        """Source and target (3, H, W) of a match, read from its clip; None if the clip is gone or has become
+        shorter."""
         path = Path(self.root) / match.clip
         taken = _Taken(**{name: value for name, value in self.options.items() if name != "size"}).of(path)
         try:
             frames = islice(open_frames(path, stride=taken.stride, fps=taken.fps), match.frame, None, taken.gap)
             source, target = (frame.image for frame in islice(frames, 2))
-        except (MidwayZooError, ValueError):  # a clip that is gone, or that has become shorter
+        except (MidwayZooError, ValueError):  # the clip is gone, or too short to unpack two frames
             return None
         return source, target
 
 
 @dataclass(frozen=True)
 class Match:
-    """A clip that answers a query, by its best pair."""
+    """A clip that matches a query, with its best pair."""
 
     clip: str
     score: float
     """Cosine in [-1, 1]."""
     frame: int
-    """Of the pair's source, among the frames that were taken of the clip."""
+    """Index of the pair's source among the frames taken from the clip."""
     seconds: float | None
-    """Its presentation time."""
+    """Presentation time of that source; None if frames have none."""
 
 
 def find_clips(root: str | Path) -> list[Path]:
@@ -175,16 +176,16 @@ def index_clips(
 
     Args:
         model: a network or a pretrained name.
-        root: searched for clips; see :func:`find_clips`. What cannot be read is left out with a warning.
-        stride, fps, gap, size, batch_size: as in :func:`~midway_zoo.infer_motion_latents`. Of folders of frames, which
-            have no times, ``fps`` takes every frame.
-        level: whose motion latent is kept, 2, 1 or 0; None for the highest that the network has, which finds motions
-            best in the model of this package (and costs least). :func:`~midway_zoo.analysis.retrieval_truth` measures
-            which level does for another.
-        known: an earlier index; clips that did not change since are taken from it, if weights and options are the same.
+        root: searched for clips; see :func:`find_clips`. Clips that cannot be read are skipped with a warning.
+        stride, fps, gap, size, batch_size: as in :func:`~midway_zoo.infer_motion_latents`. ``fps`` does not
+            apply to folders of frames, which have no times.
+        level: level whose motion latent is kept, 2, 1 or 0; None for the highest that the network has, which retrieves
+            best with the model of this package (and costs least). For other models,
+            :func:`~midway_zoo.analysis.retrieval_truth` measures which level is best.
+        known: an earlier index; unchanged clips are taken from it if weights and options are the same.
 
     Raises:
-        MissingFileError: if there is no clip.
+        MissingFileError: if there are no clips.
         InputError: if none of them can be used.
         ConfigError: if the network is an encoder alone.
     """
@@ -193,7 +194,7 @@ def index_clips(
     check_integer("batch_size", batch_size, 1)
     check_integer("gap", gap, 1)
     digest = state_digest(network)
-    options = json.loads(json.dumps(asdict(taken)))  # as it is read again: a size is a list
+    options = json.loads(json.dumps(asdict(taken)))  # as :meth:`MotionIndex.load` gives it, with a list for a size
     before = known if known is not None and (known.weights, known.options) == (digest, options) else None
     parts: list[_Clip] = []
     for path in bar(find_clips(root), unit=" clips"):
@@ -230,20 +231,23 @@ def find_motion(
     top: int = 5,
     size: Size = None,
 ) -> list[Match]:
-    """Clips that move as a pair of frames does.
+    """Find the clips that move like a pair of frames.
 
     Args:
         model: the network that the index was made with.
-        index: of :func:`index_clips`.
+        index: result of :func:`index_clips`.
         source: one image.
-        target: one image of its size: what source became after the index' ``gap`` of frames.
-        by: "motion" compares motion latents by their cosine around the index' mean; "appearance" the class tokens of
-            the sources, likewise.
-        top: at most so many clips, the best first.
+        target: one image of the same size, as many frames later as the ``gap`` of the index.
+        by: "motion" compares motion latents by their cosine, centred at the mean of the index; "appearance" does the
+            same with the class tokens of the sources.
+        top: largest number of clips to return.
         size: as in :func:`~midway_zoo.extract_features`; None for that of the index.
 
+    Returns:
+        The matches, best first, one per clip.
+
     Raises:
-        InputError: for images or arguments that cannot be used, or an index of other weights.
+        InputError: for images or arguments that cannot be used, or an index made with other weights.
     """
     network = resolve_network(model)
     check_integer("top", top, 1)
@@ -265,7 +269,7 @@ def find_motion(
 
 
 def cosines(asked: Tensor, stored: Tensor) -> Tensor:
-    """(q, P) cosines of vectors (q, width) with others (P, width) around the mean of those others."""
+    """(q, P) cosines of queries (q, width) with stored vectors (P, width), centred at the mean of the latter."""
     mean = stored.mean(dim=0) if len(stored) > 2 else torch.zeros(stored.shape[1])
     ours, theirs = (F.normalize(centred(one, mean), dim=1) for one in (asked, stored))
     return (ours @ theirs.T).clamp(-1, 1)
@@ -290,7 +294,7 @@ def _best(index: MotionIndex, scores: Tensor, top: int) -> Iterable[Match]:
 
 @dataclass(frozen=True)
 class _Taken:
-    """How pairs are taken of a clip and read."""
+    """How pairs are taken from a clip and encoded."""
 
     stride: int = 1
     fps: float | None = None
@@ -299,7 +303,7 @@ class _Taken:
     level: int = 0
 
     def of(self, path: Path) -> "_Taken":
-        """The same for one clip: frames in a folder have no times to be picked by."""
+        """The same for one clip: without ``fps`` for a folder, whose frames have no times."""
         return replace(self, fps=None) if path.is_dir() else self
 
 
@@ -333,7 +337,7 @@ def _pairs(
     taken: _Taken,
     batch_size: int,
 ) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
-    """Of some pairs of a clip at a time: latents (p, M * C), class tokens (p, D) and seconds (p,)."""
+    """Latents (p, M * C), class tokens (p, D) and seconds (p,) of a clip's pairs, a batch at a time."""
 
     def encode(images: Tensor) -> EncodedFrames:
         return EncodedFrames(network, images).encoded()

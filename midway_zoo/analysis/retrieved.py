@@ -1,4 +1,4 @@
-"""Does the motion latent find the clip that moves alike? Retrieval among generated clips, whose motions are known."""
+"""Does the motion latent find the clip with the same motion? Retrieval among generated clips of known motion."""
 
 from dataclasses import dataclass
 
@@ -15,27 +15,27 @@ from midway_zoo.inference.motion import infer_motion_latent
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.weights.registry import Model, resolve_network
 
-SEED = 0x666F_756E_64  # of pictures and motions; no training should have it as its own
+SEED = 0x666F_756E_64  # of pictures and motions; do not train with this seed
 MOTION_KINDS = ("shifts", "shifts, zoom and rotation")
 BASELINES = ("appearance", "appearance of both frames", "pixels")
-_ASKED = 1_000_000  # number of the first picture of the queries: none of the clips shows it
+_ASKED = 1_000_000  # number of the queries' first picture, beyond all pictures of the clips
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class RetrievalScores:
-    """How often the nearest clip makes the query's motion."""
+    """How often the nearest clip has the query's motion."""
 
     right: dict[str, dict[str, float]]
-    """Percent by kind of motions (:data:`MOTION_KINDS`), then by what is compared: "level 2", "level 1", "level 0", the
+    """Percentage by kind of motion (:data:`MOTION_KINDS`), then by descriptor: "level 2", "level 1", "level 0", the
     motion latents of each level that the network has; "appearance", class tokens of the sources; "appearance of both
     frames", class tokens of source and target; "pixels", the difference of the frames at 8 x 8."""
     clips: int
-    """That are searched at a time: every motion with every picture."""
+    """Number of clips searched at a time: every motion with every picture."""
     asked: int
-    """Queries for each kind of motions."""
+    """Number of queries per kind of motion."""
     chance: float
-    """Percent of a clip drawn at random. "appearance" is at chance whatever the network: sources do not move."""
+    """Percentage for a clip drawn at random. "appearance" is at chance for any network, since sources do not move."""
 
 
 def retrieval_truth(
@@ -48,20 +48,20 @@ def retrieval_truth(
     textures: str = "natural",
     seed: int = SEED,
 ) -> RetrievalScores:
-    """Search clips of known motion, as :func:`~midway_zoo.analysis.find_motion` does, for the motion of others.
+    """Search clips of known motion by the motion of other clips, as :func:`~midway_zoo.analysis.find_motion` does.
 
-    In each round ``pictures`` make each of ``motions``, one clip of two frames each, and ``asked`` pictures that no
-    clip shows make them too. A query is answered rightly if the nearest clip makes the same motion. The motions are
-    shifts of a ninth of the picture's side, evenly in all directions; then shifts, zoom and rotation together, drawn
-    anew in each round as in :func:`~midway_zoo.analysis.latent_report`.
+    In each round every picture is moved by every motion, which gives a clip of two frames each; the queries are
+    ``asked`` other pictures, moved by the same motions. A query counts as correct if the nearest clip has its motion.
+    The motions are shifts by a ninth of the picture's side, evenly spread over all directions; and, separately,
+    shifts, zoom and rotation together, drawn in each round as in :func:`~midway_zoo.analysis.latent_report`.
 
     Args:
         model: a network or a pretrained name.
-        motions, pictures: of the clips that are searched, ``motions * pictures`` of them.
-        asked: pictures of the queries of a round, ``asked * motions`` queries.
-        rounds: with other pictures and motions each.
-        textures: of generated scenes; see :class:`~midway_zoo.scenes.ScenesConfig`.
-        seed: of pictures and motions.
+        motions, pictures: how many make up the ``motions * pictures`` clips that are searched.
+        asked: number of pictures of the queries; a round has ``asked * motions`` queries.
+        rounds: number of rounds, each with other pictures and motions.
+        textures: textures of generated scenes; see :class:`~midway_zoo.scenes.ScenesConfig`.
+        seed: seed of pictures and motions.
 
     Raises:
         InputError: for arguments that cannot be used.
@@ -87,25 +87,26 @@ def retrieval_truth(
                 _read(network, crossed_pairs(shown, range(first, first + count), drawn, side))
                 for first, count in ((0, pictures), (_ASKED, asked))
             )
-            for way, stored in clips.items():
-                hits = _hits(wanted[way], stored, motions)
-                scores[way] = scores.get(way, 0.0) + 100 * hits / queries
+            for name, stored in clips.items():
+                hits = _hits(wanted[name], stored, motions)
+                scores[name] = scores.get(name, 0.0) + 100 * hits / queries
     return RetrievalScores(right, motions * pictures, queries, 100 / motions)
 
 
 def _read(network: MidwayNetwork, pairs: MovedPairs) -> dict[str, Tensor]:
-    """What is compared, each (B, width)."""
+    """The descriptors of pairs, each (B, width)."""
     latents = infer_motion_latent(network, pairs.source, pairs.target, batch_size=_BATCH).levels
     first, second = (extract_features(network, one, batch_size=_BATCH).cls for one in (pairs.source, pairs.target))
     found = {f"level {level}": values.flatten(1) for level, values in latents.items()}
-    grey = F.adaptive_avg_pool2d((pairs.target - pairs.source).mean(1, keepdim=True), 8)
-    baselines = (first, torch.cat([first, second], dim=1), grey.flatten(1))
+    gray = F.adaptive_avg_pool2d((pairs.target - pairs.source).mean(1, keepdim=True), 8)
+    baselines = (first, torch.cat([first, second], dim=1), gray.flatten(1))
     return {
         name: values.float().cpu() for name, values in (found | dict(zip(BASELINES, baselines, strict=True))).items()
     }
 
 
 def _hits(asked: Tensor, stored: Tensor, motions: int) -> int:
-    """How many queries (q, width), motions running fastest, are nearest to a clip (c, width) of their motion."""
+    """How many queries (q, width) are nearest to a clip (c, width) with their motion; both are ordered by picture, then
+    by motion."""
     nearest = cosines(asked, stored).argmax(dim=1)
     return int((nearest % motions == torch.arange(len(asked)) % motions).sum())

@@ -1,10 +1,10 @@
-"""The paper's rule of tracking beside what it is made of and what it has to beat.
+"""The paper's tracking rule, its two ingredients alone, and the flow head as a baseline.
 
-paper        the five target tokens that are most sensitive to the point's token, of these the one whose feature is most
-             similar (section 4.4); from token to token
-sensitivity  the most sensitive target token, whatever it looks like
-similarity   the target token whose feature is most similar, wherever it is
-flow         the network's flow head, added up from frame to frame
+paper        among the five target tokens most sensitive to the point's token, the one with the most similar feature
+             (section 4.4); points move from token to token
+sensitivity  the most sensitive target token, whatever its feature
+similarity   the target token with the most similar feature, wherever it is
+flow         the flow of the network's flow head, accumulated from frame to frame
 """
 
 from collections.abc import Sequence
@@ -32,8 +32,8 @@ RuleName: TypeAlias = Literal["paper", "sensitivity", "similarity", "flow"]
 RULES: tuple[RuleName, ...] = ("paper", "sensitivity", "similarity", "flow")
 """Names of the rules."""
 CANDIDATES = 5
-"""Of the paper's rule."""
-_OVERLAP = 0.5  # of the flow head's tiles: a point needs no more, and tiles are a fifth as many as by default
+"""How many target tokens the paper's rule compares."""
+_OVERLAP = 0.5  # of the flow head's tiles: enough for points, with a fifth of the default number of tiles
 
 
 def check_rule(rule: str) -> None:
@@ -61,19 +61,19 @@ def track_by(
         model: a network or a pretrained name.
         clip: as in :func:`~midway_zoo.infer_motion_latents`. To compare rules on an iterator, make a list of it first.
         xy: (x, y) in pixels of the first frame, or several (n, 2).
-        rule: which.
-        size, level, draws, seed, stride, fps: as in :func:`~midway_zoo.analysis.track`; "similarity" takes no
-            perturbations, and "flow" sees frames at their own size, in tiles.
+        rule: one of :data:`RULES`.
+        size, level, draws, seed, stride, fps: as in :func:`~midway_zoo.analysis.track`; "similarity" uses no
+            perturbations, and "flow" works at the frames' own size, in tiles.
 
     Returns:
         As :func:`~midway_zoo.analysis.track`. ``confidence`` is the sensitivity of the token that was found, for
-        "similarity" the cosine of features, for "flow" the head's own confidence at the point. All move by whole tokens
-        but "flow".
+        "similarity" the cosine of features, for "flow" the head's own confidence at the point. All but
+        "flow" move points by whole tokens.
 
     Raises:
         InputError: for frames or arguments that cannot be used, a point outside the picture, or fewer than two frames.
         MissingFileError, MissingExtraError: for a path that does not exist, or a video without PyAV.
-        ConfigError: for "flow", of a network without a flow head; for the others but "similarity" of an encoder alone.
+        ConfigError: for "flow" with a network without a flow head; for "paper" and "sensitivity" with an encoder alone.
     """
     check_rule(rule)
     network = resolve_network(model)
@@ -92,14 +92,14 @@ def track_by(
 def _most_alike(
     source: EncodedFrames, target: EncodedFrames, points: Tensor, given: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Where the features under points are found again, over the whole target."""
+    """Match the features under points to the most similar ones of the whole target."""
     columns = source.grid[1]
     token = tokens_under(points, given, source.grid)
     own = source.tokens()[-1][0, 1:][token[:, 1] * columns + token[:, 0]]
     cosines = F.normalize(own.float(), dim=-1) @ F.normalize(target.tokens(target=True)[-1][0, 1:].float(), dim=-1).T
-    likeness, best = cosines.max(dim=-1)
+    similarity, best = cosines.max(dim=-1)
     place = torch.stack([best % columns, best // columns], dim=-1)
-    return moved_by(points, place - token, given, source.grid), likeness
+    return moved_by(points, place - token, given, source.grid), similarity
 
 
 @dataclass
@@ -107,7 +107,7 @@ class _Carried:
     """Points that flow carries along."""
 
     places: list[Tensor]
-    sure: list[Tensor]
+    confidence: list[Tensor]
     times: list[float]
 
     def step(self, flow: FlowPrediction) -> None:
@@ -116,7 +116,7 @@ class _Carried:
         moved = (here + flow_at(field, here)).clamp(min=0).minimum(last)
         x, y = here.round().long().unbind(1)
         self.places.append(moved)
-        self.sure.append(flow.confidence[0][0].to(here)[y, x])
+        self.confidence.append(flow.confidence[0][0].to(here)[y, x])
         if flow.pts_seconds is not None:
             self.times += flow.pts_seconds[0].tolist() if not self.times else [float(flow.pts_seconds[0, 1])]
 
@@ -136,4 +136,4 @@ def _by_head(network: MidwayNetwork, clip: ClipLike, points: Tensor, stride: int
             grid = flow.grid if isinstance(flow.grid, tuple) else flow.grid[0]
         carried.step(flow)
     times = torch.tensor(carried.times, dtype=torch.float64) if carried.times else None
-    return Tracks(torch.stack(carried.places), torch.stack(carried.sure), grid, times)
+    return Tracks(torch.stack(carried.places), torch.stack(carried.confidence), grid, times)

@@ -1,4 +1,4 @@
-"""Clips with points that are known throughout, in files without pickles, and how well a tracker follows them."""
+"""Clips with annotated points, in files without pickles, and the evaluation of point trackers on them."""
 
 import csv
 from collections.abc import Iterator
@@ -18,28 +18,28 @@ from midway_zoo.readouts.backbone import Backbone, BackboneLike, load_backbone
 from midway_zoo.readouts.points import RASTER, tracking_scores
 
 STRIDE = 5
-"""Frames from query to query of the mode "strided"."""
+"""Distance in frames between queries in the mode "strided"."""
 _COLUMNS = ("point", "frame", "x", "y", "occluded")
 
 
 @dataclass(frozen=True)
 class PointClip:
-    """A clip and its points."""
+    """A clip and its annotated points."""
 
     name: str
     video: Path
     """A video, or a folder of frames."""
     truth: Path
-    """NAME.npz with "points" (n, T, 2), x and y as shares of width and height as TAP-Vid has them, and "occluded"
-    (n, T) bool; or NAME.csv with a line per point and frame: point, frame, x, y in pixels (the centres of pixels at
-    integers), occluded 0 or 1. A frame without a line is occluded."""
+    """NAME.npz with "points" (n, T, 2), x and y as fractions of width and height as in TAP-Vid, and "occluded" (n, T)
+    bool; or NAME.csv with a line per point and frame: point, frame, x, y in pixels (centres of pixels at integers),
+    occluded 0 or 1. Points count as occluded in frames without a line."""
 
 
 def list_clips(root: str | Path) -> list[PointClip]:
     """The clips of a folder: every ``NAME.npz`` or ``NAME.csv`` beside a video ``NAME.*`` or a folder ``NAME/``.
 
     Raises:
-        MissingFileError: if there is none, or one has no frames beside it.
+        MissingFileError: if there are no clips, or points without frames beside them.
     """
     root = Path(root)
     truths = sorted(path for path in root.glob("*") if path.suffix in (".npz", ".csv") and path.name[0] != ".")
@@ -53,17 +53,17 @@ def _video(truth: Path) -> Path:
     if folder.is_dir():
         return folder
     others = sorted(path for path in truth.parent.glob("*") if path.stem == truth.stem and path != truth)
-    films = [path for path in others if path.suffix not in (".npz", ".csv") and path.is_file()]
-    if not films:
+    videos = [path for path in others if path.suffix not in (".npz", ".csv") and path.is_file()]
+    if not videos:
         raise MissingFileError(f"there are no frames beside {truth}: {folder}/ or {folder}.mp4 is expected.")
-    return films[0]
+    return videos[0]
 
 
 def read_points(path: Path, frames: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Points (n, T, 2) in pixels of frames of ``size`` (height, width), and occluded (n, T) bool.
 
     Raises:
-        InputError: if the file is not as :class:`PointClip` says, or of another number of frames.
+        InputError: if the file is not as described in :class:`PointClip`, or has another number of frames.
     """
     points, hidden = _read_csv(path, frames) if path.suffix == ".csv" else _read_npz(path, size)
     if points.ndim != 3 or points.shape[2] != 2 or hidden.shape != points.shape[:2] or points.shape[1] != frames:
@@ -83,7 +83,7 @@ def _read_npz(path: Path, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
         raise InputError(f"{path} has no readable arrays points and occluded: {error}.") from error
     if hidden.shape == points.shape[:2] and points[~hidden].numel() and float(points[~hidden].abs().max()) > 1.5:
-        raise InputError(f"{path}: points are shares of width and height, in [0, 1]; pixels go into a .csv.")
+        raise InputError(f"{path}: points must be fractions of width and height, in [0, 1]; pixels go into a .csv.")
     return points * points.new_tensor([size[1], size[0]]) - 0.5, hidden
 
 
@@ -99,7 +99,7 @@ def _read_csv(path: Path, frames: int) -> tuple[Tensor, Tensor]:
     hidden = torch.ones(len(names), frames, dtype=torch.bool)
     for point, frame, x, y, occluded in found:
         if not 0 <= frame < frames:
-            raise InputError(f"{path}: frame {int(frame)} of a clip of {frames}; they count from 0.")
+            raise InputError(f"{path}: frame {int(frame)} is beyond a clip of {frames} frames, counted from 0.")
         row = names.index(int(point))
         points[row, int(frame)] = torch.tensor([x, y])
         hidden[row, int(frame)] = bool(occluded)
@@ -108,12 +108,13 @@ def _read_csv(path: Path, frames: int) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class TrackingResult:
-    """Figures of :func:`~midway_zoo.readouts.points.tracking_scores`."""
+    """Scores of point tracking."""
 
     clips: dict[str, dict[str, float]]
+    """Clip -> scores of :func:`~midway_zoo.readouts.points.tracking_scores`."""
 
     def mean(self) -> dict[str, float]:
-        """Means over clips, as TAP-Vid has them; a clip without the figure (NaN) does not count."""
+        """Means over clips, as in TAP-Vid; a clip without a score (NaN) does not count."""
         names = next(iter(self.clips.values()))
         return {name: float(np.nanmean([scores[name] for scores in self.clips.values()])) for name in names}
 
@@ -126,15 +127,15 @@ def evaluate_tracking(
     mode: Literal["first", "strided"] = "first",
     side: int = 256,
 ) -> TrackingResult:
-    """Follow the points of every clip of a folder.
+    """Track the points of every clip of a folder and score them as TAP-Vid does.
 
     Args:
-        model: a network or a name; of timm ("timm:NAME") for "similarity" alone.
-        root: see :func:`list_clips`.
+        model: a network or a name; names of timm ("timm:NAME") only with "similarity".
+        root: folder of clips; see :func:`list_clips`.
         tracker: see :mod:`midway_zoo.analysis.trackers`.
-        mode: "first": each point is given in the first frame where it is visible, and followed onwards; "strided": in
-            every fifth frame where it is, and followed both ways.
-        side: shorter side at which "similarity" sees frames.
+        mode: "first": each point is queried in the first frame where it is visible, and tracked forwards; "strided":
+            in every fifth frame if it is visible there, and tracked both ways.
+        side: shorter side that frames are resized to for "similarity".
 
     Raises:
         InputError: for files that cannot be read, or an unknown tracker or mode.
@@ -169,14 +170,14 @@ def _score(
             )
         rows.append((xy.transpose(0, 1), gone.T, points[chosen], hidden[chosen], torch.full((len(chosen),), query)))
     if not rows:
-        raise DataError(f"{clip.truth}: no point is ever visible where it could be given.")
+        raise DataError(f"{clip.truth}: no point is visible in a frame where it could be queried.")
     found, gone, true, away, queries = (torch.cat(parts) for parts in zip(*rows, strict=True))
     scale = found.new_tensor([RASTER / size[1], RASTER / size[0]])
     return tracking_scores((found + 0.5) * scale, gone, (true + 0.5) * scale, away, queries, mode=mode)
 
 
 def _queries(hidden: Tensor, mode: str) -> Iterator[tuple[int, Tensor]]:
-    """Frames in which points are given, and which ones."""
+    """Frames in which points are queried, and the points."""
     frames = hidden.shape[1]
     first = torch.where(hidden.all(1), frames, (~hidden).int().argmax(1))
     for query in range(0, frames, STRIDE if mode == "strided" else 1):

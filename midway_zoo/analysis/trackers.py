@@ -1,14 +1,14 @@
-"""Three ways to follow points from one frame through a clip, and to tell where they are hidden.
+"""Three ways to track points from one frame through a clip, and to detect when they are occluded.
 
-Each takes a clip whose first frame holds the points and returns positions (T, n, 2) in its pixels and hidden (T, n). A
-point counts as hidden where the way back does not lead home:
+Each takes a clip whose first frame holds the points and returns positions (T, n, 2) in pixels and occlusion (T, n). A
+point counts as occluded if tracking it back does not return to where it started:
 
-* similarity: features of any backbone. A point goes to the place that resembles it most; it is hidden where the place
-  that resembles *that* most, in the first frame, is further than :data:`HOME` tokens from the point.
-* perturbation: :func:`~midway_zoo.analysis.track`; hidden where the same, from the place found straight back to the
-  first frame, ends further than :data:`HOME` tokens from the point.
-* flow: steps of flow are added up; hidden from the first step on that the backward flow does not undo
-  (:func:`~midway_zoo.flow.consistency_mask`): what a chain has lost it does not find again.
+* similarity: features of any backbone. A point moves to the most similar place of a frame. It is occluded if the place
+  in the first frame that is most similar to *that* lies more than :data:`HOME` tokens from the point.
+* perturbation: :func:`~midway_zoo.analysis.track`. A point is occluded if tracking from the place found directly back
+  to the first frame ends more than :data:`HOME` tokens from the point.
+* flow: flow is accumulated. A point is occluded from the first step that the backward flow does not undo
+  (:func:`~midway_zoo.flow.consistency_mask`): a chain that has lost a point does not find it again.
 """
 
 from collections.abc import Sequence
@@ -29,24 +29,25 @@ from midway_zoo.readouts.backbone import Backbone
 Tracker: TypeAlias = Literal["similarity", "perturbation", "flow"]
 TRACKERS: tuple[Tracker, ...] = ("similarity", "perturbation", "flow")
 HOME = 2.0
-"""Tokens that the way back may miss the point by."""
+"""Largest distance in tokens by which tracking back may miss the point."""
 _TEMPERATURE, _WINDOW = 0.05, 1
 
 
 def follow(
     backbone: Backbone, frames: Sequence[Tensor], xy: Tensor, *, tracker: Tracker = "similarity", side: int = 256
 ) -> tuple[Tensor, Tensor]:
-    """Follow points of the first frame.
+    """Track points of the first frame.
 
     Args:
-        backbone: any for "similarity", that of a Midway network for the others.
-        frames: images (3, H, W) in [0, 1], one size.
+        backbone: any for "similarity"; that of a Midway network for the others.
+        frames: T images (3, H, W) in [0, 1] of one size.
         xy: (n, 2) in pixels of the first, the centres of pixels at integers.
-        tracker: how.
-        side: shorter side at which "similarity" sees frames.
+        tracker: one of :data:`TRACKERS`.
+        side: shorter side that frames are resized to for "similarity".
 
     Returns:
-        Positions (T, n, 2) float32 and hidden (T, n) bool, on the CPU; the first frame's are the points themselves.
+        Positions (T, n, 2) float32 and occlusion (T, n) bool, on the CPU; the first positions are the points
+        themselves.
 
     Raises:
         InputError: for an unknown tracker, or sizes that differ.
@@ -61,7 +62,7 @@ def follow(
     if tracker == "similarity":
         return _by_similarity(backbone, frames, xy.float(), side)
     if backbone.network is None:
-        raise ConfigError(f"tracker={tracker!r} needs a Midway network; {backbone.name} is an encoder: similarity.")
+        raise ConfigError(f"tracker={tracker!r} needs a Midway network; {backbone.name} allows only similarity.")
     found = _by_perturbation if tracker == "perturbation" else _by_flow
     return found(backbone.network, frames, xy.float())
 
@@ -78,7 +79,7 @@ def _by_similarity(backbone: Backbone, frames: Sequence[Tensor], xy: Tensor, sid
         return F.normalize(backbone.maps(seen)[0][0].float(), dim=0)
 
     first = features(frames[0])
-    # Between the outer edges of the picture, in tokens; a token's centre is at a half.
+    # Points in tokens, with token centres at integers; the outer edges of frame and grid coincide.
     per_token = xy.new_tensor([width, height]) / xy.new_tensor(first.shape[:0:-1])
     start = ((xy + 0.5) / per_token - 0.5).to(device)
     own = _sample(first, start)
@@ -95,7 +96,7 @@ def _by_similarity(backbone: Backbone, frames: Sequence[Tensor], xy: Tensor, sid
 
 
 def _sample(features: Tensor, at: Tensor) -> Tensor:
-    """Features (D, h, w) between tokens at (n, 2): (n, D), of length 1."""
+    """Features (D, h, w) interpolated at (n, 2): (n, D), of length 1."""
     height, width = features.shape[1:]
     grid = (2 * at + 1) / at.new_tensor([width, height]) - 1
     values = F.grid_sample(features[None], grid[None, None], padding_mode="border", align_corners=False)[0, :, 0]
@@ -103,7 +104,8 @@ def _sample(features: Tensor, at: Tensor) -> Tensor:
 
 
 def _most_alike(features: Tensor, others: Tensor) -> Tensor:
-    """Where in ``others`` (D, h, w) features (n, D) are found: (n, 2) in tokens, the weighted mean around the best."""
+    """Positions (n, 2), in tokens of ``others`` (D, h, w), that match features (n, D): the weighted mean around the
+    best."""
     height, width = others.shape[1:]
     cosines = (features @ others.flatten(1)).view(-1, height, width)
     best = cosines.flatten(1).argmax(1)

@@ -1,4 +1,4 @@
-"""Points followed along a clip by forwarded feature perturbation."""
+"""Point tracking by forwarded feature perturbation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -53,32 +53,32 @@ def track(
 ) -> Tracks:
     """Follow points along a clip by forwarded feature perturbation, without any training (section 4.4).
 
-    The token under a point is perturbed, and the way from its centre to the place where the perturbation arrives
+    The token under a point is perturbed. The offset from its centre to the place where the perturbation arrives
     (the softmax-weighted mean over the square of radius ``window`` around the most sensitive target token) is added
-    to the point. The paper goes from token to token, to the one of the five most sensitive that looks most like the
-    token itself: that is ``candidates=5, window=0``. What leaves the picture stays at its border, and nothing here
-    tells whether a point is hidden: ``confidence`` is lower where the network is unsure, no more.
+    to the point. The paper moves points from token to token, to the one among the five most sensitive tokens that is
+    most similar to the point's: that is ``candidates=5, window=0``. Points that leave the frame stay at its border.
+    Occlusion is not detected: ``confidence`` is lower if the network is unsure, which is only a hint.
 
-    Frames are read one at a time and encoded once (in paired mode, once by either encoder), and memory does not grow
-    with the clip. Every point whose token no other point shares costs ``draws`` passes through one level of the
-    forward dynamics per frame.
+    Frames are read one at a time and encoded once (in paired mode, once by each encoder), and memory does not grow
+    with the clip. Per frame, every perturbed token costs ``draws`` passes through one level of the forward dynamics;
+    points on the same token share them.
 
     Args:
         model: a network or a pretrained name.
         clip: as in :func:`~midway_zoo.infer_motion_latents`.
         xy: (x, y) in pixels of the first frame, or several (n, 2).
         size: as in :func:`~midway_zoo.extract_features`.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest that the network has.
+        level: level of the forward dynamics to perturb, 2, 1 or 0; None for the highest that the network has.
         draws: random perturbations per token to average.
         seed: of the perturbations.
         window: radius in tokens of the soft arg-max; 0 is the plain arg-max.
         candidates: how many of the most sensitive target tokens are compared with the point's own token, by the cosine
             of the encoder's last features; the square lies around the most similar one. 1 compares nothing.
-        mode: "chain" goes from frame to frame, from where the point was found: steps are small, and errors add up.
-            "first" always goes from the first frame: errors do not add up, but motion soon is larger than what the
-            network was trained on.
+        mode: "chain" tracks from each frame to the next: steps are small, but errors accumulate. "first" always tracks
+            from the first frame: errors do not accumulate, but motions soon exceed those that the network was trained
+                on.
         stride: take frames 0, stride, 2 * stride, ...
-        fps: for a video, instead: the first frame at or after each tick of 1 / fps seconds.
+        fps: for videos, instead of ``stride``: take the first frame at or after each multiple of 1 / fps seconds.
 
     Returns:
         ``xy`` (T, n, 2) and ``confidence`` (T, n) for the T frames taken; for videos ``pts_seconds`` (T,).
@@ -102,8 +102,8 @@ def track(
 
 
 Rule: TypeAlias = Callable[[EncodedFrames, EncodedFrames, Tensor, tuple[int, int]], tuple[Tensor, Tensor]]
-"""From source and target frame, points (n, 2) in pixels and the frames' (height, width) to where the points are in the
-target, (n, 2), and how sure that is, (n,)."""
+"""A tracking rule: maps source and target frame, points (n, 2) in pixels and the frames' (height, width) to positions
+(n, 2) in the target and their confidence (n,)."""
 
 
 def walk(
@@ -115,7 +115,7 @@ def walk(
     size: Size = None,
     mode: Literal["chain", "first"] = "chain",
 ) -> Tracks:
-    """Points (n, 2) of the first frame along a clip by a rule; the rest as of :func:`track`."""
+    """Track points (n, 2) of the first frame through a clip by a rule; the rest as in :func:`track`."""
     places, peaks = [points], [torch.ones(len(points), dtype=torch.float32, device=points.device)]
     times: list[float | None] = []
     source: EncodedFrames | None = None
@@ -138,14 +138,14 @@ def walk(
 
 
 def moved_by(points: Tensor, steps: Tensor, given: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """Points (n, 2) in pixels moved by steps (n, 2) in tokens, held inside the picture."""
+    """Points (n, 2) in pixels moved by steps (n, 2) in tokens, kept inside the frame."""
     moved = points + steps * points.new_tensor(pixels_per_token(given, grid))
     return moved.clamp(min=0).minimum(moved.new_tensor([given[1] - 1, given[0] - 1]))
 
 
 @dataclass(frozen=True)
 class _Step:
-    """One step of every point, from a frame to another."""
+    """The rule of :func:`track`: one step of every point."""
 
     network: MidwayNetwork
     level: int
@@ -157,9 +157,9 @@ class _Step:
     def __call__(
         self, source: EncodedFrames, target: EncodedFrames, points: Tensor, given: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
-        """Where points (n, 2) in pixels of the source are in the target, and the peak sensitivities (n,)."""
+        """Positions in the target of points (n, 2) of the source, both in pixels, and the peak sensitivities (n,)."""
         token = tokens_under(points, given, source.grid)
-        # Points on one token go the same way: it is perturbed once.
+        # Points on the same token get the same step: it is perturbed once.
         chosen, which = (token[:, 1] * source.grid[1] + token[:, 0]).unique(return_inverse=True)
         matrix = sensitivity_of(
             self.network,
@@ -180,16 +180,16 @@ class _Step:
 
 
 def most_similar(matrix: Tensor, source: Tensor, target: Tensor, candidates: int) -> Tensor:
-    """The paper's rule of tracking: of the most sensitive target tokens the one that looks most like the source token.
+    """The paper's tracking rule: among the most sensitive target tokens, the one most similar to the source token.
 
     Args:
         matrix: (B, n, N) sensitivities.
         source: (B, n, D) features of the source tokens that were perturbed.
         target: (B, N, D) features of all target tokens.
-        candidates: how many of the most sensitive ones are compared; no more than N are.
+        candidates: how many of the most sensitive tokens are compared, at most N.
 
     Returns:
-        (B, n) indices of target tokens, the same as the arg-max for one candidate.
+        (B, n) indices of target tokens; for one candidate, the arg-max.
     """
     among = matrix.topk(min(candidates, matrix.shape[-1]), dim=-1).indices
     alike = F.normalize(source.float(), dim=-1) @ F.normalize(target.float(), dim=-1).transpose(1, 2)

@@ -1,4 +1,4 @@
-"""Does a network know where things go? Every rule of tracking against the exact motion of generated scenes."""
+"""Does a network know where things move? Every tracking rule against the exact motion of generated scenes."""
 
 import math
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import SceneBatch, SceneGenerator, ScenesConfig
 from midway_zoo.weights.registry import Model, resolve_network
 
-SEED = 0x7472_7574_68  # of scenes that are held out; no run should have it as its own
+SEED = 0x7472_7574_68  # of held-out scenes; do not train with this seed
 TOKENS = (1, 2)
 """Distances of PCK, in tokens."""
 _AT_ONCE = 8
@@ -28,21 +28,21 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True)
 class TruthScores:
-    """How one network's tracking compares with the truth; all figures in percent, NaN where no token is counted."""
+    """How one network's tracking compares with the truth; all figures in percent, NaN if no token counts."""
 
     rules: dict[str, dict[str, float]]
     """By rule ("paper", "sensitivity", "similarity", "flow" where there is a head, and "still": nothing moves):
-    "pck_1" and "pck_2" of all tokens that can be followed (end within 1 or 2 tokens of the truth), "moved_pck_1" and
-    "moved_pck_2" of those that move by a patch or more; of these also "hits" (the token found is where the point goes)
-    and "copies" (it is where the point was)."""
+    "pck_1" and "pck_2" are the shares of all trackable tokens that end within 1 or 2 tokens of the truth, "moved_pck_1"
+    and "moved_pck_2" those among tokens that move by a patch or more. Of the latter also "hits" (the rule finds the
+    token where the point goes) and "copies" (it finds the token where the point was)."""
     tokens: int
-    """That can be followed: seen in both frames, and not leaving the picture."""
+    """Number of trackable tokens: visible in both frames, and not leaving the frame."""
     moved: int
-    """Of these, that move by a patch or more."""
+    """Number of these that move by a patch or more."""
     chance: float
-    """Hits of a token drawn at random."""
+    """Hits expected for a token drawn at random."""
     level: int
-    """Of the forward dynamics that was perturbed."""
+    """Level of the forward dynamics that was perturbed."""
 
 
 def tracking_truth(
@@ -62,11 +62,11 @@ def tracking_truth(
 
     Args:
         model: a network or a pretrained name.
-        pairs: how many.
-        level: level of the forward dynamics that is perturbed, 2, 1 or 0; None for the highest that the network has.
+        pairs: number of pairs.
+        level: level of the forward dynamics to perturb, 2, 1 or 0; None for the highest that the network has.
         draws: random perturbations per token to average.
         textures: "natural", "procedural" or a folder of images; see :class:`~midway_zoo.scenes.ScenesConfig`.
-        seed: of the scenes.
+        seed: seed of the scenes.
 
     Raises:
         InputError: for arguments that cannot be used.
@@ -101,9 +101,11 @@ def _percent(value: float, count: int) -> float:
 
 
 def truth_variants(network: MidwayNetwork, name: str = "weights") -> dict[str, MidwayNetwork]:
-    """A network beside what it is compared with: its gates held open, random weights, and random weights without gates.
+    """A network and its baselines: with its gates held open, with random weights, and with random weights without
+    gates.
 
-    Holding the gates of trained weights open is not training without gates; for that pass weights trained so."""
+    Holding the gates of trained weights open is not the same as training without gates; for that, pass such weights.
+    """
     fresh = untrained(network)
     variants = {name: network}
     if network.require_dynamics().config.gating:
@@ -161,14 +163,14 @@ def token_ends(network: MidwayNetwork, batch: SceneBatch, level: int, draws: int
 
 @dataclass(frozen=True)
 class _Truth:
-    """Where tokens (B, N) go."""
+    """True ends of tokens (B, N)."""
 
     start: Tensor
     """(N, 2) columns and rows."""
     end: Tensor
-    """(B, N, 2), between tokens too."""
+    """(B, N, 2), in fractions of tokens."""
     followed: Tensor
-    """(B, N) bool: seen in both frames, and ending on a token."""
+    """(B, N) bool: visible in both frames, and ending on a token."""
     moved: Tensor
     """(B, N) bool: of these, by a patch or more."""
 
@@ -186,7 +188,7 @@ class _Truth:
         return cls(start, start + step, followed, followed & (torch.linalg.vector_norm(step, dim=-1) >= 1))
 
     def score(self, ends: Tensor) -> dict[str, float]:
-        """How many tokens that ``ends`` (B, N, 2) get right, by figure."""
+        """How many tokens ``ends`` (B, N, 2) get right, by figure."""
         apart = torch.linalg.vector_norm(ends - self.end, dim=-1)
         goal, found = self.start + (self.end - self.start).round(), ends.round()
         counts = {}

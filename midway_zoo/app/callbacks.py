@@ -1,6 +1,6 @@
-"""What happens when a visitor does something: changes to the page, a few at a time, as they are found.
+"""Reactions to what a visitor does: changes to the page, sent one after the other as results come in.
 
-Nothing of Gradio is here. A change is a dictionary from names of the page's parts to what they become.
+This module does not use Gradio. A change is a dictionary from names of the page's parts to their new values.
 """
 
 import html
@@ -33,15 +33,15 @@ _logger = logging.getLogger(__name__)
 Changes: TypeAlias = dict[str, Any]
 EXAMPLES: dict[str, tuple[str, str]] = {
     "real": ("Toy on a table", "a real clip by a hand-held camera, part of the package"),
-    "scene": ("Generated scene", "textured objects, rendered: its true flow is known and shown beside the prediction"),
+    "scene": ("Generated scene", "rendered textured objects, whose true flow is known and shown beside the prediction"),
 }
 MOST_POINTS = 4
-_SHOWN = 384  # pixels of the shorter side of the frames that are clicked on, about
+_SHOWN = 384  # approximate shorter side in pixels of the clickable frames
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What a list of the page offers, and what is chosen of it."""
+    """Options of a list on the page, and the chosen one."""
 
     labels: Sequence[tuple[str, int]]
     value: int
@@ -49,24 +49,24 @@ class Choices:
 
 @dataclass(frozen=True)
 class Session:
-    """What one visitor looks at."""
+    """State of one visitor."""
 
     moment: Moment | None = None
     against: str = ""
-    """Name of a second model, or :data:`~midway_zoo.app.models.RANDOM`, whose views stand below; "": none."""
+    """Name of a second model, or :data:`~midway_zoo.app.models.RANDOM`, whose views are shown below; "" for none."""
     waiting: Path | None = None
-    """A single picture that was dropped; the next one makes a pair of it."""
+    """A single picture that was dropped; the next one will complete a pair."""
     pictures: dict[str, Path] = field(default_factory=dict)
     tensors: dict[str, dict[str, Tensor]] = field(default_factory=dict)
 
 
 def factor_of(footage: Footage) -> int:
-    """By how much frames are enlarged to be clicked on."""
+    """Factor by which clickable frames are enlarged."""
     return max(1, round(_SHOWN / min(footage.frames.shape[2:])))
 
 
 class Callbacks:
-    """For all visitors; what is theirs is in their :class:`Session`."""
+    """Shared by all visitors; the state of each is in their :class:`Session`."""
 
     def __init__(self, settings: AppSettings, models: Models, rooms: Rooms) -> None:
         self.settings, self.models, self.rooms = settings, models, rooms
@@ -107,19 +107,17 @@ class Callbacks:
         return self._told(self._compare(session, visitor, model, against))
 
     def _told(self, steps: Iterator[Changes], **always: Any) -> Iterator[Changes]:
-        """The steps; what goes wrong in them becomes a sentence on the page, never a traceback."""
+        """The steps; errors in them become a sentence on the page, never a traceback."""
         try:
             yield from steps
         except (MidwayZooError, OSError) as error:
-            # Where this machine keeps files says nothing to visitors.
+            # The server's paths mean nothing to visitors.
             said = str(error).replace(f"{self.rooms.folder}/", "").replace(str(Path.home()), "~")
             yield {"status": problem(said), **always}
         except Exception as error:
             _logger.exception("the page failed")
             kind = type(error).__name__
-            said = (
-                f"Something went wrong in here ({kind}). Try other frames or another model; the server's log has more."
-            )
+            said = f"Something went wrong ({kind}). Try other frames or another model; the server's log has details."
             yield {"status": problem(said), **always}
 
     def _drop(self, session: Session, visitor: str, model: str, paths: list[Path]) -> Iterator[Changes]:
@@ -128,9 +126,9 @@ class Callbacks:
         pair = [] if first is None or first in paths else [first]
         try:
             if len(paths) == 1 and not check_upload(paths[0], self.settings) and not pair:
-                image_size(paths[0])  # read to its end: what is damaged is refused now
+                image_size(paths[0])  # read completely, so that damaged files are refused now
                 first = paths[0]
-                said = f"{first.name} is there. Drop one more frame of the same scene, or a clip."
+                said = f"{first.name} was received. Drop one more frame of the same scene, or a clip."
                 yield {"session": replace(session, waiting=first), "files": None, "status": note(said)}
                 return
             pair = pair if len(paths) == 1 else []
@@ -180,7 +178,7 @@ class Callbacks:
 
     def _pair(self, session: Session, visitor: str, model: str, source: int, target: int) -> Iterator[Changes]:
         moment = _opened(session)
-        if (source, target) == (moment.source, moment.target):  # a list that was only passed says so, too
+        if (source, target) == (moment.source, moment.target):  # lists report also when nothing has changed
             yield {"session": session}
             return
         frames = range(len(moment.footage))
@@ -208,7 +206,7 @@ class Callbacks:
             yield from self._show(session, visitor, model, ("points", "pair", "clip"))
 
     def _frames(self, visitor: str, moment: Moment) -> Changes:
-        """Source with its points and target, enlarged."""
+        """The source with its points, and the target, enlarged."""
         factor, about = factor_of(moment.footage), {"midway_zoo": __version__}
         source, target = (sheet.to_picture(frame, factor, smooth=True) for frame in moment.pair)
 
@@ -231,7 +229,7 @@ class Callbacks:
     def _show(
         self, session: Session, visitor: str, model: str, kinds: Sequence[str], said: str = ""
     ) -> Iterator[Changes]:
-        """Views of these kinds, one after the other; one that cannot be had says why in its own place."""
+        """Show views of these kinds, one after the other; a view that fails shows the reason in its own place."""
         moment = _opened(session)
         yield {"status": note(f"{said} Loading {model} ...", busy=True)}
         network = self.models.get(model)
@@ -270,17 +268,17 @@ class Callbacks:
 
 def _opened(session: Session) -> Moment:
     if session.moment is None:
-        raise InputError("There are no frames yet (after an hour they are forgotten): drop two, or click an example.")
+        raise InputError("There are no frames (they are forgotten after an hour): drop two, or click an example.")
     return session.moment
 
 
 def said_of(model: str, network: MidwayNetwork) -> str:
-    """A network in a sentence, as HTML."""
+    """A sentence about a network, as HTML."""
     millions = sum(parameter.numel() for parameter in network.parameters()) / 1e6
     height, width = network.config.img_size
     head = "has a flow head" if network.flow_head is not None else "has no flow head: flow by perturbation, slowly"
     text = f"{millions:.1f} million parameters, made for {width} x {height} pixels, {head}."
-    return html.escape(f"{text} Mind {CAUTION}." if model == MODEL else text)
+    return html.escape(f"{text} Mind the {CAUTION}." if model == MODEL else text)
 
 
 def note(text: str, *, busy: bool = False) -> str:
@@ -290,5 +288,5 @@ def note(text: str, *, busy: bool = False) -> str:
 
 
 def problem(text: str) -> str:
-    """What went wrong, as HTML."""
+    """An error message as HTML."""
     return f'<div class="said wrong" role="alert">{html.escape(" ".join(text.split()))}</div>'

@@ -12,36 +12,36 @@ from midway_zoo.weights.checkpoint import load_checkpoint
 from midway_zoo.weights.registry import create_model, is_path
 
 RANDOM = "random weights of the same shape"
-"""What a network can be compared with, beside others: what of a view comes from training."""
+"""Name of the untrained network to compare with, which shows what of a view comes from training."""
 _KEPT = 2
 
 
 class Models:
-    """Names to networks, for visitors."""
+    """Loads networks by name."""
 
     def __init__(self, settings: AppSettings) -> None:
         self._settings = settings
         self._loaded: OrderedDict[str, MidwayNetwork] = OrderedDict()
-        self._untrained: tuple[MidwayNetwork, MidwayNetwork] | None = None  # the last one, and of what
+        self._untrained: tuple[MidwayNetwork, MidwayNetwork] | None = None  # the last one, and its model
         self._lock = threading.Lock()
 
     def names(self) -> list[str]:
-        """What is offered, without doubles."""
+        """Names offered to visitors, without duplicates."""
         return list(dict.fromkeys((*self._settings.models, *list_models(pretrained=True))))
 
     def get(self, name: str) -> MidwayNetwork:
         """The network of a name.
 
         Raises:
-            InputError: if visitors may not have it.
+            InputError: if visitors may not use it.
             MidwayZooError: if it cannot be loaded.
         """
         name = (name or "").strip()
         if not name:
-            raise InputError("No model is chosen: pick one of the list.")
+            raise InputError("No model is chosen: pick one from the list.")
         if name not in self.names() and not self._settings.any_model:
             raise InputError(
-                f"This page runs the models of its list alone, not {name!r}. Run `midway-zoo app` on your own machine "
+                f"This page runs only the models in its list, not {name!r}. Run `midway-zoo app` on your own machine "
                 "for any other."
             )
         with self._lock:
@@ -55,7 +55,8 @@ class Models:
             return self._loaded[name]
 
     def rival(self, name: str, network: MidwayNetwork) -> MidwayNetwork:
-        """What ``network`` is compared with, by the name of a model or :data:`RANDOM`; errors as :meth:`get`."""
+        """The network to compare ``network`` with, by the name of a model or :data:`RANDOM`; errors as in
+        :meth:`get`."""
         if name != RANDOM:
             return self.get(name)
         with self._lock:

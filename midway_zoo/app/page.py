@@ -1,4 +1,4 @@
-"""The page: its parts, how they lie, and which callback each of them calls."""
+"""The page: its parts, their layout, and the callback of each."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ from midway_zoo.app.views import VIEWS, View
 
 TITLE = "midway-zoo"
 _INTRO = f"""# {TITLE}
-What a Midway network makes of two frames or a short clip. Start with an example, or drop frames of your own; then click
-a point of the source frame."""
+See what a Midway network finds in two frames or a short clip. Start with an example or drop frames of your own, then
+click a point of the source frame."""
 _FORGOTTEN = 3600
-"""Seconds after which what a visitor looks at, and every file, is removed if the page is just left open."""
+"""Seconds after which a visitor's state and files are removed if the page is left open."""
 _QUEUE = "network"
 _ROWS = (("heat-map", "flow"), ("tracks",), ("pca",), ("gates", "latents"))
 
@@ -26,9 +26,9 @@ def build_app(settings: AppSettings, folder: Path) -> Any:
     """The page as ``gradio.Blocks``; :func:`serving` serves it.
 
     Args:
-        settings: see there.
-        folder: for temporary files, which whoever calls removes at the end. Gradio is told of it by the environment
-            (``GRADIO_TEMP_DIR``), so one process serves one page.
+        settings: options of the page.
+        folder: folder for temporary files, to be removed by the caller. Gradio reads it from the environment
+            (``GRADIO_TEMP_DIR``), so a process can serve only one page.
 
     Raises:
         MissingExtraError: without Gradio or Matplotlib.
@@ -52,7 +52,7 @@ def _leaving(rooms: Rooms) -> Callable[..., None]:
 
 
 def _parts(settings: AppSettings, models: Models) -> dict[str, Any]:
-    """Everything on the page by name, in the order of the page."""
+    """Everything on the page by name, in the order of display."""
     parts: dict[str, Any] = {"session": gr.State(Session(), time_to_live=_FORGOTTEN)}
     gr.Markdown(_INTRO)
     parts["status"] = gr.HTML(note("Click an example, or drop two frames or a clip."), elem_id="status")
@@ -82,7 +82,7 @@ def _inputs(parts: dict[str, Any], settings: AppSettings, models: Models) -> Non
         [("nothing", ""), (RANDOM, RANDOM), *((name, name) for name in names)],
         value="",
         label="Compare with",
-        info="its views stand below those of the model",
+        info="its views are shown below those of the model",
         allow_custom_value=settings.any_model,
         elem_id="against",
     )
@@ -99,9 +99,10 @@ def _inputs(parts: dict[str, Any], settings: AppSettings, models: Models) -> Non
         elem_id="files",
     )
     gr.Markdown(
-        f"Pictures of one size, taken in the order of their names; of a clip the first {settings.frames} frames at "
-        f"{settings.fps:g} per second. Up to {settings.max_upload_mb:g} MB a file and {settings.max_megapixels:g} "
-        "million pixels a frame. What you drop is removed as soon as it is read, what is shown when you leave.",
+        f"Pictures must have the same size and are ordered by name; of a clip, the first {settings.frames} frames at "
+        f"{settings.fps:g} per second are taken. Limits: {settings.max_upload_mb:g} MB per file, "
+        f"{settings.max_megapixels:g} million pixels per frame. Files are removed as soon as they are read, results "
+        "when you leave.",
         elem_classes="small",
     )
 
@@ -145,7 +146,7 @@ def _image(label: str, name: str, *, show_label: bool = True) -> Any:
 
 
 class _Wiring:
-    """From what visitors do to callbacks, and from their changes back to the page."""
+    """Connects events to callbacks, and the changes they return to the page."""
 
     def __init__(self, parts: dict[str, Any], callbacks: Callbacks) -> None:
         self.parts, self.callbacks = parts, callbacks
@@ -155,7 +156,7 @@ class _Wiring:
         self.started: list[Any] = []
 
     def connect(self) -> None:
-        """Every event of the page."""
+        """Connect every event of the page."""
         parts, calls = self.parts, self.callbacks
         common = [parts["session"], parts["model"]]
 
@@ -225,7 +226,7 @@ class _Wiring:
         self.started.append(started)
 
     def _changes(self, steps: Iterator[Changes]) -> Iterator[Changes]:
-        """Names as parts of the page, values as Gradio takes them."""
+        """Translate names to parts of the page, and values to those of Gradio."""
         for step in steps:
             yield {self.parts[name]: _update(name, value) for name, value in step.items()}
 

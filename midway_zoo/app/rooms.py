@@ -1,4 +1,4 @@
-"""Files of visitors: a folder for each, gone when they are."""
+"""Files of visitors: a folder for each, removed when they leave."""
 
 import hashlib
 import shutil
@@ -16,7 +16,7 @@ from midway_zoo.files import write_json, write_png, write_safetensors
 
 
 class Rooms:
-    """Folders in one that the server removes at its end."""
+    """The visitors' folders, inside one that the server removes when it stops."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,11 +25,11 @@ class Rooms:
         self._number = count()
 
     def of(self, visitor: str) -> Path:
-        """The folder of a visitor, whose name for itself is not trusted to be one of a file."""
+        """The folder of a visitor, named by a hash, since the visitor's identifier is not trusted as a file name."""
         return self.folder / f"visitor-{hashlib.sha256(visitor.encode()).hexdigest()[:20]}"
 
     def picture(self, visitor: str, name: str, image: Tensor, about: Mapping[str, Any]) -> Path:
-        """Write a picture (3, H, W) uint8 under a new path: a browser keeps what it once got from one."""
+        """Write a picture (3, H, W) uint8 under a new path, since browsers cache by path."""
         path = self._fresh(visitor) / f"{name}.png"
         write_png(path, image, metadata=about)
         return path
@@ -37,7 +37,7 @@ class Rooms:
     def bundle(
         self, visitor: str, pictures: Sequence[Path], tensors: Mapping[str, Tensor], about: Mapping[str, Any]
     ) -> Path:
-        """Everything that is shown, and the numbers behind it, in one ZIP file."""
+        """Everything that is shown and the numbers behind it, in one ZIP file."""
         folder = self._fresh(visitor)
         numbers, facts = folder / "numbers.safetensors", folder / "about.json"
         write_safetensors(numbers, tensors, about)
@@ -45,19 +45,20 @@ class Rooms:
         path = folder / "midway-zoo.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:  # PNG is compressed already
             for part in (*pictures, numbers, facts):
-                if part.exists():  # older ones are removed while a page is left open
+                if part.exists():  # old files are removed while a page is left open
                     file.write(part, part.name)
         numbers.unlink()
         facts.unlink()
         return path
 
     def note_uploads(self, visitor: str, paths: Sequence[Path]) -> None:
-        """Remember what a visitor sent, to be removed with the rest."""
+        """Note a visitor's uploads, to be removed later."""
         with self._lock:
             self._uploads[visitor].update(paths)
 
     def forget_uploads(self, visitor: str, *, but: Path | None = None) -> None:
-        """Remove what a visitor sent, unless somebody else sent the same: Gradio keeps equal files once."""
+        """Remove a visitor's uploads except ``but``, and those another visitor sent too: Gradio stores equal files
+        once."""
         with self._lock:
             paths = self._uploads.pop(visitor, set())
             if but is not None:

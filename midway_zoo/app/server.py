@@ -1,4 +1,4 @@
-"""The page as a server of this machine."""
+"""Serving the page."""
 
 import socket
 import tempfile
@@ -15,23 +15,23 @@ from midway_zoo.figures.canvas import import_matplotlib
 from midway_zoo.inference.video_file import import_av
 
 _SESSIONS = 32
-"""Visitors whose frames are kept in memory; who was away longest is forgotten first."""
+"""Number of visitors whose frames are kept in memory; the longest inactive is forgotten first."""
 
 
 @contextmanager
 def serving(settings: AppSettings | None = None, *, host: str = "127.0.0.1", port: int | None = None) -> Iterator[str]:
-    """Serve the page while the block runs; temporary files and the server are gone after it.
+    """Serve the page within the context; afterwards the server is stopped and temporary files are removed.
 
     Args:
         settings: None for the defaults.
-        host: the address to listen at. "0.0.0.0" lets every machine in that can reach this one.
-        port: None for the first free one from 7860 on.
+        host: address to listen on; "0.0.0.0" admits every machine that can reach this one.
+        port: port to listen on; None for the first free one from 7860 on.
 
     Returns:
-        A context manager that gives the page's address.
+        A context manager that yields the page's address.
 
     Raises:
-        InputError: if the address cannot be had.
+        InputError: if the address is not available.
         MissingExtraError: without Gradio, Matplotlib or PyAV.
     """
     import_matplotlib()
@@ -67,7 +67,7 @@ def _launch(page: Any, settings: AppSettings, host: str, port: int | None) -> st
 
 
 def _check_address(host: str, port: int | None) -> None:
-    """Gradio says it late, and by the traceback of a thread."""
+    """Check early, since Gradio reports it late and with the traceback of a thread."""
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as tried:
@@ -76,11 +76,11 @@ def _check_address(host: str, port: int | None) -> None:
             tried.listen()
     except (OSError, OverflowError) as error:
         where = host if port is None else f"{host}:{port}"
-        raise InputError(f"the page cannot listen at {where} ({error}): pass another address or port.") from error
+        raise InputError(f"the page cannot listen on {where} ({error}): pass another address or port.") from error
 
 
 def theme() -> Any:
-    """Fonts of the visitor's own machine: none is fetched, from nowhere."""
+    """A theme with fonts of the visitor's own machine, so that none is downloaded."""
     return gr.themes.Base(
         primary_hue="blue",
         font=["ui-sans-serif", "system-ui", "sans-serif"],

@@ -1,4 +1,4 @@
-"""What whoever runs the page decides."""
+"""Settings of the page."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ from midway_zoo.demo import MODEL
 from midway_zoo.errors import InputError
 
 FEWEST, MOST = 2, 32
-"""Frames of a clip."""
+"""Limits of the number of frames of a clip."""
 
 
 @dataclass(frozen=True)
@@ -14,23 +14,23 @@ class AppSettings:
     """Options of :func:`build_app` and :func:`serving`.
 
     Raises:
-        InputError: for a value that makes no sense.
+        InputError: for a value outside its range.
     """
 
     models: tuple[str, ...] = (MODEL,)
-    """Offered first, in this order, the first one chosen: names, "hf-hub:org/repo" or paths on the serving machine."""
+    """Models to list first, the first one preselected: names, "hf-hub:org/repo" or paths on the server."""
     any_model: bool = False
-    """Visitors may type any "hf-hub:" name or path. False: the zoo's names and ``models`` alone."""
+    """Whether visitors may enter any "hf-hub:" name or path, rather than only the zoo's names and ``models``."""
     device: str = "cpu"
-    """On which networks run."""
+    """Device that networks run on."""
     max_upload_mb: float = 25.0
-    """Of one file, in units of 2**20 bytes."""
+    """Largest size of a file, in units of 2**20 bytes."""
     max_megapixels: float = 25.0
-    """Millions of pixels of one picture or frame."""
+    """Largest size of a picture or frame, in millions of pixels."""
     frames: int = 8
-    """How many frames of a clip are taken at most."""
+    """Largest number of frames taken from a clip."""
     fps: float = 5.0
-    """At which rate, from its start."""
+    """Frames per second taken from a clip."""
     side: int = 224
     """Shorter side in pixels to which larger frames are reduced."""
     queue: int = 16
@@ -47,5 +47,5 @@ class AppSettings:
 
     @property
     def max_bytes(self) -> int:
-        """Of one uploaded file."""
+        """Largest size of a file in bytes."""
         return round(self.max_upload_mb * 2**20)

@@ -1,11 +1,11 @@
-"""Gradio, told to keep to itself before it is imported."""
+"""Imports Gradio with its telemetry switched off."""
 
 import os
 
 from midway_zoo.errors import MissingExtraError
 from midway_zoo.extras import install_command
 
-os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no telemetry, and no question whether there is a newer version
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # neither telemetry nor a check for newer versions
 
 try:
     import gradio

@@ -1,4 +1,4 @@
-"""What visitors drop: checked before anything is decoded, then read as footage."""
+"""Files that visitors drop: checked before they are decoded, then read as footage."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,22 +14,22 @@ from midway_zoo.inference.folders import natural_key
 from midway_zoo.inference.video_file import VideoFile
 
 PICTURES = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "TIFF", "BMP", "PPM", "JPEG2000")
-"""Formats that are opened, by Pillow's names. Others that it knows call programs (EPS) or are no pictures."""
+"""Formats that are opened, by Pillow's names. Other formats that it knows call programs (EPS) or are not pictures."""
 _HEIC = (b"heic", b"heix", b"heim", b"hevc", b"mif1", b"msf1")
 _MOVING = ("GIF", "PNG", "WEBP")
 _WANTED = "JPEG, PNG, WebP, AVIF, TIFF or BMP; MP4, MOV, WebM, MKV, AVI, MPEG or GIF"
 
 
 def read_uploads(paths: Sequence[Path], settings: AppSettings, *, by_name: bool = True) -> tuple[Footage, str]:
-    """Two pictures or more, or one clip, as frames, and a sentence about what was taken of them.
+    """Read two or more pictures, or one clip, and describe in a sentence what was taken.
 
     Args:
-        paths: of what was dropped, whose names are the visitor's.
-        settings: limits, and what is taken of a clip.
+        paths: the dropped files, with the visitor's names.
+        settings: limits, and how frames are taken from a clip.
         by_name: order pictures by their names; False keeps the order given.
 
     Raises:
-        InputError: saying what is wrong with which file, by its name alone, and what would be right.
+        InputError: if a file cannot be used; the message names it without its path.
         MissingExtraError: for a video without PyAV.
     """
     try:
@@ -38,7 +38,7 @@ def read_uploads(paths: Sequence[Path], settings: AppSettings, *, by_name: bool 
         raise
     except MidwayZooError as error:
         message = str(error)
-        for path in paths:  # where the server keeps files says nothing to visitors
+        for path in paths:  # the server's paths mean nothing to visitors
             message = message.replace(str(path), path.name)
         raise InputError(message) from error
 
@@ -53,7 +53,7 @@ def _read(paths: Sequence[Path], settings: AppSettings, by_name: bool) -> tuple[
         footage = read_clip(clips[0], settings.frames, settings.fps, settings.side)
         taken = f"the first {len(footage)} frames at {settings.fps:g} per second"
     elif len(paths) == 1:
-        raise InputError(f"{paths[0].name} is a single picture, which shows no motion: drop two, or a clip.")
+        raise InputError(f"{paths[0].name} is a single picture, which shows no motion: drop two pictures, or a clip.")
     else:
         ordered = sorted(paths, key=lambda path: natural_key(path.name)) if by_name else list(paths)
         footage = read_images(ordered[: settings.frames], settings.side)
@@ -66,7 +66,7 @@ def _read(paths: Sequence[Path], settings: AppSettings, by_name: bool) -> tuple[
 
 
 def check_upload(path: Path, settings: AppSettings) -> bool:
-    """Whether a file is a clip; False: a picture. Only headers are read.
+    """Whether a file is a clip rather than a picture. Only headers are read.
 
     Raises:
         InputError: if it is neither, or too large.
@@ -74,13 +74,13 @@ def check_upload(path: Path, settings: AppSettings) -> bool:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise InputError(f"{path.name} is not here any more: drop it again.") from error
+        raise InputError(f"{path.name} is no longer available: drop it again.") from error
     if size == 0:
-        raise InputError(f"{path.name} is empty: it holds no byte.")
+        raise InputError(f"{path.name} is empty.")
     if size > settings.max_bytes:
         raise InputError(
-            f"{path.name} has {size / 2**20:.1f} MB; at most {settings.max_upload_mb:g} MB are taken. Make it "
-            "smaller, or cut it."
+            f"{path.name} has {size / 2**20:.1f} MB; at most {settings.max_upload_mb:g} MB are allowed. Reduce "
+            "or cut it."
         )
     picture = _picture(path, settings)
     if picture is not None:
@@ -89,12 +89,12 @@ def check_upload(path: Path, settings: AppSettings) -> bool:
         head = file.read(512)
     if head[4:8] == b"ftyp" and head[8:12] in _HEIC:
         raise InputError(
-            f"{path.name} is an HEIC picture, which is not read here: save it as JPEG (on an iPhone: Settings, Camera, "
-            "Formats, Most Compatible)."
+            f"{path.name} is an HEIC picture, which this page cannot read: save it as JPEG (on an iPhone: "
+            "Settings, Camera, Formats, Most Compatible)."
         )
-    # FFmpeg also opens play lists and scripts, which name other files and addresses: only films get there.
-    if not _is_film(head):
-        raise InputError(f"{path.name} is neither a picture nor a video that is read here: {_WANTED}.")
+    # FFmpeg also opens playlists and scripts, which name other files and addresses: only videos are passed to it.
+    if not _is_video(head):
+        raise InputError(f"{path.name} is neither a picture nor a video of a known format: {_WANTED}.")
     with VideoFile(path) as video:
         codec = video.stream.codec_context
         _check_pixels(path, codec.width, codec.height, settings)
@@ -102,12 +102,12 @@ def check_upload(path: Path, settings: AppSettings) -> bool:
 
 
 def _picture(path: Path, settings: AppSettings) -> bool | None:
-    """Whether a picture moves; None if it is none."""
+    """Whether a picture is animated; None if it is not a picture."""
     Image.init()
-    known = [kind for kind in PICTURES if kind in Image.OPEN]  # AVIF is not of every build
+    known = [kind for kind in PICTURES if kind in Image.OPEN]  # not every build has AVIF
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # a limit of our own, just below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the page's own limit is checked below
             with Image.open(path, formats=known) as image:
                 _check_pixels(path, image.width, image.height, settings)
                 return (
@@ -130,13 +130,13 @@ def _check_pixels(path: Path, width: int, height: int, settings: AppSettings) ->
 
 def _too_many(path: Path, count: str, settings: AppSettings) -> str:
     return (
-        f"{path.name} has {count} million pixels; at most {settings.max_megapixels:g} million are taken. Make it "
-        f"smaller: it is reduced to a shorter side of {settings.side} anyway."
+        f"{path.name} has {count} million pixels; at most {settings.max_megapixels:g} million are allowed. Reduce "
+        f"it: frames are reduced to a shorter side of {settings.side} anyway."
     )
 
 
-def _is_film(head: bytes) -> bool:
-    """Whether a file begins as MP4 and its kin, Matroska, AVI, MPEG streams, Ogg, FLV or ASF do."""
+def _is_video(head: bytes) -> bool:
+    """Whether a file begins like MP4 and its relatives, Matroska, AVI, MPEG streams, Ogg, FLV or ASF."""
     return (
         head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
         or head.startswith((b"\x1aE\xdf\xa3", b"OggS", b"FLV", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3"))

@@ -1,4 +1,4 @@
-"""What the page shows of a network: each view one picture, a sentence, and its numbers."""
+"""The views of a network on the page: each is a picture, a sentence and the numbers behind them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,18 +19,19 @@ from midway_zoo.style import INK, PAPER, TEXT, font
 from midway_zoo.visualize import above_legend, flow_legend, flow_to_image, side_by_side
 
 DRAWS = 4
-"""Perturbations of a token that are averaged."""
-_SIDE = 288  # of pictures of flow
+"""Number of perturbations per token to average."""
+_SIDE = 288  # height in pixels of pictures of flow
 
 
 @dataclass(frozen=True)
 class Moment:
-    """What is looked at."""
+    """The frames and points that the views show."""
 
     footage: Footage
     source: int
-    """Index of a frame, as below."""
+    """Index of the source frame."""
     target: int
+    """Index of the target frame."""
     points: tuple[tuple[float, float], ...]
     """(x, y) in pixels of the source."""
 
@@ -42,11 +43,12 @@ class Moment:
 
 @dataclass(frozen=True)
 class Picture:
-    """What a view found."""
+    """The result of a view."""
 
     image: Tensor
     """uint8 (3, H, W)."""
     said: str
+    """A sentence about it."""
     tensors: dict[str, Tensor] = field(default_factory=dict)
     """The numbers behind it."""
 
@@ -56,12 +58,12 @@ class View:
     """One kind of picture."""
 
     name: str
-    """Of files, too."""
+    """Name of its part of the page and of its files."""
     title: str
     what: str
-    """What is seen, for who sees it for the first time."""
+    """Explanation for first-time visitors."""
     of: Literal["points", "pair", "clip"]
-    """It changes with the points, with the pair of frames, or only with the clip (all with the model)."""
+    """Whether it depends on the points, on the pair of frames, or only on the clip."""
     draw: Callable[[MidwayNetwork, Moment], Picture]
 
 
@@ -152,7 +154,7 @@ def _gates(network: MidwayNetwork, moment: Moment) -> Picture:
 def _similarity(network: MidwayNetwork, moment: Moment) -> Picture:
     frames, said = moment.footage.frames, ""
     if len(frames) == 2:
-        # Of a pair there is one motion alone: it is shown beside no motion and beside the way back.
+        # A single pair has only one motion: it is compared with no motion and with the reverse.
         frames = frames[[0, 0, 1, 1, 0]]
         said = "Pairs 0 and 2 stand still, pair 1 goes from A to B and pair 3 back. "
     found = analysis.clip_similarity(network, frames, size=working_size(network, frames))
@@ -172,47 +174,46 @@ _ALL = (
     View(
         "heat-map",
         "Perturbation heat map",
-        "How much a change at the point of the source shows at each place of the target. Rings mark the largest value.",
+        "How much a change at the point of the source affects each place of the target. Rings mark the largest value.",
         "points",
         _heat,
     ),
     View(
         "tracks",
         "Tracks",
-        "Where the point goes, from the source frame on: by the flow head if the model has one, and by perturbation, "
-        "without training for it (the paper's rule).",
+        "Where the point goes after the source frame: by the flow head if the model has one, and by perturbation, "
+        "which needs no training (the paper's rule).",
         "points",
         _tracks,
     ),
     View(
         "flow",
         "Flow",
-        "Where every pixel of the source goes: the colour is the direction, its strength the distance, white stands "
-        "still. The disc is the legend.",
+        "Where every pixel of the source goes: hue shows the direction, saturation the distance, and white means no "
+        "motion. The disc is the legend.",
         "pair",
         _flow,
     ),
     View(
         "pca",
         "Features (PCA)",
-        "What is there: principal components of the features of the last block. Alike colours, alike features; the "
-        "first component splits off a foreground.",
+        "Principal components of the features of the last block. Similar colours mean similar features; the first "
+        "component separates a foreground.",
         "clip",
         _components,
     ),
     View(
         "gates",
         "Gates",
-        "Where the prediction of the target keeps what the source had (bright, towards 1) and where it replaces it "
-        "(dark).",
+        "Where the prediction of the target keeps the source (bright, towards 1) and where it replaces it (dark).",
         "pair",
         _gates,
     ),
     View(
         "latents",
-        "Likeness of motions",
-        "Cosine between the motion latents of any two neighbouring pairs of frames: red moves alike, blue the opposite "
-        "way.",
+        "Similarity of motions",
+        "Cosine between the motion latents of pairs of neighbouring frames: red means the same motion, blue the "
+        "opposite.",
         "clip",
         _similarity,
     ),
@@ -221,7 +222,8 @@ VIEWS: dict[str, View] = {view.name: view for view in _ALL}
 
 
 def above(upper: Picture, lower: Picture, *names: str) -> Picture:
-    """What two models found, each picture under the name of its model, the numbers of the second as "against_..."."""
+    """Results of two models, each picture below the name of its model; the second one's numbers become
+    "against_..."."""
     width = max(upper.image.shape[2], lower.image.shape[2])
     rows = [part for name, one in zip(names, (upper, lower), strict=True) for part in (_headed(name, width), one.image)]
     picture = rows[0]
@@ -232,14 +234,14 @@ def above(upper: Picture, lower: Picture, *names: str) -> Picture:
 
 
 def _headed(name: str, width: int) -> Tensor:
-    size = max(TEXT, width // 50)  # pictures are shown at the width of a column, whatever theirs is
+    size = max(TEXT, width // 50)  # pictures are scaled to the width of a column
     strip = Image.new("RGB", (width, size + size // 2), PAPER)
     ImageDraw.Draw(strip).text((4, size // 4), sheet.shortened(name, size, width - 8), fill=INK, font=font(size))
     return sheet.from_picture(strip)
 
 
 def ordered(network: MidwayNetwork, kinds: Sequence[str]) -> list[View]:
-    """Views of some kinds in the order of work: zero-shot flow, which takes longest, last."""
+    """Views of some kinds in the order in which they are computed: zero-shot flow, which is slowest, last."""
     chosen = [view for view in VIEWS.values() if view.of in kinds]
     if network.flow_head is None:
         chosen.sort(key=lambda view: view.name == "flow")

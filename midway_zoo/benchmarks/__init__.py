@@ -1,5 +1,5 @@
-"""What ``midway-zoo benchmark`` measures, one module a subject: ours and the peer in turn, in one run.
+"""The subjects of ``midway-zoo benchmark``, one module each: ours and a peer take turns in the same run.
 
-Only the command imports this room. A subject's ``measure`` yields a :class:`~.measuring.Comparison` for each thing
-that is compared, as soon as it is known.
+Only the command imports this package. A subject's ``measure`` yields a :class:`~.measuring.Comparison` for each thing
+that is compared, as soon as it is measured.
 """

@@ -1,4 +1,4 @@
-"""Floating-point operations: how many a run has, and how many a second this machine can do at best."""
+"""Floating-point operations: how many a run needs, and how many per second this machine reaches at best."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 _SIDE = {"cpu": 1536, "cuda": 8192}
-"""Of the matrices: large enough for the library's best, small enough to be timed in every round."""
+"""Side of the matrices: large enough for peak performance, small enough to be timed in every round."""
 
 
 def flop_of(run: Callable[[], object]) -> float:
@@ -19,7 +19,7 @@ def flop_of(run: Callable[[], object]) -> float:
 
 
 class Product:
-    """A product of square matrices, called to be timed: the most that can be hoped for in a precision."""
+    """A product of square matrices, timed as an upper bound of the performance in a precision."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
         side = _SIDE.get(device.type, 4096)

@@ -1,4 +1,4 @@
-"""``midway-zoo benchmark data``: what feeds training, on one core as in a worker of its loader."""
+"""``midway-zoo benchmark data``: preparation of training data, on one core like a worker of the loader."""
 
 import itertools
 import tempfile
@@ -44,7 +44,7 @@ def measure(
     height: int = 360,
     gop: int = 15,
 ) -> Iterator[Comparison]:
-    """Views of a pair against PIL's; rendered scenes; visits to a clip against a seek for each frame.
+    """Compare views of a pair with PIL's, and visits to a clip with a seek per frame; measure rendered scenes.
 
     Without a video, frames and clip are generated at ``video_size``.
     """
@@ -74,7 +74,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _views(size: tuple[int, int], video: Path | None, how: How) -> Iterator[Comparison]:
-    """Like is compared with like: cutting is all that a core pays when an accelerator does the photometric part."""
+    """Like is compared with like: with an accelerator for the photometric part, only cutting is left for the core."""
     how = How(rounds=8 * how.rounds, warmup=3)  # they take milliseconds
     pairs = itertools.cycle(_from_video(video) if video else _generated(size))
     config = ViewsConfig()
@@ -117,7 +117,7 @@ def _from_video(path: Path) -> list[tuple[Frame, Frame]]:
 
 
 def _scenes(size: tuple[int, int], batch: int, textures: str, how: How) -> Comparison:
-    """Compare with how many pairs a second the model takes: a source that is slower starves it."""
+    """To be compared with the pairs per second that the model takes: a slower source would starve it."""
     config = ScenesConfig(height=size[0], width=size[1], textures=textures)
     generator, number = SceneGenerator(config, seed=0, device=str(how.device)), itertools.count(0, batch)
 
@@ -136,7 +136,8 @@ def _clip(folder: Path, size: tuple[int, int]) -> Path:
 
 
 def _decoding(video: Path, out: Path, height: int, gop: int, how: How) -> Comparison:
-    """All pairs of a visit in one ordered pass, before and after ``train prepare``, against opening for each frame."""
+    """All pairs of a visit in one ordered pass, before and after ``train prepare``, against opening the file per
+    frame."""
     prepare(video, out, height=height, gop=gop, workers=1)
     raw, prepared = build_index(video), build_index(out)
     stream, clip, small = PairStream(raw, seed=0), raw.videos[0], prepared.videos[0]
@@ -170,7 +171,7 @@ def _visit(base: Path, clip: IndexedVideo, frames: list[int], short_side: int | 
 
 
 def _naive(path: Path, seconds: list[float]) -> None:
-    """Every frame for itself: open, seek to the keyframe before, decode up to it, convert, close."""
+    """Every frame on its own: open, seek to the previous key frame, decode up to the frame, convert, close."""
     for wanted in seconds:
         with import_av().open(str(path)) as container:
             stream = container.streams.video[0]

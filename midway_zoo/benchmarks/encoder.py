@@ -18,7 +18,7 @@ CLIP = 8
 
 
 def measure(how: How, *, model: str = "midway_vits", batch: int = 8, size: int | None = None) -> Iterator[Comparison]:
-    """Class tokens of a batch; the four levels that the dynamics reads; compiled; in the precision asked for."""
+    """Class tokens of a batch; the four levels for the dynamics; optionally compiled and in another precision."""
     network = network_of(model, how.device)
     encoder, config = network.encoder, network.config
     shape = (size, size) if size else config.img_size
@@ -54,7 +54,7 @@ def measure(how: How, *, model: str = "midway_vits", batch: int = 8, size: int |
 
 
 def _compiled(encoder: nn.Module, images: Tensor, name: str, dtype: torch.dtype = torch.float32) -> tuple[Way, str]:
-    """The encoder compiled, and what was compiled over a clip of one size."""
+    """The compiled encoder, and a count of its compilations over a clip of one size."""
     run = torch.compile(encoder)
     frames = [(noise(tuple(images.shape), images.device, seed).to(images.dtype),) for seed in range(CLIP)]
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def _copy(encoder: VisionTransformer, shape: tuple[int, int]) -> VisionTransform
         weight_init="skip",
     )
     state = {**encoder.state_dict()}
-    if state["pos_embed"].shape != copy.pos_embed.shape:  # enlarged when used; here the table of the size itself
+    if state["pos_embed"].shape != copy.pos_embed.shape:  # else resized on use
         state["pos_embed"] = copy.pos_embed.detach()
     copy.load_state_dict(state)
     return copy.eval()

@@ -30,7 +30,7 @@ def measure(
     batch: int = 8,
     size: int | None = None,
 ) -> Iterator[Comparison]:
-    """A file in float32 and one in int8 of each part; both are compared with the network when they are written.
+    """A float32 and an int8 file of each part; both are compared with the network when they are written.
 
     Raises:
         InputError: for another device than the CPU.
@@ -48,7 +48,7 @@ def measure(
 def _part(
     how: How, network: MidwayNetwork, model: str, part: Any, batch: int, size: int | None, folder: Path
 ) -> Comparison:
-    """One part: the network, and each file that does what the network does."""
+    """One part: the network, and each file that agrees with it."""
     notes, ways = list[str](), list[Way]()
     for name, dtype in _DTYPES.items():
         path = folder / f"{dtype}.onnx"
@@ -66,7 +66,7 @@ def _part(
             f"smallest cosine {written.cosine:.5f} (weights: {model})"
         )
     if not ways:
-        raise ExportError(f"nothing is left to measure of {part}: {'; '.join(notes)}")
+        raise ExportError(f"no file of {part} can be measured: {'; '.join(notes)}")
     shape = given[next(iter(given))].shape
     title = f"exported {part} of {network.config.encoder}, {batch} of {shape[3]} x {shape[2]}"
     found = compare(title, ways, how, unit="items", items=batch, peer=PEER)
@@ -77,7 +77,7 @@ def _part(
 
 
 def _network(network: MidwayNetwork, written: Exported, batch: int) -> tuple[Callable[[], object], Inputs]:
-    """The network doing what the file does, and the file's inputs."""
+    """A function that runs the network like the file, and the file's inputs."""
     request = Request(
         part=written.part,
         format=written.format,

@@ -1,4 +1,5 @@
-"""``midway-zoo benchmark extract``: what extraction costs beside a plain loop, and memory over many small items."""
+"""``midway-zoo benchmark extract``: the cost of extraction compared with a plain loop, and its memory over many small
+items."""
 
 import itertools
 import tempfile
@@ -43,8 +44,8 @@ def measure(
     workers: Sequence[int] = (),
     items: int = 10_000,
 ) -> Iterator[Comparison]:
-    """Frames a second of each way and of decoding alone, also with more threads that decode, and with Ray for each
-    number of workers; memory by tenths of the way."""
+    """Frames per second of each way and of decoding alone, with more decoding threads, and with Ray for each number of
+    workers; memory at each tenth of the work."""
     network = network_of(model, how.device)
     with tempfile.TemporaryDirectory() as name:
         if "throughput" in parts:
@@ -65,7 +66,7 @@ def measure(
 
 
 class _Work:
-    """The ways of one folder of clips; each run has a folder of its own for its results."""
+    """The ways to process a folder of clips; each run has its own folder of results."""
 
     def __init__(self, network: MidwayNetwork, folder: Path, out: Path, clips: int, batch: int) -> None:
         self.network, self.folder, self.clips, self.batch = network, folder, clips, batch
@@ -86,7 +87,7 @@ class _Work:
         return ways
 
     def plain(self, settings: Settings) -> None:
-        """As one would write it."""
+        """The loop as one would write it."""
         out = next(self._outs)
         out.mkdir()
         size: Any = settings.size
@@ -100,7 +101,7 @@ class _Work:
             save_file(tensors, out / f"{path.stem}.safetensors")
 
     def decoded(self, settings: Settings) -> None:
-        """What a reader does for it: frames as the network takes them, and no network."""
+        """A reader's share: frames prepared for the network, without running it."""
         listing = find_items(str(self.folder), settings.images_are)
         reader = Reader(listing.base, Extractor(self.network, settings).look(self.batch), set())
         for item in listing.items:
@@ -108,7 +109,7 @@ class _Work:
                 pass
 
     def extracted(self, settings: Settings, workers: int, readers: int = 1) -> Elapsed | None:
-        """With Ray from the first file to the last, so without what starts the workers."""
+        """Time of extraction; with Ray from the first file to the last, without starting the workers."""
         out = next(self._outs)
         running: dict[str, Any] = {"engine": "ray", "workers": workers} if workers else {}
         running |= {"batch_size": self.batch, "shard_items": 1, "readers": readers}
@@ -117,12 +118,12 @@ class _Work:
         if not workers:
             return None
         times = sorted(path.stat().st_mtime for path in (out / "data").iterdir())
-        # The first of every worker marks its beginning.
+        # Every worker's first file marks its start.
         return Elapsed((times[-1] - times[workers - 1]) * len(times) / (len(times) - workers))
 
 
 def _memory(network: MidwayNetwork, folder: Path, items: int) -> Comparison:
-    """Resident memory while many small pictures go through."""
+    """Resident memory while many small pictures are processed."""
     pictures, out = folder / "pictures", folder / "memory"
     pictures.mkdir()
     random = np.random.default_rng(0)

@@ -27,7 +27,7 @@ def measure(
     zero_shot: str = "960x540",
     parts: Sequence[str] = PARTS,
 ) -> Iterator[Comparison]:
-    """The head at each size beside the peers; both directions beside one; the flow that needs no head."""
+    """The head at each size beside the peers; both directions beside one; zero-shot flow."""
     network = with_head(model, how.device)
     for size in map(sides, sizes):
         if "head" in parts:
@@ -41,7 +41,7 @@ def measure(
 
 
 def _head(network: MidwayNetwork, size: tuple[int, int], how: How) -> Comparison:
-    """As it is used, beside the peers."""
+    """The head with its default options, beside the peers."""
     source, target = drifting(2, size).to(how.device)
     name = f"{network.config.encoder} with head"
     ways = [Way(peer, _raft(peer, source, target, how), counted=True) for peer in _RAFT]
@@ -114,9 +114,9 @@ def _autocast(run: Callable[[], object], device: torch.device, dtype: torch.dtyp
 
 
 def _raft(name: str, source: Tensor, target: Tensor, how: How) -> Callable[[], object]:
-    """torchvision's network with random weights, at the size itself but for its padding to multiples of 8."""
+    """torchvision's network with random weights, at the same size except for padding to multiples of 8."""
     network = _RAFT[name](weights=None).to(how.device).eval()
-    # Its pyramid of correlations needs 16 pixels of features, 128 of the image.
+    # Its correlation pyramid needs 16 pixels of features, which are 128 of the image.
     height, width = (max(-(-side // 8) * 8, 128) for side in source.shape[-2:])
     pad = (0, width - source.shape[-1], 0, height - source.shape[-2])
     images = [F.pad(2 * image[None] - 1, pad) for image in (source, target)]
@@ -129,7 +129,7 @@ def _raft(name: str, source: Tensor, target: Tensor, how: How) -> Callable[[], o
 
 
 def _dis(source: Tensor, target: Tensor) -> Callable[[], object] | None:
-    """OpenCV's dense inverse search, which runs on the CPU; None where it is not installed."""
+    """OpenCV's dense inverse search, which runs on the CPU; None if OpenCV is not installed."""
     try:
         import cv2
     except ImportError:

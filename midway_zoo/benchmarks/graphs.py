@@ -1,4 +1,4 @@
-"""What torch.compile made of a function: graphs, and whether it had to begin again."""
+"""Counts of the graphs, graph breaks and recompilations of torch.compile."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ class Graphs:
 
     graphs: int
     breaks: int
-    """Places where Python had to take over."""
+    """Graph breaks: places where Python has to take over."""
     recompilations: int
-    """Of code that had been compiled before, for other shapes or values."""
+    """Compilations of code that had been compiled before for other shapes or values."""
     calls: int
 
     def __str__(self) -> str:
@@ -27,7 +27,7 @@ class Graphs:
 
 
 def watch(compiled: Callable[..., Any], calls: Iterable[tuple[Any, ...]]) -> Graphs:
-    """Call a compiled function with each tuple of arguments, counting what is compiled, all of it afresh."""
+    """Call a compiled function with each tuple of arguments, counting compilations from a fresh start."""
     torch._dynamo.reset()
     counters.clear()
     clear_compilation_metrics()

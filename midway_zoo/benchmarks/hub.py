@@ -1,6 +1,7 @@
-"""``midway-zoo benchmark hub``: the parts of a released file over a line, against ``hf_hub_download`` of all of it.
+"""``midway-zoo benchmark hub``: parts of a released file over a slow line, against ``hf_hub_download`` of the whole
+file.
 
-The file is generated, the line a server on the loopback; every download is a process with an empty cache of its own.
+The file is generated and the line is a local server; every download is a process with an empty cache of its own.
 """
 
 import json
@@ -48,7 +49,7 @@ def measure(
     latency: float = 0.1,
     prototypes: int = 65536,
 ) -> Iterator[Comparison]:
-    """Seconds, and what was sent for it; a line of 0 Mbit/s has no limit."""
+    """Seconds and bytes sent per download; a line of 0 Mbit/s has no limit."""
     if model not in ARCHITECTURES:
         raise ConfigError(f"hub measures an architecture, not {model!r}.{nearest(model, ARCHITECTURES)}")
     once = How(rounds=how.rounds, warmup=0)
@@ -86,7 +87,7 @@ def _download(
 
 
 def _environment(line: Line, home: Path) -> dict[str, str]:
-    """Of a process that uses this server alone, with ``home`` for all caches."""
+    """Environment of a process that uses only this server, with all caches in ``home``."""
     kept = {key: value for key, value in os.environ.items() if not re.match(r"HF_|HUGGING|TRANSFORMERS_OFFLINE", key)}
     flags = ("HF_HUB_DISABLE_XET", "HF_HUB_DISABLE_TELEMETRY", "HF_HUB_DISABLE_PROGRESS_BARS")
     kept |= {"HF_ENDPOINT": line.endpoint, "HF_HOME": str(home), **dict.fromkeys(flags, "1")}

@@ -1,4 +1,4 @@
-"""``midway-zoo benchmark import``: how soon there is something, in processes of their own."""
+"""``midway-zoo benchmark import``: time to start, in processes of their own."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from midway_zoo.benchmarks.measuring import Comparison, Elapsed, How, Way, compa
 
 
 def measure(how: How) -> Iterator[Comparison]:
-    """Imports against timm's, and commands that compute nothing against Python's own start."""
+    """Imports compared with timm's, and commands without computation compared with Python's own start."""
     how = How(rounds=how.rounds, warmup=how.warmup)
     statements = ("import timm", "import midway_zoo", "import timm, midway_zoo", "import torch")
     ways = [Way(statement, _python("-c", statement)) for statement in statements]
@@ -32,7 +32,7 @@ print(json.dumps([time.perf_counter() - start[0], time.process_time() - start[1]
 
 
 def _after_timm() -> Elapsed:
-    """What this import adds: the difference of two imports of timm says more about the machine."""
+    """What this import adds after timm's, since differences between two imports of timm are mostly noise."""
     done = subprocess.run([sys.executable, "-c", _AFTER], capture_output=True, check=True, text=True)
     seconds, cpu_seconds = json.loads(done.stdout)
     return Elapsed(seconds, cpu_seconds)
@@ -50,7 +50,7 @@ def _python(*arguments: str, code: int = 0) -> Callable[[], object]:
 
 
 def _of_children() -> float:
-    """Processor seconds of the processes that ended; 0 where the system does not tell."""
+    """Processor seconds of the processes that ended; 0 if the system does not provide them."""
     times = os.times()
     return times.children_user + times.children_system
 

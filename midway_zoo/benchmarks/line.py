@@ -1,6 +1,6 @@
 """A file of the Hub behind a line of a given speed: a server on the loopback that answers as the Hub does.
 
-As there, the address of a file is answered with what it is and a redirect to another host, which serves ranges.
+As on the Hub, the address of a file returns its metadata and a redirect to another host, which serves ranges.
 """
 
 import hashlib
@@ -22,8 +22,8 @@ class Line:
 
     Args:
         source: the file.
-        bits_per_second: of all replies together; None for as fast as it goes.
-        latency: seconds before each reply, and as long again before the first on a connection.
+        bits_per_second: speed of all replies together; None for no limit.
+        latency: seconds before each reply, doubled for the first on a connection.
     """
 
     def __init__(self, source: Path, bits_per_second: float | None = None, latency: float = 0.0) -> None:
@@ -51,7 +51,7 @@ class Line:
         self._thread.join()
 
     def count(self, size: int | None = None) -> None:
-        """Note a request, or bytes that were sent."""
+        """Count a request, or bytes sent."""
         with self._lock:
             self.requests += size is None
             self.sent += size or 0
@@ -72,7 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
     _first = True
 
     def log_message(self, *_: Any) -> None:
-        """Nothing: the record of requests is the line's."""
+        """Log nothing; the line itself counts requests."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)
@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
             while start < stop:
                 piece = file.read(min(_PIECE, stop - start))
                 line.pace(len(piece))
-                line.count(len(piece))  # before: who has read it all may look at the count at once
+                line.count(len(piece))  # before sending: a client may read the count as soon as it has all bytes
                 self.wfile.write(piece)
                 start += len(piece)
 

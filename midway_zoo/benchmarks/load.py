@@ -1,6 +1,7 @@
 """``midway-zoo benchmark load``: a network from the cache, against ``load_file`` of the same tensors.
 
-What is cached is written here, of zeros, into a temporary folder that stands for the cache; no network is asked.
+The cached files are written here, filled with zeros, into a temporary folder that serves as the cache; nothing is
+downloaded.
 """
 
 import tempfile
@@ -31,7 +32,7 @@ def measure(how: How, *, model: str = "midway_vitb") -> Iterator[Comparison]:
     if model not in ARCHITECTURES:
         raise ConfigError(f"load measures an architecture, not {model!r}.{nearest(model, ARCHITECTURES)}")
     how = How(rounds=how.rounds, warmup=how.warmup)  # files are read to the CPU
-    # For this process, which is the command's own.
+    # Changes this process only, which runs nothing but the command.
     name = f"{model}.benchmark"
     register_weights(name, repo_id=_REPO, file=f"{model}.pth", revision=_COMMIT, overwrite=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -42,7 +43,7 @@ def measure(how: How, *, model: str = "midway_vitb") -> Iterator[Comparison]:
 
 def _encoder(name: str, folder: str, path: Path, how: How) -> Comparison:
     model = name.partition(".")[0]
-    plain, plainly = timm.create_model(model), "load_file into a timm model that is there"
+    plain, plainly = timm.create_model(model), "load_file into an existing timm model"
     ways = [
         Way("load_file", lambda: load_file(path)),
         Way("load_file, every number read", lambda: _read(load_file(path))),
@@ -60,7 +61,7 @@ def _encoder(name: str, folder: str, path: Path, how: How) -> Comparison:
 def _network(name: str, folder: str, paths: list[Path], how: How) -> Comparison:
     plain, plainly = (
         MidwayNetwork(architecture_config(name.partition(".")[0])),
-        "load_file into a network that is there",
+        "load_file into an existing network",
     )
     rooms = (plain.encoder, plain.require_dynamics())
     ways = [
@@ -78,7 +79,7 @@ def _created(name: str, folder: str, **options: Any) -> Any:
 
 
 def _read(tensors: dict[str, Tensor]) -> float:
-    """Touch everything: ``load_file`` maps a file, and its numbers come when they are first used."""
+    """Read all tensors: ``load_file`` only maps a file, and reads numbers on first use."""
     return sum(float(tensor.sum()) for tensor in tensors.values())
 
 

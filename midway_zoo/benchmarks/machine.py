@@ -1,4 +1,4 @@
-"""What the figures were measured on: they mean nothing without it."""
+"""Description of the machine, without which the figures mean nothing."""
 
 import os
 import platform
@@ -30,17 +30,17 @@ _PACKAGES = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Hardware, and the versions of what was measured."""
+    """Hardware, and versions of the software measured."""
 
     cpu: str
     capability: str
-    """Widest instructions that torch uses."""
+    """Widest vector instructions that torch uses."""
     cores: int
-    """That this process may use."""
+    """Number of cores that this process may use."""
     threads: int
-    """That torch uses."""
+    """Number of threads that torch uses."""
     load: float | None
-    """Processes that wanted to run, the minute before, this one's included; None where the system does not tell."""
+    """Load average of the last minute, including this process; None if the system does not provide it."""
     memory_gib: float | None
     device: str
     """The accelerator that was measured, or "cpu"."""
@@ -49,7 +49,7 @@ class Machine:
 
     @classmethod
     def here(cls, device: torch.device) -> "Machine":
-        """This one, now."""
+        """The machine this runs on, in its current state."""
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         return cls(
             cpu=_cpu(),

@@ -1,4 +1,4 @@
-"""How things are timed: in turn, round by round, so that what else the machine does slows all alike."""
+"""Timing: ways take turns, round by round, so that other load on the machine slows all of them alike."""
 
 import statistics
 import time
@@ -14,13 +14,13 @@ from midway_zoo.benchmarks.memory import peak_mib
 
 @dataclass(frozen=True, kw_only=True)
 class How:
-    """How all subjects measure."""
+    """Options that all subjects share."""
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
-    """Beside float32, in which everything is measured."""
+    """Precision to measure in addition to float32."""
     compile: bool = False
-    """Also measure what torch.compile makes of it."""
+    """Whether to measure torch.compile too."""
     rounds: int = 5
     """Timed runs of each way, after the warm-up."""
     warmup: int = 1
@@ -28,7 +28,7 @@ class How:
 
 @dataclass(frozen=True)
 class Elapsed:
-    """What a run may return that knows better than this process's clocks how long the work itself took."""
+    """May be returned by a run that knows its duration better than this process's clocks."""
 
     seconds: float
     cpu_seconds: float | None = None
@@ -36,20 +36,20 @@ class Elapsed:
 
 @dataclass(frozen=True)
 class Way:
-    """One way of doing what is compared."""
+    """One of the ways that are compared."""
 
     name: str
     run: Callable[[], object]
     dtype: torch.dtype = torch.float32
-    """In which it computes: which matrix product is its ceiling."""
+    """Precision of its computation, in which the matrix product is timed."""
     counted: bool = False
     """Count the floating-point operations of a run."""
     flop: float | None = None
-    """Those that are known already."""
+    """Floating-point operations, if known already."""
     memory: bool = True
     """Measure the peak memory of a run."""
     items: float | None = None
-    """In one run, where it differs from the comparison's."""
+    """Items of a run, if they differ from the comparison's."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Spread:
 
     @classmethod
     def of(cls, seconds: Sequence[float]) -> "Spread":
-        """Of one run or more."""
+        """Quartiles of one or more runs."""
         if len(seconds) == 1:
             return cls(seconds[0], seconds[0], seconds[0])
         low, _, high = statistics.quantiles(seconds, n=4, method="inclusive")
@@ -73,47 +73,47 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """What was found of one way."""
+    """Figures of one way."""
 
     name: str
     seconds: Spread
-    """By the clock."""
+    """Wall-clock seconds."""
     cpu_seconds: Spread | None
-    """Of the processor, over all threads of this process, which other programs change little; None where the work is
-    done elsewhere."""
+    """Processor seconds over all threads of this process, which other programs affect little; None if the work is done
+    elsewhere."""
     per_second: float
-    """Items, at the median."""
+    """Items per second, at the median."""
     speed: float | None
-    """Times as fast as the peer: median over the rounds of the peer's seconds by its own."""
+    """Speed relative to the peer: median over the rounds of the peer's seconds divided by its own."""
     cpu_speed: float | None
-    """The same by the processor's seconds."""
+    """The same by processor seconds."""
     peak_mib: float | None
-    """Most memory in use during a run beyond what was in use before, in MiB; None where that cannot be measured."""
+    """Peak memory of a run beyond what was in use before, in MiB; None if it cannot be measured."""
     gflop: float | None
-    """Of a run, in 1e9, matrix products and convolutions only."""
+    """Floating-point operations of a run in units of 1e9, matrix products and convolutions only."""
     utilisation: float | None
-    """Those per second by the same of a large matrix product, in the same rounds and precision: 0 to 1."""
+    """Operations per second relative to a large matrix product in the same rounds and precision, 0 to 1."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ways of doing one thing."""
+    """Figures of several ways of doing the same thing."""
 
     title: str
     unit: str
-    """What is counted per second."""
+    """Unit of what is counted per second."""
     peer: str | None
     """Name of the row that the others are compared with."""
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    """What else is to be said, such as which peer is not installed."""
+    """Further remarks, such as which peer is not installed."""
 
     def row(self, name: str) -> Row:
         """The row of that name."""
         return next(row for row in self.rows if row.name == name)
 
     def noting(self, *notes: str) -> "Comparison":
-        """The same with more to say."""
+        """The same with further remarks."""
         return replace(self, notes=(*self.notes, *notes))
 
 
@@ -130,13 +130,13 @@ def compare(
     """Time ways in turn, after a warm-up in which the memory of each is measured.
 
     Args:
-        title: what is done.
-        ways: how; the order turns around from round to round.
+        title: what is compared.
+        ways: the ways; their order is reversed from round to round.
         how: device and number of rounds.
-        unit: of the items.
-        items: in one run.
+        unit: unit of the items.
+        items: number of items per run.
         peer: name of the way that the others are compared with.
-        elsewhere: the work is another process's: its memory is not this one's.
+        elsewhere: whether the work is done in another process, so that its memory cannot be measured here.
     """
     flop = {way.name: flop_of(way.run) if way.counted else way.flop for way in ways}
     products = {way.dtype: Product(how.device, way.dtype) for way in ways if flop[way.name]}
@@ -155,7 +155,7 @@ def compare(
     rows = []
     for way in ways:
         seconds, count, operations = Spread.of(wall[way.name]), way.items or items, flop[way.name]
-        counted = how.device.type == "cpu" and all(cpu[way.name])  # an accelerator's work is not the processor's
+        counted = how.device.type == "cpu" and all(cpu[way.name])  # the processor does not do an accelerator's work
         used = None
         if operations:
             product = products[way.dtype]
@@ -209,11 +209,11 @@ def timed(run: Callable[[], object], device: torch.device) -> tuple[float, float
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what was queued on an accelerator."""
+    """Wait for work queued on an accelerator."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def _speed(seconds: Seconds, peer: str, own: str) -> float:
-    # A clock of the processor may tick only every few milliseconds.
+    # The processor's clock may tick only every few milliseconds.
     return statistics.median(theirs / max(ours, 1e-9) for theirs, ours in zip(seconds[peer], seconds[own], strict=True))

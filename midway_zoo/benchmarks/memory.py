@@ -1,4 +1,4 @@
-"""Peak memory of a call: what a device allocated, or what the process had resident."""
+"""Peak memory of a call: allocated on a device, or resident memory of the process."""
 
 import contextlib
 import ctypes
@@ -12,9 +12,9 @@ _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
-    """Most memory in use while ``run`` ran, beyond what was in use before, in MiB.
+    """Peak memory while ``run`` ran, beyond what was in use before, in MiB.
 
-    On a CPU it is resident memory of the whole process, which only Linux lets one measure from anew; elsewhere None.
+    On a CPU it is the resident memory of the whole process, whose peak only Linux can reset; None elsewhere.
     """
     gc.collect()
     if device.type == "cuda":
@@ -27,10 +27,10 @@ def peak_mib(run: Callable[[], object], device: torch.device) -> float | None:
         return float(torch.cuda.max_memory_allocated(device) - before) / 2**20
     if not _CLEAR.exists():
         return None
-    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what was freed, and would hand it out again unseen
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps freed memory, and reusing it would not be visible
         ctypes.CDLL(None).malloc_trim(0)
     try:
-        _CLEAR.write_text("5")  # the peak starts anew from what is held now
+        _CLEAR.write_text("5")  # reset the peak to the current value
     except OSError:
         return None
     held = _peak_kib()
@@ -44,7 +44,7 @@ def _peak_kib() -> int:
 
 
 def resident_mib() -> float:
-    """Memory that this process has resident now; not a number where the system does not tell."""
+    """Resident memory of this process; NaN if the system does not provide it."""
     if not _STATUS.exists():
         return float("nan")
     lines = _STATUS.read_text().splitlines()

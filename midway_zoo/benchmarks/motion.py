@@ -1,4 +1,4 @@
-"""``midway-zoo benchmark motion``: latents along a clip, against the same pairs given one by one."""
+"""``midway-zoo benchmark motion``: latents along a clip, against the same pairs one by one."""
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +23,7 @@ def measure(
     size: int | None = None,
     frames: Sequence[int] = (16, 64),
 ) -> Iterator[Comparison]:
-    """A clip of each length; beside it the encoder alone, which a clip cannot be faster than."""
+    """A clip of each length, beside the encoder alone, which is an upper bound."""
     network = network_of(model, how.device)
     shape = (size, size) if size else network.config.img_size
     for count in frames:
@@ -43,12 +43,12 @@ def measure(
         if how.compile:
             compiled = _compiled(model, how.device)
             run = along(compiled)
-            notes.append(f"clip {watch(run, [(), ()])}; the first batch has a pair less than the others")
+            notes.append(f"clip {watch(run, [(), ()])}; the first batch has one pair less than the others")
             ways.append(Way("clip, compiled", run))
         title = f"motion latents of {count} frames of {shape[1]} x {shape[0]}, batches of {batch}"
         found_rows = compare(title, ways, how, unit="frames", items=count, peer=pairs)
         share = found_rows.row("encoder alone").seconds.median / found_rows.row("clip").seconds.median
-        yield found_rows.noting(*notes, f"frames a second of the clip by the encoder's alone: {share:.2f}")
+        yield found_rows.noting(*notes, f"frames per second of the clip, relative to the encoder alone: {share:.2f}")
 
 
 def _pairs(network: MidwayNetwork, clip: torch.Tensor, size: int | None) -> Callable[[], object]:
@@ -75,7 +75,7 @@ def _encoder(network: MidwayNetwork, clip: torch.Tensor, batch: int) -> Callable
 
 
 def _compiled(model: str, device: torch.device) -> MidwayNetwork:
-    """A network whose two parts that a clip needs are compiled."""
+    """The network, with the two parts that a clip needs compiled."""
     network = network_of(model, device)
     dynamics = network.require_dynamics()
     network.encode = torch.compile(network.encode)  # type: ignore[method-assign]

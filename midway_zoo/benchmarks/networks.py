@@ -1,4 +1,4 @@
-"""Networks and pictures to measure with. Weights do not change the time: a bare architecture gets random ones."""
+"""Networks and pictures to measure with. Weights do not affect the time, so a bare architecture gets random ones."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ def network_of(model: str, device: torch.device, **config: Any) -> MidwayNetwork
 
 
 def with_head(model: str, device: torch.device) -> MidwayNetwork:
-    """The network with its flow head, or one of random weights."""
+    """The network with its flow head, or else with a head of random weights."""
     network = network_of(model, device)
     if network.flow_head is None:
         network = network_of(model, device, flow_head=True)
@@ -44,7 +44,7 @@ def drifting(frames: int, size: tuple[int, int], seed: int = 0) -> Tensor:
 
 
 def sides(text: str | tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of a text such as 1024x436, width first as screens and data sets are described.
+    """(height, width) from a text such as 1024x436, with the width first, as usual for screens and data sets.
 
     Raises:
         InputError: for anything else.

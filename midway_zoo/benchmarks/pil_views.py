@@ -1,4 +1,4 @@
-"""The views of a pair as DINO-style training usually cuts them, on PIL images: the peer of our own."""
+"""The views of a pair as DINO-style training usually makes them, on PIL images: the peer of this package's."""
 
 import itertools
 
@@ -23,7 +23,7 @@ class PilViews:
         self.tensor = T.Compose([T.ToTensor(), T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
 
     def cut(self, source: Frame, target: Frame, rng: np.random.Generator) -> list[tuple[Image.Image, int]]:
-        """Views and their kinds, of frames (H, W, 3)."""
+        """Views and their kinds, from frames (H, W, 3)."""
         config, frames = self.config, (Image.fromarray(source), Image.fromarray(target))
         box = self._box(frames[0], config.dynamics_area, rng)
         views = [(self._cut(frame, box, config.dynamics_size, False), kind) for kind, frame in enumerate(frames)]
@@ -55,11 +55,11 @@ class PilViews:
         config = self.config
         if rng.random() < config.jitter_p:
             image = self.jitter(image)
-        if rng.random() < config.grey_p:
+        if rng.random() < config.grayscale_p:
             image = image.convert("L").convert("RGB")
         if rng.random() < config.blur_p[kind]:
             image = image.filter(ImageFilter.GaussianBlur(rng.uniform(*config.blur_radius)))
-        if rng.random() < config.solarise_p[kind]:
+        if rng.random() < config.solarize_p[kind]:
             image = ImageOps.solarize(image)
         tensor: Tensor = self.tensor(image)
         return tensor

@@ -40,7 +40,7 @@ def block(layer: Any, x: Tensor, gate: Tensor | None = None) -> Tensor:
 
 
 def encode(vit: Any, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
-    """Normed tokens (B, 1 + N, D) of the tapped blocks."""
+    """Normalised tokens (B, 1 + N, D) of the tapped blocks."""
     x = vit._pos_embed(vit.patch_embed(images))
     levels = []
     for index, layer in enumerate(vit.blocks):
@@ -68,7 +68,7 @@ def forward_dynamics(module: Any, motion: Tensor, source: Tensor) -> Tensor:
 
 
 def dynamics_losses(network: Any, source: Tensor, target: Tensor) -> dict[int, Tensor]:
-    """2 - 2 cos of predicted and seen tokens, per level."""
+    """2 - 2 cos of predicted and observed tokens, per level."""
     dynamics, taps = network.dynamics, network.config.feature_blocks
     s = encode(network.encoder, source, taps)
     with torch.no_grad():
@@ -93,7 +93,7 @@ def dynamics_losses(network: Any, source: Tensor, target: Tensor) -> dict[int, T
 
 
 def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: Any) -> Tensor:
-    """The loop over pairs of views of DINO's own code, with the pairs that Midway leaves out."""
+    """DINO's usual loop over pairs of views, without the pairs that Midway leaves out."""
     views = (student.float() / objective.student_temperature).unbind()
     wanted = F.softmax((teacher.float() - center) / objective.teacher_temperature, dim=-1).detach().unbind()
     total, terms = center.new_zeros(()), 0
@@ -107,12 +107,12 @@ def dino_loss(student: Tensor, teacher: Tensor, center: Tensor, objective: Any) 
 
 
 class PlainStep:
-    """Optimizer steps of a :class:`PretrainModel`, of which only the parameters are used.
+    """Optimizer steps of a :class:`PretrainModel`, using only its parameters.
 
     Args:
         model: with ViT blocks, DINO head and complete dynamics.
         optimizer: with :func:`~midway_zoo.train.optim.parameter_groups`.
-        dtype: of autocast; float16 comes with loss scaling.
+        dtype: data type of autocast; float16 uses loss scaling.
     """
 
     def __init__(self, model: PretrainModel, optimizer: torch.optim.Optimizer, dtype: torch.dtype | None) -> None:

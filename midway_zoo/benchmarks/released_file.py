@@ -1,7 +1,7 @@
-"""A file as large as a released one and in its structure, without its numbers.
+"""A file with the size and structure of a released one, but without its numbers.
 
-Optimizer included, storages in the text order of their numbers and without alignment, as torch 2.2 wrote them: where
-an encoder's tensors lie in it decides how many ranges are asked for.
+It includes the optimizer; storages are sorted as text and not aligned, as torch 2.2 wrote them: the positions of an
+encoder's tensors determine how many ranges are requested.
 """
 
 import math
@@ -24,7 +24,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def write_like_released(path: Path, config: MidwayConfig, prototypes: int = 65536) -> None:
-    """Write it; its numbers are the zeros of sparse files, which are never all in memory."""
+    """Write the file; its numbers are zeros of sparse files, which are never in memory all at once."""
     state = {key: tuple(value.shape) for key, value in empty_network(MidwayNetwork, config).state_dict().items()}
     encoder = {key.removeprefix("encoder."): shape for key, shape in state.items() if key.startswith("encoder.")}
     dynamics = {key.removeprefix("dynamics."): shape for key, shape in state.items() if key.startswith("dynamics.")}

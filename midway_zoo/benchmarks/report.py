@@ -1,4 +1,4 @@
-"""What a run of the command leaves: a table on the terminal, JSON, and a plot."""
+"""Results of the command: a table on the terminal, JSON, and a plot."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,11 +17,11 @@ PLOTS = (".png", ".svg", ".pdf")
 
 @dataclass(frozen=True)
 class Report:
-    """All that was measured of a subject, and how to measure it again."""
+    """All figures of a subject, and how to measure them again."""
 
     subject: str
     date: str
-    """ISO 8601 with the time zone, when it began."""
+    """Start time, ISO 8601 with the time zone."""
     command: str
     settings: dict[str, Any]
     machine: Machine
@@ -33,7 +33,7 @@ class Report:
 
 
 def seconds(value: float) -> str:
-    """With a unit that suits."""
+    """Seconds as text in a suitable unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3)):
         if value * factor >= 1:
             return f"{value * factor:.3g} {unit}" if value * factor < 1000 else f"{value * factor:.0f} {unit}"
@@ -41,7 +41,7 @@ def seconds(value: float) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """Lines of text: a row a way, without the columns that nothing was measured for, then the notes."""
+    """Lines of text: a row per way, without columns that have no figures, then the remarks."""
     columns: dict[str, list[str]] = {
         "": [row.name for row in comparison.rows],
         "median": [seconds(row.seconds.median) for row in comparison.rows],
@@ -64,7 +64,7 @@ def table(comparison: Comparison) -> str:
         )
         lines.append("  ".join((f"  {first}", *rest)).rstrip())
     if comparison.peer is not None:
-        lines.append(f"  speed: times as fast as {comparison.peer}, by the clock and by the processor's seconds")
+        lines.append(f"  speed relative to {comparison.peer}, by the clock and by processor seconds")
     return "\n".join([*lines, *(f"  {note}" for note in comparison.notes)])
 
 
@@ -91,7 +91,7 @@ def check_plot(path: Path, *, overwrite: bool = False) -> None:
 
 
 def plot(report: Report, path: Path, *, overwrite: bool = False) -> None:
-    """Medians as bars, quartiles as their whiskers, a panel a comparison. Needs the ``benchmark`` extra."""
+    """Medians as bars with quartiles as whiskers, a panel per comparison. Needs the ``benchmark`` extra."""
     from matplotlib.figure import Figure
 
     heights = [1.2 + 0.35 * len(comparison.rows) for comparison in report.comparisons]

@@ -22,12 +22,12 @@ _AS_IN_RECIPE: dict[str, dict[str, Any]] = {
         **{"head.hidden": 256, "head.bottleneck": 64},
     }
 }
-"""Sizes that are not those of the released runs: of the recipe `nano`."""
+"""Sizes of the recipe `nano`, which differ from the released runs."""
 _AUTOCAST = {"no": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class StepTask(PretrainTask):
-    """Pretraining without data: optimizer, schedules, clipping and averages are the trainer's."""
+    """Pretraining without data, with the trainer's optimizer, schedules, clipping and averages."""
 
     def __init__(self, config: PretrainConfig) -> None:
         self.config, self.total_steps, self.steps_per_epoch = config, 300 * _STEPS_PER_EPOCH, _STEPS_PER_EPOCH
@@ -72,7 +72,7 @@ def plain_step(config: PretrainConfig, device: torch.device) -> PlainStep:
 
 
 def settings(model: str, batch: int, prototypes: int, **changes: Any) -> PretrainConfig:
-    """A configuration of pretraining, without what it needs no value for."""
+    """A pretraining configuration without data and output."""
     values = {"out": "unused", "data.root": "unused", "batch_size": batch, "network.name": model}
     values |= _AS_IN_RECIPE.get(model, {})
     values |= {"head.out": prototypes, "trackers": [], "network.resample": "timm"} | changes
@@ -100,7 +100,7 @@ def disturb(model: Any) -> None:
 
 
 def differences(config: PretrainConfig, views: dict[str, Tensor]) -> tuple[float, float]:
-    """Largest relative difference of the losses and, over all tensors, of the gradients of the two."""
+    """Largest relative difference of the losses and, over all tensors, of the gradients of the two steps."""
     device = views["globals"].device
     models = [StepTask(config).model.to(device) for _ in range(2)]
     for model in models:

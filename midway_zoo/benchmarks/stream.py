@@ -15,13 +15,13 @@ from midway_zoo.inference.stream import MotionStream
 from midway_zoo.models.network import MidwayNetwork
 
 _FRAMES = 8
-"""That go round."""
+"""Number of different frames, which are repeated."""
 
 
 def measure(
     how: How, *, model: str = "midway_vits", video_size: str = "640x360", frames: int = 8, flow: bool = False
 ) -> Iterator[Comparison]:
-    """Latents of each frame since the one before; with ``flow`` also the flow of the head."""
+    """Latents from each frame to the next; with ``flow`` also the flow of the head."""
     network = network_of(model, how.device)
     height, width = sides(video_size)
     clip = drifting(_FRAMES, (height, width))
@@ -34,7 +34,7 @@ def measure(
     title = f"stream of {width} x {height}, {network.config.encoder}, motion latents"
     found = compare(title, ways, how, unit="frames", items=frames, peer=pairs)
     share = found.row("encoder alone").seconds.median / found.row("MotionStream.push").seconds.median
-    yield found.noting(f"frames a second by the encoder's alone: {share:.2f}")
+    yield found.noting(f"frames per second, relative to the encoder alone: {share:.2f}")
     if not flow:
         return
     headed = with_head(model, how.device)

@@ -1,7 +1,7 @@
 """``midway-zoo benchmark train``: an optimizer step of pretraining, against the same step written out plainly.
 
-On a GPU the trainer runs compiled in bfloat16, and the plain step in float16 with loss scaling, as such code does; on a
-CPU both run in float32, the trainer in what ``--dtype`` says.
+On a GPU the trainer runs compiled in bfloat16, and the plain step in float16 with loss scaling, as such code usually
+does; on a CPU both run in float32, or the trainer in the precision of ``--dtype``.
 """
 
 import gc
@@ -23,12 +23,13 @@ PLAIN = "plain step"
 def measure(
     how: How, *, model: str = "midway_vits", batch: int = 2, prototypes: int = 65536, largest: bool = False
 ) -> Iterator[Comparison]:
-    """Steps in turn; that both compute the same; with ``largest`` each at the largest batch that fits a GPU."""
+    """Time both steps, check that they compute the same, and with ``largest`` find the largest batch of each on a
+    GPU."""
     cuda = how.device.type == "cuda"
     if largest and not cuda:
         raise InputError("--largest needs --device cuda: memory that runs out ends a process on a CPU.")
     if not cuda and torch.accelerator.is_available():
-        raise InputError("the trainer takes the accelerator that is there; pass --device cuda, or hide it from torch.")
+        raise InputError("the trainer uses the accelerator of this machine; pass --device cuda, or hide it from torch.")
     exact = settings(model, 2, prototypes, **{"network.drop_path": 0})
     loss, gradient = differences(exact, random_views(exact, 2, how.device))
     same = f"in float32 both differ by {loss:.1e} (loss) and at most {gradient:.1e} (gradients), relative"
@@ -37,7 +38,7 @@ def measure(
     views = random_views(settings(model, batch, prototypes), batch, how.device)
     ways = []
     for name, (make, dtype) in makers.items():
-        # What the plain step computes beyond the trainer is no use: both are counted by the trainer's.
+        # Superfluous operations of the plain step do not count: both use the trainer's number.
         ways.append(Way(name, partial(make(batch), views), dtype=dtype, flop=flop * batch))
     title = f"pretraining step of {model}, {batch} pairs"
     yield compare(title, ways, how, unit="pairs", items=batch, peer=PLAIN).noting(same)
@@ -60,7 +61,7 @@ def _makers(model: str, prototypes: int, how: How) -> dict[str, tuple[Make, torc
         return lambda batch: TrainerStep(settings(model, batch, prototypes, precision=precision, compile=compiled))
 
     makers: dict[str, tuple[Make, torch.dtype]] = {PLAIN: (plain, torch.float16 if cuda else torch.float32)}
-    # One precision a run: Accelerate's state is the process's.
+    # One precision per run, since Accelerate's state belongs to the process.
     dtype = torch.bfloat16 if cuda and how.dtype == torch.float32 else how.dtype
     name = "trainer" if dtype == torch.float32 else f"trainer, {str(dtype).removeprefix('torch.')}"
     if not cuda:
@@ -71,7 +72,7 @@ def _makers(model: str, prototypes: int, how: How) -> dict[str, tuple[Make, torc
 
 
 def _flop_of_pair(model: str, prototypes: int, device: torch.device) -> float:
-    """Floating-point operations of the trainer's forward and backward, a pair."""
+    """Floating-point operations of the trainer's forward and backward pass, per pair."""
     config = settings(model, 2, prototypes)
     network = StepTask(config).model.to(device)
     views = random_views(config, 2, device)
@@ -81,7 +82,7 @@ def _flop_of_pair(model: str, prototypes: int, device: torch.device) -> float:
 def _largest(
     model: str, prototypes: int, makers: dict[str, tuple[Make, torch.dtype]], batch: int, flop: float, how: How
 ) -> Iterator[Comparison]:
-    """Each at its largest batch, for which it needs the device for itself."""
+    """Each step at its largest batch, with the device to itself."""
     for name, (make, dtype) in makers.items():
         found = _fitting(make, model, prototypes, batch, how.device)
         if not found:
@@ -93,7 +94,7 @@ def _largest(
 
 
 def _fitting(make: Make, model: str, prototypes: int, batch: int, device: torch.device) -> int:
-    """Largest batch of which two steps fit, to an eighth; 0 if none does."""
+    """Largest batch at which two steps fit in memory, to an eighth; 0 if none does."""
 
     def fits(count: int) -> bool:
         gc.collect()

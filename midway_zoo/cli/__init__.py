@@ -1,4 +1,5 @@
-"""The ``midway-zoo`` command. Its modules say what can be asked for; what does the work is imported when it is run."""
+"""The ``midway-zoo`` command. Its modules define the arguments; the code that does the work is imported when a command
+runs."""
 
 import io
 import logging
@@ -30,7 +31,7 @@ from midway_zoo.errors import InterruptedWorkError, MidwayZooError
 from midway_zoo.version import __version__
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
-"""Exit codes, as of a shell: 128 + the signal's number."""
+"""Exit codes as in a shell: 128 + number of the signal."""
 
 
 def build_parser() -> Parser:
@@ -64,14 +65,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line.
 
     Returns:
-        0 if it went well, 1 if it failed (one line on stderr), 3 if ``extract`` left out items that failed, 130 if it
-        was interrupted, 141 if nobody reads what it prints any more. Misuse exits with 2.
+        0 on success, 1 on failure (one line on stderr), 3 if some items of ``extract`` failed, 130 if interrupted, 141
+        if nothing reads its output any more. Usage errors exit with 2.
     """
-    for stream in (sys.stdout, sys.stderr):  # names of files may hold what a terminal cannot show
+    for stream in (sys.stdout, sys.stderr):  # file names may hold characters that a terminal cannot show
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     options, further = build_parser().parse_known_args(argv)
-    # argparse takes positional arguments in one piece; settings may stand on both sides of an option.
+    # argparse expects positional arguments in one group, but settings may come before and after an option.
     if further and not (hasattr(options, "settings") and all("=" in item and item[0] != "-" for item in further)):
         options.parser.unknown(further)
     if further:
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # `midway-zoo list | head`: what Python flushes at its end must not fail again
+    except BrokenPipeError:  # `midway-zoo list | head`: the flush when Python exits must not fail again
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except InterruptedWorkError as error:
@@ -99,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _set_up(*, quiet: bool, verbose: bool) -> None:
-    """Logging and bars, afresh for every command of a process."""
+    """Set up logging and progress bars, anew for every command in a process."""
     from midway_zoo.bars import silence
 
-    # Pillow's notice of a picture above 89 megapixels, which phones take. What it refuses is an error of ours.
+    # Pillow warns of pictures above 89 megapixels, which phones take. Those that it refuses become an error.
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")
     logging.basicConfig(format="%(name)s: %(message)s")
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING

@@ -1,4 +1,4 @@
-"""``midway-zoo app``: the page to play with. What it needs is imported when it runs."""
+"""``midway-zoo app``: an interactive page. What it needs is imported when it runs."""
 
 import argparse
 import signal
@@ -16,38 +16,46 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Register this module's command."""
     command = commands.add_parser(
         "app",
-        help="a page to play with, in the browser",
+        help="an interactive page in the browser",
         description="Serve a page on this machine: drop in two frames or a clip, click a point, and see heat map, "
-        "tracks, flow, features, gates and likeness of motions by any model. Nothing comes from outside, and nothing "
-        "goes there. Needs the extra `app`.",
+        "tracks, flow, features, gates and similarity of motions of any model. Nothing is loaded from or sent to other "
+        "machines. Needs the extra `app`.",
     )
     command.add_argument(
         "--model",
         action="append",
         metavar="CKPT_OR_NAME",
-        help=f"offered first; may be repeated, the first one is chosen. Default: {MODEL}",
+        help=f"model to list first; may be repeated, the first one is preselected. Default: {MODEL}",
     )
     command.add_argument(
         "--any-model",
         action="store_true",
-        help="visitors may type any hf-hub:ORG/REPO or path; always so at 127.0.0.1, where only this machine gets to",
+        help="let visitors enter any hf-hub:ORG/REPO or path; always so at 127.0.0.1, which only this machine reaches",
     )
     command.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 for everybody, default: %(default)s"
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 admits other machines, default: %(default)s"
     )
     command.add_argument("--port", type=int, help="default: the first free one from 7860 on")
     command.add_argument(
-        "--max-upload-mb", type=float, default=25.0, metavar="MB", help="of one file, default: %(default)g"
+        "--max-upload-mb", type=float, default=25.0, metavar="MB", help="largest size of a file, default: %(default)g"
     )
     command.add_argument(
-        "--max-megapixels", type=float, default=25.0, metavar="MP", help="of one picture, default: %(default)g"
+        "--max-megapixels",
+        type=float,
+        default=25.0,
+        metavar="MP",
+        help="largest size of a picture, default: %(default)g",
     )
-    command.add_argument("--frames", type=int, default=8, metavar="N", help="of a clip at most, default: %(default)s")
-    command.add_argument("--fps", type=float, default=5.0, help="of a clip, from its start, default: %(default)g")
+    command.add_argument(
+        "--frames", type=int, default=8, metavar="N", help="largest number of frames of a clip, default: %(default)s"
+    )
+    command.add_argument(
+        "--fps", type=float, default=5.0, help="frames per second taken from the start of a clip, default: %(default)g"
+    )
     command.add_argument(
         "--queue", type=int, default=16, metavar="N", help="requests that may wait, default: %(default)s"
     )
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
     command.set_defaults(run=_app)
 
 
@@ -70,7 +78,7 @@ def _app(options: argparse.Namespace) -> None:
     def stop(*_: Any) -> None:
         stopped.set()
 
-    # Both are how a server ends: what it leaves is removed, and that is no failure.
+    # Both end the server in the usual way: temporary files are removed, and it is not a failure.
     before = {one: signal.signal(one, stop) for one in (signal.SIGINT, signal.SIGTERM)}
     try:
         with serving(settings, host=options.host, port=options.port) as address:

@@ -1,4 +1,4 @@
-"""``midway-zoo demo``: the main job in one command. What it needs is imported when it runs."""
+"""``midway-zoo demo``: the main functions in one command. What it needs is imported when it runs."""
 
 import argparse
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DESCRIPTION = (
     "Run a network over a few frames and draw what it finds: features, flow, tracks, motion similarity and a heat map "
-    "in one picture, DIR/demo.png. Without footage a clip is generated, whose flow is known, and a real one is shown "
+    "in one picture, DIR/demo.png. Without footage, a generated clip with known flow is used, and a real one is shown "
     "below it. Larger frames are reduced to a shorter side of 128 pixels."
 )
 _FRAMES, _FPS = 12, 5.0
@@ -35,18 +35,21 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     footage.add_argument("--images", type=Path, nargs=2, metavar=("A", "B"), help="two frames of one scene")
     command.add_argument("--model", default=MODEL, metavar="CKPT_OR_NAME", help="default: %(default)s")
     command.add_argument(
-        "--out", type=Path, default=Path("midway_demo"), metavar="DIR", help="made if missing; default: %(default)s"
+        "--out",
+        type=Path,
+        default=Path("midway_demo"),
+        metavar="DIR",
+        help="folder to write to, created if missing; default: %(default)s",
     )
     command.add_argument("--force", action="store_true", help="replace an existing picture")
     command.add_argument("--frames", type=int, metavar="N", help=f"2 to 16 frames of a clip; default: {_FRAMES}")
     command.add_argument(
         "--fps",
         type=float,
-        help=f"of a video: take this many frames per second, from its start; default: {_FPS:g}, at which most motion "
-        "can be seen",
+        help=f"for a video: frames per second, from its start; default: {_FPS:g}, at which most motion is visible",
     )
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
-    # What else `load` looks at, which a first look at a network does not need.
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
+    # Further options that `load` expects, which this command does not offer.
     command.set_defaults(run=_demo, output=None, encoder="teacher", paired=False, config=[])
 
 
@@ -80,7 +83,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _checked_output(options: argparse.Namespace) -> Path:
-    """Where the picture goes; failing late would waste the work."""
+    """Path of the picture, checked early: failing late would waste the work."""
     from midway_zoo.cli.work.inputs import check_not_inputs
     from midway_zoo.files import check_folder
 
@@ -114,7 +117,7 @@ def _footage(options: argparse.Namespace) -> "Footage":
 
 
 def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:
-    """Blocks of the packaged clip, whose flow nobody knows, and a line about it."""
+    """Blocks of the packaged clip, whose true flow is unknown, and a line about it."""
     from midway_zoo.demo.findings import examine, random_features, warp_differences
     from midway_zoo.demo.footage import packaged_clip
     from midway_zoo.demo.panels import Panels
@@ -123,11 +126,11 @@ def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:
     findings = examine(network, footage)
     before, after = warp_differences(footage.frames, findings.flow)
     blocks = Panels(footage, findings).real(random_features(network, footage.frames), (before, after))
-    return blocks, f"real clip: neighbours are {before:.1f} grey levels apart, {after:.1f} once warped by the flow"
+    return blocks, f"real clip: neighbouring frames differ by {before:.1f} grey levels, by {after:.1f} after warping"
 
 
 def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings: "Findings") -> list[str]:
-    """Lines of text: the model, the footage, the flow, then what is not printed on the picture."""
+    """Lines of text about the model, the footage, the flow, and figures that are not on the picture."""
     import torch
 
     from midway_zoo.demo.findings import flow_errors, track_errors
@@ -137,7 +140,7 @@ def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings:
     height, width = footage.frames.shape[2:]
     size = f"{len(footage)} frames of {footage.given[1]} x {footage.given[0]} pixels"
     if footage.given != (height, width):
-        size += f", reduced to {width} x {height}; lengths below are in these"
+        size += f", reduced to {width} x {height}; lengths below are in these pixels"
     flow = f"flow: {findings.method}"
     if findings.method == "perturbation":
         flow += " (the model has no flow head)"
@@ -158,7 +161,7 @@ def _summary(model: str, network: "MidwayNetwork", footage: "Footage", findings:
     if distances := track_errors(findings):
         lines.append(
             f"tracks: {len(findings.points)} points, off by {distances['track']:.2f} px on average, "
-            f"{distances['still']:.2f} px if they stood still"
+            f"{distances['still']:.2f} px if they did not move"
         )
     where = next(network.parameters()).device
     threads = f", {torch.get_num_threads()} of {os.cpu_count()} threads" if where.type == "cpu" else ""

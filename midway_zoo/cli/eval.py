@@ -1,4 +1,4 @@
-"""The ``eval`` commands: how good a network is on published data sets."""
+"""The ``eval`` commands: networks on published data sets."""
 
 import argparse
 import sys
@@ -20,7 +20,7 @@ _DATASETS = {data.short[0]: (key, data) for key, data in DATASETS.items()}
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Register ``eval`` and its subcommands."""
-    group = commands.add_parser("eval", help="measure a network on published data sets")
+    group = commands.add_parser("eval", help="evaluate a network on published data sets")
     tasks = group.add_subparsers(dest="task", metavar="COMMAND", required=True)
     command = tasks.add_parser(
         "flow",
@@ -34,7 +34,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     _add_data_options(command)
     _add_method_options(command)
-    command.add_argument("-o", "--output", type=Path, metavar="RESULTS.json", help="write the figures too")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="RESULTS.json", help="also write the figures to this file"
+    )
     command.add_argument(
         "--submission", type=Path, metavar="DIR", help="predict the test split into DIR instead (Sintel, KITTI)"
     )
@@ -50,13 +52,18 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         choices=(*_DATASETS, _FOLDER),
-        help="folder: your own, ROOT/frames and ROOT/flow, or these in folders of clips; a flow file (.flo, .png, "
-        ".pfm, .npy, .flo5) is named as its first frame",
+        help="folder: your own, with ROOT/frames and ROOT/flow, or these in folders of clips; a flow file (.flo, .png, "
+        ".pfm, .npy, .flo5) has the name of its first frame",
     )
-    command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
-    command.add_argument("--split", help="default: what fine-tuning does not see, as subval of Sintel; else train")
+    command.add_argument("--root", required=True, type=Path, help="folder of the data set, or the one that contains it")
     command.add_argument(
-        "--pass", dest="passes", choices=("clean", "final"), help="of Sintel and FlyingThings; default: both"
+        "--split", help="default: the part that fine-tuning leaves out, such as subval of Sintel; else train"
+    )
+    command.add_argument(
+        "--pass",
+        dest="passes",
+        choices=("clean", "final"),
+        help="rendering pass of Sintel and FlyingThings; default: both",
     )
     command.add_argument("--limit", type=positive, metavar="N", help="at most N pairs of each part, evenly spaced")
     command.add_argument("--workers", type=_workers, default=0, help="processes that read files; default: %(default)s")
@@ -67,13 +74,15 @@ def _add_method_options(command: argparse.ArgumentParser) -> None:
         "--method",
         choices=("auto", "head", "perturbation", "zero"),
         default="auto",
-        help="perturbation is zero-shot, zero says that nothing moves; default: the head where there is one",
+        help="perturbation is zero-shot, zero predicts no motion; default: the head if there is one",
     )
-    command.add_argument("--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: own")
-    command.add_argument("--overlap", type=float, default=0.9, help="head: of tiles, default: %(default)s")
-    command.add_argument("--max-flow", type=float, metavar="PIXELS", help="leave out longer vectors")
+    command.add_argument(
+        "--tile", type=tile, metavar="SIZE", help="head: side or HEIGHTxWIDTH of tiles; default: the head's own"
+    )
+    command.add_argument("--overlap", type=float, default=0.9, help="head: overlap of tiles, default: %(default)s")
+    command.add_argument("--max-flow", type=float, metavar="PIXELS", help="ignore longer vectors of the ground truth")
     command.add_argument("--batch-size", type=positive, default=4, help="default: %(default)s")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
 
 
 def _workers(text: str) -> int:
@@ -126,7 +135,7 @@ def _submit(options: argparse.Namespace, parts: dict[str, Any]) -> None:
         served = (name for name, (_, data) in _DATASETS.items() if data.form)
         raise InputError(f"--submission is for {', '.join(served)}; {options.dataset} has no such server.")
     if options.output or options.max_flow is not None:
-        raise InputError("--submission predicts what has no ground truth: leave out --output and --max-flow.")
+        raise InputError("--submission is for pairs without ground truth: leave out --output and --max-flow.")
     network = load(options)
     for entries in parts.values():
         paths = write_submission(

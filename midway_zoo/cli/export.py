@@ -7,9 +7,9 @@ from midway_zoo.cli.inference import integers, size
 from midway_zoo.cli.zoo import add_encoder_options
 
 _DESCRIPTION = (
-    "A part of a network as a file that runs without this package. encoder: images -> cls, block2, ...; motion: "
+    "Write a part of a network to a file that runs without this package. encoder: images -> cls, block2, ...; motion: "
     "source, target -> tokens, level2, level1, pooled; flow: source, target -> flow, confidence (needs a flow head); "
-    "stream: images, previous -> state, and motion since the frame before; network: all that the dynamics computes. "
+    "stream: images, previous -> state, motion since the previous frame; network: all outputs of the dynamics. "
     "Images are float32 (B, 3, H, W), RGB, in [0, 1]. The file is run and compared with the network before it is kept."
 )
 _SUFFIX = {"onnx": ".onnx", "pt2": ".pt2", "torchscript": ".ts"}
@@ -24,7 +24,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="pretrained name, hf-hub:ORG/REPO, .pth, .safetensors, exported folder or training run",
     )
     command.add_argument("-o", "--output", type=Path, metavar="OUT", help="default: NAME-PART with the format's ending")
-    command.add_argument("--format", choices=tuple(_SUFFIX), help="default: what the ending of OUT says, or onnx")
+    command.add_argument("--format", choices=tuple(_SUFFIX), help="default: by the ending of OUT, else onnx")
     command.add_argument(
         "--part",
         choices=("encoder", "motion", "flow", "stream", "network"),
@@ -40,13 +40,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="batch, size or batch,size",
     )
     command.add_argument("--dtype", choices=("fp32", "fp16", "int8"), default="fp32", help="default: %(default)s")
-    command.add_argument("--blocks", type=integers, help="of the encoder, such as 5,11")
+    command.add_argument("--blocks", type=integers, help="encoder blocks, such as 5,11")
     command.add_argument(
-        "--images", type=Path, nargs="+", metavar="IMAGE", help="to compare on; default: generated scenes"
+        "--images", type=Path, nargs="+", metavar="IMAGE", help="images for the comparison; default: generated scenes"
     )
-    command.add_argument("--no-check", action="store_true", help="do not run and compare the file")
+    command.add_argument("--no-check", action="store_true", help="do not compare the file with the network")
     command.add_argument("--force", action="store_true", help="replace an existing file")
-    command.add_argument("--device", help=argparse.SUPPRESS, default="cpu")  # recorded on the CPU, wherever it will run
+    command.add_argument("--device", help=argparse.SUPPRESS, default="cpu")  # traced on the CPU, wherever it will run
     add_encoder_options(command)
     command.set_defaults(run=_export)
 

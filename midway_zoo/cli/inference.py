@@ -1,6 +1,6 @@
-"""Commands that run a network: features, motion; what they share with the others that do.
+"""The commands features and motion, and options shared by all commands that run a network.
 
-What does the work is imported when a command runs: help and usage errors come at once.
+The code that does the work is imported when a command runs, so that help and usage errors appear at once.
 """
 
 import argparse
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
 
 FEATURES = (
-    "Features as .safetensors or .npz: cls (N, D); block2, block5, ... (N, D, h, w), of images of different grids "
-    "block2.0, block2.1, ...; for a video also pts_seconds. Memory does not grow with N."
+    "Write features as .safetensors or .npz: cls (N, D); block2, block5, ... (N, D, h, w), or block2.0, block2.1, ... "
+    "for images with different grids; for a video also pts_seconds. Memory does not grow with N."
 )
 
 MOTION = (
-    "Motion latents of the frames t and t + GAP as .safetensors or .npz: tokens (N, 10, C), the final ones (level 0); "
-    "level1, level2, pooled; for videos pts_seconds and concealed (frames that are damaged)."
+    "Write motion latents of frames t and t + GAP as .safetensors or .npz: tokens (N, 10, C), the final ones (level "
+    "0); level1, level2, pooled; for videos also pts_seconds and concealed (whether frames are damaged)."
 )
 
 
@@ -37,7 +37,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     command.add_argument("--blocks", type=integers, default=(2, 5, 8, 11), help="encoder blocks, default: 2,5,8,11")
     command.add_argument("--backward", action="store_true", help="also the backward features of levels 2, 1, 0")
-    command.add_argument("--picture", type=Path, metavar="PCA.png", help="principal components of the last block")
+    command.add_argument(
+        "--picture",
+        type=Path,
+        metavar="PCA.png",
+        help="also write the principal components of the last block as a picture",
+    )
     add_sampling(command)
     command.set_defaults(run=_features)
 
@@ -50,12 +55,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def add_sampling(command: argparse.ArgumentParser) -> None:
     """Options that choose frames."""
-    command.add_argument("--stride", type=int, default=1, help="of a video: every n-th frame, default: %(default)s")
-    command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
+    command.add_argument(
+        "--stride", type=int, default=1, help="for a video: take every n-th frame, default: %(default)s"
+    )
+    command.add_argument("--fps", type=float, help="for a video, instead of --stride: frames per second to take")
 
 
 def add_command(commands: Any, name: str, short: str, description: str) -> argparse.ArgumentParser:
-    """A command that runs a network, with the options that all of them have."""
+    """A command that runs a network, with the common options."""
     command: argparse.ArgumentParser = commands.add_parser(name, help=short, description=description)
     command.add_argument(
         "model",
@@ -67,13 +74,13 @@ def add_command(commands: Any, name: str, short: str, description: str) -> argpa
     command.add_argument("--force", action="store_true", help="replace existing output files")
     command.add_argument("--size", type=size, help='shorter side in pixels, HEIGHTxWIDTH, or "full"; default: native')
     command.add_argument("--batch-size", type=int, default=8, help="default: %(default)s")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
     add_encoder_options(command)
     return command
 
 
 def model(text: str) -> str:
-    """What a command takes first; who begins with the footage is told."""
+    """The first argument, a model; a hint is given if it is footage."""
     from midway_zoo.inference.folders import IMAGE_SUFFIXES, suffix_of
     from midway_zoo.inference.sources import VIDEO_SUFFIXES
 

@@ -1,4 +1,4 @@
-"""What ``weights_manifest.json`` must look like; `midway-zoo manifest check` says so."""
+"""The schema of ``weights_manifest.json``, which `midway-zoo manifest check` validates."""
 
 import re
 from collections.abc import Callable
@@ -67,7 +67,7 @@ _METRIC: _Schema = {
 
 
 def validate(manifest: Any) -> list[str]:
-    """What is wrong with a manifest, one line each; nothing for a valid one.
+    """Problems of a manifest, one line each; empty if it is valid.
 
     The schema, version 1: ``schema_version``, ``citations`` (BibTeX by key) and ``models``, by "architecture.tag". A
     model of the Hub has the keys of ``_RELEASED``: ``revision``, sizes and digests are null until

@@ -1,4 +1,4 @@
-"""Commands that read frozen features out: ``eval knn``, ``eval davis``, ``eval tracking`` and ``propagate``."""
+"""Commands that evaluate frozen features: ``eval knn``, ``eval davis``, ``eval tracking`` and ``propagate``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,17 @@ _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
 
 def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Register the subcommands of ``eval``."""
+    _add_knn(tasks)
+    _add_davis(tasks)
+    _add_tracking(tasks)
+
+
+def _add_knn(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "knn",
         help="k-nearest-neighbour classification of an image folder",
-        description="Classify images by their nearest labelled neighbours among frozen class tokens. Features are kept "
-        "on disk and computed once.",
+        description="Classify images by their nearest labelled neighbours among frozen class tokens. Features are "
+        "computed once and cached on disk.",
         epilog="Example: midway-zoo eval knn timm:vit_small_patch16_224.dino --root /data/imagenet -o knn.json",
     )
     add_backbone(command)
@@ -38,44 +44,54 @@ def add_eval_commands(tasks: argparse._SubParsersAction[argparse.ArgumentParser]
         "--root", required=True, type=Path, help="folder with train/CLASS and val/CLASS, or of CLASS folders to split"
     )
     command.add_argument("--k", type=_numbers, metavar="K[,K...]", default=None, help="default: 10,20,100,200")
-    command.add_argument("--temperature", type=float, default=0.07, help="of the votes, default: %(default)s")
+    command.add_argument(
+        "--temperature", type=float, default=0.07, help="temperature of the votes, default: %(default)s"
+    )
     command.add_argument("--size", type=positive, help="side of the images in pixels; default: the backbone's own")
-    command.add_argument("--val-share", type=float, default=0.2, help="of a folder that is split, default: %(default)s")
-    command.add_argument("--seed", type=int, default=0, help="of the split, default: %(default)s")
-    command.add_argument("--cache", type=Path, metavar="DIR", help="of features; default: in the user's cache")
+    command.add_argument(
+        "--val-share", type=float, default=0.2, help="share of images held out when splitting, default: %(default)s"
+    )
+    command.add_argument("--seed", type=int, default=0, help="seed of the split, default: %(default)s")
+    command.add_argument(
+        "--cache", type=Path, metavar="DIR", help="folder for cached features; default: in the user's cache"
+    )
     command.add_argument("--batch-size", type=positive, default=64, help="default: %(default)s")
     command.add_argument("--workers", type=int, default=0, help="processes that read images; default: %(default)s")
     command.set_defaults(run=_knn)
 
+
+def _add_davis(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "davis",
-        help="DAVIS-2017: labels carried along by similarity of features",
-        description="Carry the first mask of each sequence through it and print J, F and J&F in percent.",
+        help="DAVIS-2017: label propagation by similarity of features",
+        description="Propagate the first mask of each sequence and print J, F and J&F in percent.",
         epilog="Example: midway-zoo eval davis midway_nano.scenes --root /data/DAVIS -o davis.json",
     )
     add_backbone(command)
-    command.add_argument("--root", required=True, type=Path, help="with JPEGImages, Annotations and ImageSets")
+    command.add_argument("--root", required=True, type=Path, help="folder with JPEGImages, Annotations and ImageSets")
     command.add_argument("--split", default="val", help="default: %(default)s")
-    command.add_argument("--limit", type=positive, metavar="N", help="the first N sequences only")
-    command.add_argument("--masks", type=Path, metavar="DIR", help="write the label maps too, as SEQ/00000.png")
+    command.add_argument("--limit", type=positive, metavar="N", help="evaluate only the first N sequences")
+    command.add_argument("--masks", type=Path, metavar="DIR", help="also write the label maps, as SEQ/00000.png")
     _add_propagation(command)
     command.set_defaults(run=_davis)
 
+
+def _add_tracking(tasks: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = tasks.add_parser(
         "tracking",
-        help="points followed through clips, as TAP-Vid counts it",
-        description="Follow points through every clip of a folder and print average Jaccard, position and occlusion "
-        "accuracy in percent. A point is taken for hidden where the way back does not lead home.",
+        help="point tracking, scored as in TAP-Vid",
+        description="Track points through every clip of a folder and print average Jaccard, position and occlusion "
+        "accuracy in percent. A point counts as occluded if tracking back does not return to its start.",
         epilog="Example: midway-zoo eval tracking midway_nano.scenes --root /data/clips --tracker flow -o points.json",
     )
     add_backbone(command)
-    beside = "NAME.npz (points as TAP-Vid has them, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)"
+    beside = "NAME.npz (points as in TAP-Vid, occluded) or NAME.csv (point,frame,x,y,occluded; pixels)"
     command.add_argument("--root", required=True, type=Path, help=f"NAME.mp4 or NAME/ of frames beside {beside}")
     command.add_argument(
         "--tracker",
         choices=("similarity", "perturbation", "flow"),
         default="similarity",
-        help="how points are followed, default: %(default)s",
+        help="how points are tracked, default: %(default)s",
     )
     command.add_argument("--mode", choices=("first", "strided"), default="first", help="default: %(default)s")
     command.add_argument("--side", type=positive, default=256, help="similarity: shorter side, default: %(default)s")
@@ -86,38 +102,43 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     """Register ``propagate``."""
     command = commands.add_parser(
         "propagate",
-        help="carry a mask along a clip",
-        description="Carry the mask of the first frame along a video or a folder of frames, without any training. "
-        "Writes a PNG with the mask's palette per frame into a folder, or an .mp4 with the labels over the frames.",
+        help="propagate a mask through a clip",
+        description="Propagate the mask of the first frame through a video or a folder of frames, without any "
+        "training. Writes a PNG with the mask's palette per frame to a folder, or an .mp4 with the labels over the "
+        "frames.",
         epilog="Example: midway-zoo propagate midway_nano.scenes clip.mp4 first.png -o masks",
     )
     add_backbone(command, output=False)
     command.add_argument("video", metavar="VIDEO|FOLDER", type=Path, help="a video, or a folder of frames")
-    command.add_argument("mask", metavar="MASK", type=Path, help="of the first frame: a PNG of object numbers")
-    command.add_argument("-o", "--output", required=True, type=Path, metavar="DIR|OUT.mp4", help="masks, or a film")
+    command.add_argument("mask", metavar="MASK", type=Path, help="mask of the first frame: a PNG of object numbers")
+    command.add_argument(
+        "-o", "--output", required=True, type=Path, metavar="DIR|OUT.mp4", help="folder for masks, or an .mp4"
+    )
     command.add_argument("--stride", type=int, default=1, help="take every n-th frame, default: %(default)s")
-    command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
+    command.add_argument("--fps", type=float, help="for a video, instead of --stride: frames per second to take")
     _add_propagation(command)
     command.set_defaults(run=_propagate)
 
 
 def add_backbone(command: argparse.ArgumentParser, *, output: bool = True) -> None:
-    """Arguments that say which network is read out, and where figures go."""
+    """Arguments for the network to evaluate and the file of figures."""
     command.add_argument(
         "model",
         metavar="MODEL",
         help="pretrained name, released .pth, folder, run or export of training, or timm:NAME for a ViT of timm",
     )
-    command.add_argument("--random", action="store_true", help="of a name: random weights, the floor of a comparison")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    command.add_argument("--random", action="store_true", help="for a name: use random weights, as a baseline")
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
     if output:
-        command.add_argument("-o", "--output", type=Path, metavar="RESULTS.json", help="write the figures too")
+        command.add_argument(
+            "-o", "--output", type=Path, metavar="RESULTS.json", help="also write the figures to this file"
+        )
     command.add_argument("--force", action="store_true", help="replace existing output files")
     add_encoder_options(command)
 
 
 def network_of(options: argparse.Namespace) -> MidwayNetwork:
-    """The Midway network that ``model`` means; a run of training is one too."""
+    """The Midway network of a name or path, which may be a training run."""
     import torch
 
     from midway_zoo.weights.registry import create_model
@@ -138,7 +159,7 @@ def network_of(options: argparse.Namespace) -> MidwayNetwork:
 
 
 def backbone_of(options: argparse.Namespace) -> Backbone:
-    """What ``model`` means, of this zoo or of timm, in evaluation mode."""
+    """The backbone of a name or path, of this zoo or timm, in evaluation mode."""
     import torch
 
     from midway_zoo.readouts.backbone import TIMM, load_backbone
@@ -171,7 +192,7 @@ def write_figures(options: argparse.Namespace, figures: Mapping[str, Any]) -> No
 
 
 def print_table(rows: Sequence[Sequence[str]]) -> None:
-    """An aligned Markdown table on stdout; the first row is the head."""
+    """An aligned Markdown table on stdout; the first row is the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "| " + " | ".join(cell.rjust(w) if n else cell.ljust(w) for n, (cell, w) in enumerate(zip(row, widths))) + " |"  # noqa: B905
@@ -187,9 +208,13 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 def _add_propagation(command: argparse.ArgumentParser) -> None:
     command.add_argument("--side", type=positive, default=480, help="shorter side in pixels, default: %(default)s")
-    command.add_argument("--context", type=int, default=7, help="previous frames that are asked, default: %(default)s")
-    command.add_argument("--radius", type=int, default=12, help="in tokens, default: %(default)s")
-    command.add_argument("--top", type=positive, default=5, help="tokens listened to, default: %(default)s")
+    command.add_argument(
+        "--context", type=int, default=7, help="previous frames to propagate from, default: %(default)s"
+    )
+    command.add_argument("--radius", type=int, default=12, help="radius in tokens, default: %(default)s")
+    command.add_argument(
+        "--top", type=positive, default=5, help="most similar tokens to propagate from, default: %(default)s"
+    )
     command.add_argument("--block", type=int, help="encoder block whose tokens are compared; default: the last")
 
 
@@ -261,10 +286,10 @@ def _propagate(options: argparse.Namespace) -> None:
     chosen = _propagation(options)
     labels, palette = read_mask(options.mask)
     frames = open_frames(options.video, stride=options.stride, fps=options.fps)
-    output, options.output = options.output, None  # checked above; `load` would take a folder for a mistake
+    output, options.output = options.output, None  # checked above; `load` would refuse a folder
     backbone = backbone_of(options)
     if film:
-        count = _write_film(output, backbone, frames, labels, palette, chosen, options.force)
+        count = _write_video(output, backbone, frames, labels, palette, chosen, options.force)
     else:
         from midway_zoo.files import make_folder
 
@@ -293,7 +318,7 @@ def _check_clip_output(options: argparse.Namespace, film: bool) -> None:
         check_folder(output, of="masks", made=True)
 
 
-def _write_film(
+def _write_video(
     output: Path,
     backbone: Backbone,
     frames: Iterable[Any],
@@ -307,7 +332,7 @@ def _write_film(
     from midway_zoo.inference.video_writer import write_video
     from midway_zoo.readouts.propagation import propagate_labels
 
-    shown, seen = tee(frames)  # results come frame by frame: one frame is kept at a time
+    shown, seen = tee(frames)  # results arrive frame by frame, and only one frame is kept
     maps = propagate_labels(backbone, (frame.image for frame in seen), labels, options=chosen)
     colours = torch.frombuffer(bytearray(palette), dtype=torch.uint8).view(-1, 3)
     pictures = (
@@ -328,7 +353,7 @@ def label_overlay(image: Tensor, labels: Tensor, colours: Tensor, *, alpha: floa
 
 def _timed(pictures: Iterable[tuple[float | None, Tensor]]) -> Iterator[tuple[Tensor, float, float]]:
     """Pictures with the seconds from and to which they are shown: until the next one, the last as long as the one
-    before it; those without times at ten a second."""
+    before it. Pictures without times are shown at ten per second."""
     waiting: tuple[float, Tensor] | None = None
     lasts = 1 / _FOLDER_FPS
     for number, (seconds, picture) in enumerate(pictures):
@@ -359,7 +384,7 @@ def _tracking(options: argparse.Namespace) -> None:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: null."""
+    """Replace NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     return None if isinstance(value, float) and value != value else value

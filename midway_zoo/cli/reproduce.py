@@ -13,9 +13,9 @@ from typing import Any
 from midway_zoo.errors import ConfigError, DataError, nearest
 
 DESCRIPTION = (
-    "Without a table, list the tables and their rows. With one, run the commands behind it in order: train, export, "
-    "evaluate. A step whose result is there is skipped, and training goes on where it was stopped. OUT/TABLE.md sets "
-    "the figures beside those reported by the authors."
+    "Without a table, list the tables and their rows. With one, run its commands in order: train, export, evaluate. "
+    "Steps whose result exists are skipped, and training resumes where it was stopped. OUT/TABLE.md compares the "
+    "figures with those reported by the authors."
 )
 REPORTED = "reported by the authors"
 FOLDERS = {
@@ -24,7 +24,7 @@ FOLDERS = {
     "ade20k": "ADEChallengeData2016",
     "wtsem": "Walking-Tours-Semantic",
 }
-"""Data set -> its folder below --data. The flow data sets go by the names that `train flow` knows."""
+"""Data set -> its folder below --data. Flow data sets have the folder names that `train flow` expects."""
 _FLOW = {
     "FlyingThings clean": "flying_things_clean_test",
     "FlyingThings final": "flying_things_final_test",
@@ -39,7 +39,7 @@ _OF_VIT_B = {
     "upernet_ade20k": ("optim.lr=8e-5", "optim.layer_decay=0.65"),
     "upernet_wtsem": ("optim.lr=8e-5", "optim.layer_decay=0.65"),
 }
-"""Recipe -> what differs for a ViT-B; the recipes hold the values of ViT-S."""
+"""Recipe -> settings that differ for ViT-B; the recipes hold those of ViT-S."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,23 @@ class Row:
 
     name: str
     model: str
-    """What ``init_from=`` says; "random:NAME" is a network with random weights."""
+    """Value of ``init_from=``; "random:NAME" is a network with random weights."""
     recipe: str
     dataset: str
-    """Of the segmentation; "flow" for optical flow."""
+    """Data set of the segmentation; "flow" for optical flow."""
     published: dict[str, float]
-    """Figure -> value; none where the authors' figure for this row is not recorded here."""
+    """Figure -> reported value; empty if the authors' figure for this row is not recorded here."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A command, and the file that is there when it is done."""
+    """A command, and the file that exists once it is done."""
 
     words: tuple[str, ...]
     result: Path
 
     def line(self) -> str:
-        """As a shell takes it."""
+        """The command as a line for a shell."""
         return shlex.join(("midway-zoo", *self.words))
 
 
@@ -77,7 +77,7 @@ def _flow(name: str, model: str, *epe: float) -> Row:
 
 
 def _baselines(heads: Sequence[tuple[str, str]]) -> list[Row]:
-    """What the paper compares with and timm has; timm has neither iBOT nor a ViT-S of MAE."""
+    """The paper's baselines that timm has: it has neither iBOT nor a ViT-S of MAE."""
     models = {
         "dino-vits": "timm:vit_small_patch16_224.dino",
         "dino-vitb": "timm:vit_base_patch16_224.dino",
@@ -126,13 +126,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     """Register ``reproduce``."""
     command = commands.add_parser(
         "reproduce",
-        help="the paper's tables, command by command",
+        help="reproduce the paper's tables, command by command",
         description=DESCRIPTION,
         epilog="Example: midway-zoo reproduce table1 --data /data --row vits-linear-bdd100k --out repro --dry-run",
     )
-    command.add_argument("table", nargs="?", choices=tuple(TABLES), help="which; without it the tables are listed")
-    command.add_argument("--data", type=Path, metavar="ROOT", help=f"holds {', '.join(FOLDERS.values())}, Sintel, ...")
-    command.add_argument("--row", action="append", metavar="ROW", help="this row alone; may be repeated")
+    command.add_argument(
+        "table", nargs="?", choices=tuple(TABLES), help="table to reproduce; without it the tables are listed"
+    )
+    command.add_argument(
+        "--data", type=Path, metavar="ROOT", help=f"folder with {', '.join(FOLDERS.values())}, Sintel, ..."
+    )
+    command.add_argument("--row", action="append", metavar="ROW", help="only this row; may be repeated")
     command.add_argument("--out", type=Path, default=Path("reproduce"), metavar="DIR", help="default: %(default)s")
     command.add_argument("--dry-run", action="store_true", help="print the commands and stop")
     command.add_argument(
@@ -141,7 +145,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         default=[],
         dest="extra",
         metavar="KEY=VALUE",
-        help="for every training: num_workers=4",
+        help="setting of every training run, such as num_workers=4",
     )
     command.set_defaults(run=_reproduce)
 
@@ -153,11 +157,11 @@ def steps_of(row: Row, data: Path, out: Path, extra: Sequence[str] = ()) -> list
     task = "flow" if row.dataset == "flow" else "segmentation"
     random = row.model.startswith("random:")
     start = f"network.name={row.model.removeprefix('random:')}" if random else f"init_from={row.model}"
-    root = data  # every data set is found below it by its usual name
+    root = data  # every data set is found in it by its usual name
     own = _OF_VIT_B.get(row.recipe, ()) if "vitb" in row.name else ()
     train = ("train", task, "--recipe", row.recipe, start, *own, f"data.root={root}", f"out={run}", *extra)
     head = export / ("config.json" if task == "flow" else "segmentation_head.safetensors")
-    # A run that is stopped has no export; the training that is asked for again resumes it, or finds it finished.
+    # A stopped run has no export; running the training again resumes it, or finds it finished.
     steps = [
         Step(train, head),
         Step(("train", "export", run, str(export), *(["--best"] if task == "flow" else [])), head),
@@ -206,7 +210,7 @@ def _run(step: Step) -> None:
     done = subprocess.run([sys.executable, "-m", "midway_zoo", *step.words], check=False)
     if done.returncode:
         raise DataError(
-            f"`{step.line()}` ended with {done.returncode}; mend that and call again: what is done is kept."
+            f"`{step.line()}` ended with {done.returncode}; fix the cause and run it again: finished steps are kept."
         )
 
 
@@ -228,7 +232,7 @@ def _listing() -> Iterator[str]:
 
 
 def table_of(rows: Sequence[Row], out: Path) -> str:
-    """A Markdown table of the figures that are there, beside the published ones."""
+    """A Markdown table of the existing figures beside the published ones."""
     lines = [f"| row | figure | here | {REPORTED} |", "|---|---|---:|---:|"]
     for row in rows:
         names = row.published or dict.fromkeys(_FLOW if row.dataset == "flow" else ("mIoU", "aAcc"))
@@ -243,7 +247,7 @@ def table_of(rows: Sequence[Row], out: Path) -> str:
 
 
 def _figures(row: Row, folder: Path) -> dict[str, float]:
-    """What the evaluations of a row wrote; segmentation in percent."""
+    """Figures written by the evaluations of a row; segmentation in percent."""
     if row.dataset != "flow":
         content = _read(folder / "segmentation.json")
         values = {name: _value(content, name) for name in ("mIoU", "aAcc")}
@@ -259,7 +263,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove it and call again.") from error
+        raise DataError(f"{path} is damaged ({error}); remove it and run the command again.") from error
     return content
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DATASETS = ("bdd100k", "cityscapes", "ade20k", "wtsem", "folder")
 _FOLDER_FPS = 10.0  # of a folder of frames, which have no times
-_MODEL = "folder that `midway-zoo train export` wrote of a segmentation run, or the run itself"
+_MODEL = "folder that `midway-zoo train export` wrote from a segmentation run, or the run itself"
 
 
 def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,8 +28,8 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command = commands.add_parser(
         "segment",
         help="classes of the pixels of images or a video",
-        description="Masks of images as PNG files in a folder, with a picture of each over its image; or, to an .mp4, "
-        "a video or a folder of frames with its classes in colours.",
+        description="Write masks of images as PNG files to a folder, each with an overlay picture; or write a video or "
+        "a folder of frames with its classes in colours to an .mp4.",
         epilog="Example: midway-zoo segment exported/seg photo.jpg -o masks",
     )
     command.add_argument("model", metavar="CKPT", type=Path, help=_MODEL)
@@ -40,8 +40,10 @@ def add_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     command.add_argument("--force", action="store_true", help="replace existing output files")
     command.add_argument("--no-overlays", action="store_true", help="masks alone")
     command.add_argument("--alpha", type=float, default=0.5, help="weight of the colours, default: %(default)s")
-    command.add_argument("--stride", type=positive, default=1, help="of a clip: every n-th frame, default: %(default)s")
-    command.add_argument("--fps", type=float, help="of a video: instead, take this many frames per second")
+    command.add_argument(
+        "--stride", type=positive, default=1, help="for a clip: take every n-th frame, default: %(default)s"
+    )
+    command.add_argument("--fps", type=float, help="for a video, instead of --stride: frames per second to take")
     _add_windows(command)
     command.set_defaults(run=_segment)
 
@@ -51,17 +53,19 @@ def add_eval_command(tasks: argparse._SubParsersAction[argparse.ArgumentParser])
     command = tasks.add_parser(
         "segmentation",
         help="mIoU, mAcc and aAcc of a segmenter",
-        description="Compare the classes that a segmenter finds with the truth, over all pixels of a data set, and "
-        "print a table of the classes.",
+        description="Compare predicted classes with the ground truth over all pixels of a data set, and print a table "
+        "of the classes.",
         epilog="Example: midway-zoo eval segmentation exported/seg --dataset bdd100k --root /data/bdd100k -o seg.json",
     )
     command.add_argument("model", metavar="CKPT", type=Path, help=_MODEL)
     command.add_argument("--dataset", required=True, choices=DATASETS, help="which layout ROOT has")
-    command.add_argument("--root", required=True, type=Path, help="its folder, or the folder that holds it")
+    command.add_argument("--root", required=True, type=Path, help="folder of the data set, or the one that contains it")
     command.add_argument("--split", choices=("train", "val"), default="val", help="default: %(default)s")
     command.add_argument("--limit", type=positive, metavar="N", help="at most N images, evenly spaced")
-    command.add_argument("-o", "--output", type=Path, metavar="RESULTS.json", help="write the figures too")
-    command.add_argument("--overlays", type=Path, metavar="DIR", help="write a picture of each image's classes too")
+    command.add_argument(
+        "-o", "--output", type=Path, metavar="RESULTS.json", help="also write the figures to this file"
+    )
+    command.add_argument("--overlays", type=Path, metavar="DIR", help="also write a picture of each image's classes")
     command.add_argument("--force", action="store_true", help="replace existing output files")
     _add_windows(command)
     command.set_defaults(run=_evaluate)
@@ -69,15 +73,22 @@ def add_eval_command(tasks: argparse._SubParsersAction[argparse.ArgumentParser])
 
 def _add_windows(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--size", type=size, help='shorter side at which images are seen, or "full"; default: as in training'
+        "--size", type=size, help='shorter side that images are resized to, or "full"; default: as in training'
     )
-    command.add_argument("--window-stride", type=positive, metavar="PIXELS", help="default: two thirds of a window")
-    command.add_argument("--batch-size", type=positive, default=8, help="windows at a time, default: %(default)s")
-    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if there is one, else cpu")
+    command.add_argument(
+        "--window-stride",
+        type=positive,
+        metavar="PIXELS",
+        help="distance of windows in pixels; default: two thirds of a window",
+    )
+    command.add_argument(
+        "--batch-size", type=positive, default=8, help="windows per forward pass, default: %(default)s"
+    )
+    command.add_argument("--device", help="cpu, cuda, cuda:1, ...; default: cuda if available, else cpu")
 
 
 def _load(options: argparse.Namespace) -> Segmenter:
-    """Of an export, or of a run, whose reading needs the trainer."""
+    """Load a segmenter from an export or a run; the latter needs the trainer."""
     from midway_zoo.readouts.segmenter_files import HEAD, load_segmenter
 
     if isinstance(options.size, tuple):
@@ -137,7 +148,7 @@ def _make_folder(folder: Path, *, force: bool) -> None:
     from midway_zoo.files import make_folder
 
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; a folder is written here.")
+        raise InputError(f"{folder} is a file; a folder is expected.")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputExistsError(f"{folder} holds files; choose another folder, or --force to write into it.")
     make_folder(folder)
@@ -157,7 +168,7 @@ def _segment(options: argparse.Namespace) -> None:
     wanted = [options.output / f"{name}{end}.png" for name, _ in named for end in ends]
     twice = [path for path, count in Counter(wanted).items() if count > 1]
     if twice:
-        raise InputError(f"two images would be written to {twice[0]}: segment those of the same name one by one.")
+        raise InputError(f"two images would be written to {twice[0]}: segment images of the same name one by one.")
     check_not_inputs(wanted, *options.inputs, options.model)
     for path in wanted:
         if path.exists() and not options.force:
@@ -170,7 +181,7 @@ def _segment(options: argparse.Namespace) -> None:
 
 
 def _pictures(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """(name, file) of every image that is asked for."""
+    """(name, file) of every requested image."""
     from midway_zoo.inference.folders import frame_files, is_image
 
     for path in options.inputs:
@@ -184,7 +195,7 @@ def _pictures(options: argparse.Namespace) -> Iterator[tuple[str, Path]]:
         elif is_image(path.name):
             yield path.stem, path
         else:
-            raise InputError(f"{path} is no image; a video is segmented to a video: -o {path.stem}_classes.mp4.")
+            raise InputError(f"{path} is not an image; a video is segmented to a video: -o {path.stem}_classes.mp4.")
 
 
 def _write_masks(options: argparse.Namespace, segmenter: Segmenter, named: list[tuple[str, Path]]) -> int:

@@ -1,4 +1,4 @@
-"""The ``train`` commands. Only this file's functions reach the trainer, and only when they are run."""
+"""The ``train`` commands. Only this module imports the trainer, and only when a command runs."""
 
 import argparse
 import sys
@@ -39,7 +39,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     command = tasks.add_parser(
         "index",
-        help="probe videos once, so that runs start at once",
+        help="index videos once, so that runs start at once",
         description="Probe every video (or folder of frames) under ROOT in parallel and write an index file.",
     )
     command.add_argument("root", metavar="ROOT", type=Path, help="folder of videos, or of folders of frames")
@@ -48,23 +48,23 @@ def _add_data_commands(tasks: "argparse._SubParsersAction[argparse.ArgumentParse
         dest="output",
         metavar="PATH",
         type=Path,
-        help="index file; default: kept with the data, or in a cache folder of yours where that cannot be written to",
+        help="index file; default: beside the data, or in your cache folder if that is not writable",
     )
-    command.add_argument("--workers", type=positive, help="processes; default: one a core")
-    command.add_argument("--force", action="store_true", help="probe again what the index knows")
+    command.add_argument("--workers", type=positive, help="processes; default: one per core")
+    command.add_argument("--force", action="store_true", help="probe indexed files again")
     command.set_defaults(run=_index)
 
     command = tasks.add_parser(
         "prepare",
         help="re-encode videos for fast random access",
-        description="Re-encode the videos under ROOT to OUT: small, with a key frame every few frames. Resumable.",
+        description="Re-encode the videos under ROOT to OUT, small and with frequent key frames. Can be resumed.",
     )
     command.add_argument("root", metavar="ROOT", type=Path, help="folder of videos, or of folders of frames")
     command.add_argument("out", metavar="OUT", type=Path, help="folder to write")
     command.add_argument("--height", type=int, default=360, help="shorter side in pixels; default: %(default)s")
-    command.add_argument("--gop", type=int, default=15, help="frames from key frame to key frame; default: %(default)s")
+    command.add_argument("--gop", type=int, default=15, help="distance of key frames in frames; default: %(default)s")
     command.add_argument("--format", choices=("video", "frames"), default="video", help="default: %(default)s")
-    command.add_argument("--workers", type=positive, help="processes; default: one a core")
+    command.add_argument("--workers", type=positive, help="processes; default: one per core")
     command.set_defaults(run=_prepare)
 
 
@@ -73,7 +73,7 @@ def _add_run_command(tasks: "argparse._SubParsersAction[argparse.ArgumentParser]
     command = tasks.add_parser(
         name,
         help=summary,
-        description=f"{summary[0].upper()}{summary[1:]}. Settings are those of the recipe, then KEY=VALUE in order.",
+        description=f"{summary[0].upper()}{summary[1:]}. Settings come from the recipe, then from KEY=VALUE in order.",
         epilog=f"Example: {entry.example}",
     )
     command.add_argument("--recipe", metavar="NAME|FILE.yaml", help="bundled recipe or a file of your own")

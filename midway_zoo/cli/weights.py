@@ -14,8 +14,8 @@ from midway_zoo.manifest import bundled_file
 from midway_zoo.names import list_models, split_name
 
 _MANIFEST = (
-    "check: validate the schema. pin: ask the Hub for commits, sizes and digests (of what is part of the package: take "
-    "size and digest from its file), write them, show a diff."
+    "check: validate the schema. pin: get commits, sizes and digests from the Hub (for bundled weights, size and "
+    "digest from their file), write them, and show a diff."
 )
 
 
@@ -37,20 +37,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "verify",
         help="check weights",
-        description="Check every tensor of a file, or of the cached parts of a name, against checksums; of weights "
-        "that are part of the package also that they give their golden outputs.",
+        description="Check every tensor of a file, or of the cached parts of a name, against checksums; for bundled "
+        "weights, also compare their outputs with the golden ones.",
     )
     command.add_argument("target", metavar="NAME|PATH", help="a pretrained name, or a file of weights")
     command.add_argument(
         "--full",
         action="store_true",
-        help="of a NAME on the Hub: read its whole source file once, keeping nothing, and compare its SHA-256",
+        help="for a NAME on the Hub: read its whole source file once, without storing it, and compare its SHA-256",
     )
     _add_cache_dir(command)
     command.set_defaults(run=_verify)
 
     command = commands.add_parser("cache", help="list or free cached weights", description="List cached weights.")
-    command.add_argument("--clear", metavar="NAME", help="remove the parts of a name, or of all: 'all'")
+    command.add_argument("--clear", metavar="NAME", help="remove the parts of a name, or of all names ('all')")
     _add_cache_dir(command)
     command.set_defaults(run=_cache)
 
@@ -61,14 +61,16 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "model card.",
     )
     command.add_argument("folder", metavar="DIR", type=Path, help="folder that `midway-zoo convert` wrote")
-    command.add_argument("repo_id", metavar="ORG/REPO", help="repository on the Hub; created if it is not there")
+    command.add_argument("repo_id", metavar="ORG/REPO", help="repository on the Hub; created if it does not exist")
     command.add_argument("--private", action="store_true", help="create the repository as private")
     command.set_defaults(run=_push)
 
     command = commands.add_parser("manifest", help="check or pin weights_manifest.json", description=_MANIFEST)
     command.add_argument("action", choices=("check", "pin"), help="what to do")
     command.add_argument("path", nargs="?", type=Path, default=manifest.manifest_path(), help="default: %(default)s")
-    command.add_argument("--parts", action="store_true", help=argparse.SUPPRESS)  # once the exception, now the rule
+    command.add_argument(
+        "--parts", action="store_true", help=argparse.SUPPRESS
+    )  # an option of earlier versions, now the default
     command.add_argument("--no-parts", action="store_true", help="pin: leave out the parts, which have to be fetched")
     command.add_argument(
         "--full", action="store_true", help="pin: also hash each whole source file, as `verify --full`"
@@ -77,7 +79,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _add_cache_dir(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--cache-dir", type=Path, help="instead of the Hub's cache")
+    command.add_argument("--cache-dir", type=Path, help="folder to use instead of the Hub's cache")
 
 
 def _download(options: argparse.Namespace) -> None:
@@ -88,7 +90,7 @@ def _download(options: argparse.Namespace) -> None:
     entry = manifest.find(name)
     if entry["format"] == manifest.BUNDLED:
         check_request(name, encoder=options.encoder, revision=options.revision)
-        sys.stdout.write(f"{name} is part of the package, there is nothing to fetch: {check_bundled(name, entry)}\n")
+        sys.stdout.write(f"{name} is bundled, nothing needs to be fetched: {check_bundled(name, entry)}\n")
         return
     parts = [options.encoder] if options.part == "encoder" else parts_for(options.encoder, paired=False)
     paths = fetch(
@@ -98,7 +100,7 @@ def _download(options: argparse.Namespace) -> None:
 
 
 def _pretrained_name(name: str) -> str:
-    return split_name(name)[1] or name  # a name without weights is refused where its entry is looked up
+    return split_name(name)[1] or name  # a name without weights is refused when its entry is looked up
 
 
 def _verify(options: argparse.Namespace) -> None:
@@ -111,7 +113,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     path = Path(options.target)
     if options.target not in list_models():
-        load_checkpoint(path)  # checks what there is to check: CRC-32, completeness, finite numbers
+        load_checkpoint(path)  # checks CRC-32, completeness and finite numbers
         digest = f"  sha256 {sha256_of(path)}" if path.is_file() else ""
         sys.stdout.write(f"{path}: good{digest}\n")
         return
@@ -175,7 +177,7 @@ def _manifest(options: argparse.Namespace) -> None:
         text = options.path.read_text(encoding="utf-8")
         content = json.loads(text)
     except ValueError as error:
-        raise ConfigError(f"{options.path} is no JSON: {error}") from error
+        raise ConfigError(f"{options.path} is not JSON: {error}") from error
     if problems := validate(content):
         raise ConfigError(f"{options.path}: {len(problems)} problem(s): {' '.join(problems)}")
     if options.action == "check":
@@ -211,7 +213,7 @@ def _pin(name: str, entry: dict[str, Any], *, with_parts: bool, full: bool) -> N
         )
     moved = entry["sha256"] not in (None, remote.sha256)
     entry.update(revision=remote.commit, size_bytes=remote.size, sha256=remote.sha256)
-    if moved:  # other contents: what was pinned of its parts no longer holds
+    if moved:  # other contents: the pins of its parts no longer hold
         entry["parts"] = {part: {"size_bytes": None, "sha256": None} for part in PARTS}
     if full:
         verify_source(name, entry)

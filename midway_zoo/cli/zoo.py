@@ -28,10 +28,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "convert",
         help="convert a released .pth to safetensors",
-        description="Convert a released .pth, a .safetensors file of this package, or a name whose weights are part of "
-        "the package, to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
+        description="Convert a released .pth, a .safetensors file of this package, or bundled weights by name, "
+        "to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
     )
-    command.add_argument("input", metavar="IN.pth|NAME", type=Path, help="a file, or bundled weights")
+    command.add_argument("input", metavar="IN.pth|NAME", type=Path, help="a file, or the name of bundled weights")
     command.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to write")
     command.add_argument("--force", action="store_true", help="replace an earlier conversion")
     add_encoder_options(command)
@@ -39,16 +39,18 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def add_encoder_options(command: argparse.ArgumentParser) -> None:
-    """Options that choose what is read from a released file."""
+    """Options for reading a released file."""
     command.add_argument("--encoder", choices=("teacher", "student"), default="teacher", help="default: %(default)s")
-    command.add_argument("--paired", action="store_true", help="student for source, teacher for target frames")
+    command.add_argument(
+        "--paired", action="store_true", help="use the student for source and the teacher for target frames"
+    )
     command.add_argument(
         "--config",
         action="append",
         default=[],
         metavar="KEY=VALUE",
         type=_setting,
-        help=f"override what a .pth says of itself; keys: {', '.join(field.name for field in fields(MidwayConfig))}",
+        help=f"override what a .pth says about itself; keys: {', '.join(field.name for field in fields(MidwayConfig))}",
     )
 
 
@@ -138,7 +140,7 @@ def _describe(described: dict[str, Any]) -> str:
 
 
 def _trust(weights: dict[str, Any]) -> list[str]:
-    """What stands for the weights' content: pinned digests, the package, or nothing yet."""
+    """How the weights' content is verified: by pinned digests, by the package, or not yet."""
     if weights["format"] == manifest.BUNDLED or weights.get("path"):
         return []
     from midway_zoo.weights.pins import TRUSTED, unpinned

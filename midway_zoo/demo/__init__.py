@@ -1,9 +1,9 @@
-"""What ``midway-zoo demo`` does: footage, what a network makes of it, and one picture of that."""
+"""The parts of ``midway-zoo demo``: footage, the findings of a network on it, and one picture of them."""
 
 MODEL = "midway_nano.scenes"
-"""That which is part of the package."""
+"""The model that is part of the package."""
 CAUTION = (
-    "what this model does not show: the colours of its features do not follow objects, as those of random weights do; "
-    "its heat maps point the right way and miss more often than they hit"
+    "limits of this model: the colours of its features do not follow objects, while those of random weights do; its "
+    "heat maps point in the right direction but miss more often than they hit"
 )
-"""Of :data:`MODEL`; MODEL_CARD.md has the figures."""
+"""Limits of :data:`MODEL`; MODEL_CARD.md has the figures."""

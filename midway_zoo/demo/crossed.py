@@ -1,4 +1,4 @@
-"""Motion apart from content: every picture moves in every direction, so that likeness of pictures explains nothing."""
+"""Motion apart from content: every picture moves in every direction, so that similar pictures explain nothing."""
 
 from dataclasses import dataclass
 
@@ -18,22 +18,22 @@ _SEED = 2027
 
 @dataclass(frozen=True, repr=False, eq=False)
 class CrossedMotion(ShapeRepr):
-    """Likeness of the motion latents of n pairs, ordered by direction, then by picture."""
+    """Similarity of the motion latents of n pairs, ordered by direction, then by picture."""
 
     similarity: Tensor
     """(n, n) cosines."""
     agreement: float
-    """Correlation of these with the cosines of the true motions, over all pairs of pairs."""
+    """Correlation of ``similarity`` with the cosines of the true motions, over all pairs of pairs."""
     random: float
-    """The same of a network whose weights were never trained."""
+    """The same for a network whose weights were never trained."""
     pixels: float
-    """The same of the differences between the frames themselves, the simplest thing that motion could be told by."""
+    """The same for the differences between the frames, the simplest cue to motion."""
 
 
 def crossed_pairs() -> tuple[Tensor, Tensor, Tensor]:
     """Sources and targets (n, 3, 64, 64) and the motions (n, 2) in pixels, of every picture in every direction.
 
-    A target is the same picture seen through a window that moved, so that the motion is exactly the same everywhere.
+    A target is the same picture seen through a shifted window, so that the motion is exactly the same everywhere.
     """
     config = ScenesConfig(height=_SIDE + 2 * _PIXELS, width=_SIDE + 2 * _PIXELS, frames=2, objects=(2, 4))
     frames = SceneGenerator(config, seed=_SEED).render(list(range(_PICTURES))).frames[:, 0]
@@ -49,7 +49,7 @@ def crossed_pairs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def crossed_motion(network: MidwayNetwork, fresh: MidwayNetwork) -> CrossedMotion:
-    """What a network's motion latents tell of motion alone, beside a ``fresh`` network of the same shape."""
+    """What a network's motion latents say about motion alone, beside a ``fresh`` network of the same shape."""
     sources, targets, motions = crossed_pairs()
     similarity = [
         analysis.latent_similarity(infer_motion_latent(one, sources, targets)).float().cpu() for one in (network, fresh)

@@ -1,4 +1,4 @@
-"""What a network makes of footage: every function of the zoo once."""
+"""The findings of a network on footage: every function of the zoo once."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from midway_zoo.results import MotionLatent, ShapeRepr
 Result = TypeVar("Result")
 
 _POINTS = 4
-_TARGETS = (1, 2, 4)  # frames in which the heat map looks for the first frame's point
+_TARGETS = (1, 2, 4)  # frames whose heat maps show the first frame's point
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -36,23 +36,23 @@ class Findings(ShapeRepr):
     latents: MotionLatent
     """Of the T - 1 neighbours."""
     crossed: CrossedMotion
-    """What the motion latents tell of motion, on pairs of its own in which every picture moves in every direction."""
+    """What the motion latents say about motion, on separate pairs in which every picture moves in every direction."""
     flow: Tensor
     """(T - 1, 2, H, W)."""
     method: str
     """How the flow was found: "head" or "perturbation"."""
     points: Tensor
-    """(n, 2): the points (x, y) of the first frame that were followed; the first one is the heat maps'."""
+    """(n, 2): the points (x, y) of the first frame that were tracked; the heat maps are those of the first one."""
     heat_targets: list[int]
     """Indices of the frames of ``heat``."""
     heat: Tensor
-    """(k, h, w) cosines: where the first point is in each of these frames."""
+    """(k, h, w) cosines: where the first point is in each of ``heat_targets``."""
     tracks: Tensor
-    """(T, n, 2): the points in every frame, by the flow of a head, or by perturbation where there is none."""
+    """(T, n, 2): the points in every frame, by the flow of the head, or by perturbation if there is no head."""
     true_tracks: Tensor | None
-    """The same by the true flow, NaN from where a point is covered or outside; None where no flow is known."""
+    """The same by the true flow, NaN once a point is occluded or outside; None if the true flow is unknown."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each took."""
+    """How long each finding took."""
 
 
 def examine(network: MidwayNetwork, footage: Footage) -> Findings:
@@ -68,7 +68,7 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
     size = working_size(network, frames)
     last = network.config.depth - 1
     features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
-    assert isinstance(features, Tensor)  # of one size, so of one grid
+    assert isinstance(features, Tensor)  # frames of one size have one grid
     latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
     crossed = timed("motion similarity", lambda: crossed_motion(network, analysis.untrained(network)))
     found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **flow_options(network)))
@@ -101,20 +101,20 @@ def examine(network: MidwayNetwork, footage: Footage) -> Findings:
 
 
 def working_size(network: MidwayNetwork, frames: Tensor) -> int:
-    """Shorter side at which frames (T, 3, H, W) are seen: smaller ones than the network was made for are enlarged,
-    larger ones give a finer grid, up to twice as fine."""
+    """Shorter side to which frames (T, 3, H, W) are resized: frames smaller than the network's native size are
+    enlarged, larger ones give a finer grid, up to twice as fine."""
     native = min(network.config.img_size)
     return min(max(native, min(frames.shape[2:])), 2 * native)
 
 
 def flow_options(network: MidwayNetwork) -> dict[str, Any]:
-    """Of ``predict_flow``: the head sees frames as they are, in tiles, and looks twice more at what it left over;
-    without one every token is perturbed, so that a grid finer than the network's own would take minutes."""
+    """Options of ``predict_flow``. A head runs at full resolution in tiles, with two rounds of refinement; without a
+    head every token is perturbed, and a grid finer than the network's own would take minutes."""
     return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
 
 
 def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
-    """``features`` of a network of the same shape whose weights were never trained: what the shape alone shows."""
+    """``features`` of an untrained network of the same shape: what the architecture alone shows."""
     fresh = analysis.untrained(network)
     size = working_size(network, frames)
     last = network.config.depth - 1
@@ -124,8 +124,8 @@ def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
 
 
 def warp_differences(frames: Tensor, flow: Tensor) -> tuple[float, float]:
-    """How far neighbouring frames (T, 3, H, W) are apart, in grey levels of 256, and how far once the later one is
-    warped by the flow (T - 1, 2, H, W): what can be said of flow where the truth is not known."""
+    """Mean absolute difference of neighbouring frames (T, 3, H, W), in grey levels of 256, before and after the later
+    one is warped by the flow (T - 1, 2, H, W): a measure of flow that needs no ground truth."""
     source, target = frames[:-1].float().cpu(), frames[1:].float().cpu()
     flow = flow.float().cpu()
     x = torch.arange(flow.shape[3]) + flow[:, 0]
@@ -140,12 +140,12 @@ def notable_points(frame: Tensor, flow: Tensor) -> Tensor:
 
     Args:
         frame: (3, H, W).
-        flow: (2, H, W): of the frame.
+        flow: (2, H, W), of the frame.
     """
     height, width = frame.shape[1:]
     side = max(min(height, width) // 8, 1)
-    grey = frame.mean(dim=0)
-    values = torch.stack([grey, grey.square(), torch.hypot(flow[0], flow[1])])
+    gray = frame.mean(dim=0)
+    values = torch.stack([gray, gray.square(), torch.hypot(flow[0], flow[1])])
     mean, square, length = F.avg_pool2d(values[None], side)[0]
     score = (square - mean.square()).clamp_min(0).sqrt() * (length + 0.1 * length.mean())
     y, x = torch.meshgrid(*(torch.arange(count) for count in score.shape), indexing="ij")
@@ -161,7 +161,7 @@ def notable_points(frame: Tensor, flow: Tensor) -> Tensor:
 
 
 def true_tracks(footage: Footage, points: Tensor) -> Tensor | None:
-    """(T, n, 2): points carried along by the true flow, NaN from where they are covered or outside."""
+    """(T, n, 2): points carried along by the true flow, NaN once they are occluded or outside."""
     if footage.flow is None or footage.occlusion is None:
         return None
     places = [points]
@@ -176,7 +176,7 @@ def true_tracks(footage: Footage, points: Tensor) -> Tensor | None:
 
 
 def flow_errors(footage: Footage, flow: Tensor) -> dict[str, float] | None:
-    """Mean end-point error in pixels over all pixels: "epe" of a flow, "zero" of saying that nothing moves."""
+    """Mean end-point error in pixels over all pixels: "epe" of the flow, "zero" of a flow of zeros."""
     if footage.flow is None:
         return None
     errors = {}
@@ -188,7 +188,7 @@ def flow_errors(footage: Footage, flow: Tensor) -> dict[str, float] | None:
 
 
 def track_errors(findings: Findings) -> dict[str, float] | None:
-    """Mean distance in pixels from the true tracks: "track" of those found, "still" of points that stay."""
+    """Mean distance in pixels from the true tracks: "track" of those found, "still" of points that do not move."""
     if findings.true_tracks is None:
         return None
     truth = findings.true_tracks[1:]

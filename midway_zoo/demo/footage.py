@@ -1,4 +1,4 @@
-"""What the demo looks at: a few frames at a size that bounds its time."""
+"""The frames of the demo: few, and of a size that bounds its running time."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,27 +19,27 @@ from midway_zoo.scenes import SceneGenerator, ScenesConfig
 SIDE = 128
 """Shorter side in pixels to which larger frames are reduced."""
 MAX_FRAMES = 16
-_LONGEST = 4  # times the shorter side
-_SEED, _SCENE = 2026, 441  # no training or validation draws from this seed
+_LONGEST = 4  # longest side, in units of the shorter one
+_SEED, _SCENE = 2026, 441  # this seed is used neither in training nor in validation
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Footage(ShapeRepr):
-    """T frames, and what is known about them."""
+    """T frames and the ground truth about them, if there is any."""
 
     name: str
     frames: Tensor
-    """(T, 3, H, W) float32 in [0, 1], at the size that is worked at; everything below is in pixels of these."""
+    """(T, 3, H, W) float32 in [0, 1], at their working size; everything below is in pixels of these."""
     given: tuple[int, int]
     """Height and width of the frames as they were read."""
     labels: Sequence[str]
-    """T names of frames, to be printed with them."""
+    """T captions of the frames."""
     flow: Tensor | None = None
-    """(T - 1, 2, H, W): the true flow of neighbours."""
+    """(T - 1, 2, H, W): the true flow from each frame to the next."""
     occlusion: Tensor | None = None
     """(T - 1, H, W) bool: source pixels that are not seen in the next frame."""
     points: Tensor | None = None
-    """(n, 2): points (x, y) of the first frame that are worth following; None: not known."""
+    """(n, 2): points (x, y) of the first frame that are worth tracking; None if unknown."""
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -55,11 +55,11 @@ def read_images(paths: Sequence[Path], side: int = SIDE) -> Footage:
 
     Args:
         paths: two or more.
-        side: shorter side in pixels to which larger ones are reduced.
+        side: shorter side in pixels to which larger images are reduced.
 
     Raises:
         MissingFileError: if one does not exist.
-        InputError: if one is no image, or their sizes differ.
+        InputError: if one is not an image, or their sizes differ.
     """
     given: tuple[int, int] | None = None
     frames = []
@@ -70,7 +70,7 @@ def read_images(paths: Sequence[Path], side: int = SIDE) -> Footage:
         if size != given:
             raise InputError(
                 f"{paths[0]} has {given[1]} x {given[0]} pixels and {path} has {size[1]} x {size[0]} (width x height): "
-                "frames of one scene have one size. Crop or resize one of them."
+                "the frames of a scene must have the same size. Crop or resize one of them."
             )
         frames.append(_reduced(image, path.name, side))
     assert given is not None
@@ -83,7 +83,8 @@ def read_images(paths: Sequence[Path], side: int = SIDE) -> Footage:
 
 
 def packaged_clip() -> Footage:
-    """The real clip of the package: six frames of a toy on a table, by a hand-held camera (see clip/README.md)."""
+    """The real clip of the package: six frames of a toy on a table, filmed with a hand-held camera (see
+    clip/README.md)."""
     folder = files("midway_zoo.demo") / "clip"
     entries = sorted((entry for entry in folder.iterdir() if entry.name.endswith(".jpg")), key=lambda one: one.name)
     with ExitStack() as stack:
@@ -93,7 +94,7 @@ def packaged_clip() -> Footage:
 
 
 def generated_clip(frames: int) -> "Footage":
-    """A scene of textured objects whose motions change over the clip, and the truth about it."""
+    """A scene of textured objects whose motions change over the clip, with its ground truth."""
     config = ScenesConfig(
         height=64,
         width=64,
@@ -114,7 +115,7 @@ def generated_clip(frames: int) -> "Footage":
     for instance in instances.unique().tolist():
         places = (instances == instance).nonzero().flip(1).float()
         if instance and len(places) >= config.height * config.width // 100:
-            # The nearest pixel that shows it: a ring's centre does not.
+            # The pixel of the object that is nearest to its centre, since a ring's centre is not part of it.
             centres.append(places[(places - places.mean(dim=0)).norm(dim=1).argmin()])
     return Footage(
         name="generated clip",
@@ -128,18 +129,18 @@ def generated_clip(frames: int) -> "Footage":
 
 
 def read_clip(path: Path, frames: int, fps: float | None, side: int = SIDE) -> Footage:
-    """The first frames of a video at a rate of ``fps``, or of a folder of frames all of the first.
+    """The first frames of a video, taken at ``fps``, or of a folder of frames.
 
     Args:
         path: of the video or folder.
-        frames: how many to take at most.
+        frames: largest number of frames to take.
         fps: frames per second to take; None for a folder.
         side: shorter side in pixels to which larger frames are reduced.
 
     Raises:
         MissingFileError: if it does not exist.
         MissingExtraError: for a video without PyAV.
-        InputError: if it cannot be read, gives less than two frames, or its frames differ in size.
+        InputError: if it cannot be read, gives fewer than two frames, or its frames differ in size.
     """
     images: list[Tensor] = []
     times: list[float | None] = []
@@ -160,12 +161,12 @@ def read_clip(path: Path, frames: int, fps: float | None, side: int = SIDE) -> F
 
 
 def _reduced(image: Tensor, name: str, side: int) -> Tensor:
-    """The image with a shorter side of at most ``side``, never enlarged."""
+    """The image reduced to a shorter side of at most ``side``; never enlarged."""
     height, width = image.shape[1:]
     if max(height, width) > _LONGEST * min(height, width):
         raise InputError(
-            f"{name} has {width} x {height} pixels (width x height): pictures up to {_LONGEST} times as long as "
-            "wide are drawn. Crop it."
+            f"{name} has {width} x {height} pixels (width x height): the longer side can be at most "
+            f"{_LONGEST} times the shorter one. Crop it."
         )
     factor = min(1.0, side / min(height, width))
     return resize(image, (round(height * factor), round(width * factor)))

@@ -15,14 +15,14 @@ from midway_zoo.demo.footage import Footage
 from midway_zoo.demo.sheet import Block
 from midway_zoo.visualize import features_to_image, flow_to_image, flow_wheel, heatmap_overlay
 
-_CELL = 192  # side in pixels of a square frame's picture, about
+_CELL = 192  # approximate side in pixels of a square frame's picture
 _ROW = 1192  # width of a row of frames
 _MOST_COLUMNS = 6
-_BAR = 60  # width of a colour bar, about
+_BAR = 60  # approximate width of a colour bar
 
 
 class Panels:
-    """Draws blocks about one footage, all at one scale."""
+    """Draws the blocks about one footage, all at the same scale."""
 
     def __init__(self, footage: Footage, findings: Findings) -> None:
         self.footage, self.findings = footage, findings
@@ -42,15 +42,15 @@ class Panels:
         return [*blocks, similarity, self.heat(_ROW - similarity.width - sheet.BETWEEN)]
 
     def real(self, random: Tensor, differences: tuple[float, float]) -> list[Block]:
-        """The blocks of the real clip below those of the generated one.
+        """The blocks of the real clip, which come below those of the generated one.
 
         Args:
-            random: features of random weights.
-            differences: of :func:`~midway_zoo.demo.findings.warp_differences`.
+            random: (T, D, h, w) features of random weights.
+            differences: result of :func:`~midway_zoo.demo.findings.warp_differences`.
         """
         frames, features, *flows = self.frames(), self.features(), *self.flows()
         before, after = differences
-        seen = f"{flows[0].legend}; frames are {before:.1f} grey levels apart, {after:.1f} once warped by it"
+        seen = f"{flows[0].legend}; frames differ by {before:.1f} grey levels, by {after:.1f} after warping"
         return [
             Block("A real clip", frames.legend, frames.picture),
             features,
@@ -90,9 +90,9 @@ class Panels:
         shown = self.columns[:1] if self.pair else self.columns
         truth = self.footage.flow
         lengths = torch.linalg.vector_norm((self.findings.flow if truth is None else truth)[shown], dim=1)
-        # Of predictions a few vectors may be far too long.
+        # A few predicted vectors may be far too long.
         longest = max(float(lengths.flatten().double().quantile(0.99) if truth is None else lengths.max()), 1.0)
-        how = {"head": "by the flow head", "perturbation": "zero-shot, by perturbation: no flow head here"}
+        how = {"head": "by the flow head", "perturbation": "zero-shot, by perturbation (no flow head)"}
         legend = f"{'from the first to the second' if self.pair else 'to the next frame'}, {how[self.findings.method]}"
         captions = []
         for index in shown:
@@ -116,35 +116,35 @@ class Panels:
         columns = [round(last * column / steps) for column in range(steps + 1)]
         cells = [self._tracked(index) for index in columns]
         captions = [self.footage.labels[index] for index in columns]
-        way = "" if self.pair else ", followed from frame to frame"
+        chained = "" if self.pair else ", tracked from frame to frame"
         by = "the predicted flow" if findings.method == "head" else "perturbation, without training for it"
-        legend = f"points of the first frame{way} by {by}"
+        legend = f"points of the first frame{chained} by {by}"
         if errors := track_errors(findings):
             legend += (
                 f"; rings: the truth. Off by {errors['track']:.1f} pixels on average, {errors['still']:.1f} if they "
-                "stood still"
+                "did not move"
             )
         return Block("Tracks", legend, sheet.row(cells, captions))
 
     def _tracked(self, index: int) -> Image.Image:
-        """A frame with each point's way so far."""
+        """A frame with each point's path so far."""
         tracks, truth = self.findings.tracks, self.findings.true_tracks
 
         def paint(draw: ImageDraw.ImageDraw, scale: int) -> None:
             for point in range(tracks.shape[1]):
                 colour = style.point_colour(point)
-                way = [self._at(xy, scale) for xy in tracks[: index + 1, point].tolist()]
+                path = [self._at(xy, scale) for xy in tracks[: index + 1, point].tolist()]
                 for width, ink in ((5, (0, 0, 0, 160)), (2.5, (*colour, 255))):
-                    if len(way) > 1:
-                        draw.line(way, fill=ink, width=round(width * scale), joint="curve")
+                    if len(path) > 1:
+                        draw.line(path, fill=ink, width=round(width * scale), joint="curve")
                 if truth is not None and bool(truth[index, point].isfinite().all()):
                     sheet.ring(draw, self._at(truth[index, point].tolist(), scale), 8 * scale, 2 * scale, colour)
-                sheet.dot(draw, way[-1], 4.5 * scale, colour)
+                sheet.dot(draw, path[-1], 4.5 * scale, colour)
 
         return sheet.draw_over(self.pictures[index], paint)
 
     def heat(self, width: int) -> Block:
-        """The first point in later frames, of which there are as many as fit."""
+        """The first point in as many later frames as fit."""
         findings = self.findings
         most = max((width - _BAR) // (self.pictures[0].width + sheet.GAP) - 1, 1)
         targets = findings.heat_targets[:most]
@@ -175,8 +175,8 @@ class Panels:
         bar = sheet.colour_bar(ramp, cells.height, "-1", "1")
         picture = sheet.row([cells, bar], ["right | down | left | up", ""])
         legend = (
-            "cosine of motion latents, every one of four pictures moving in every direction. Correlation with the true "
-            f"motion {crossed.agreement:.2f}; random weights {crossed.random:.2f}, differences of pixels "
+            "cosine of motion latents: each of four pictures moves in each direction. Correlation with the true motion "
+            f"{crossed.agreement:.2f}; of random weights {crossed.random:.2f}, of pixel differences "
             f"{crossed.pixels:.2f}"
         )
         return Block("Motion similarity", legend, picture)
@@ -195,12 +195,12 @@ class Panels:
 def draw_sheet(
     heading: str, lines: Sequence[str], footage: Footage, findings: Findings, further: Sequence[Block] = ()
 ) -> Tensor:
-    """The whole picture, uint8 (3, H, W); ``further`` blocks come below those of the footage."""
+    """The whole sheet, uint8 (3, H, W); ``further`` blocks come below those of the footage."""
     return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(), *further])
 
 
 def _spread(count: int, most: int) -> list[int]:
-    """At most ``most`` of ``count`` indices, one as far from the next as the others, from the first."""
+    """At most ``most`` of the indices 0 to ``count`` - 1, equally spaced from the first."""
     most = min(most, count)
     step = (count - 1) // (most - 1) if most > 1 else 1
     return list(range(0, count, step))[:most]
@@ -216,7 +216,7 @@ def _diverging(values: Tensor) -> Tensor:
 
 
 def _wheel(longest: float, side: int = 44) -> Image.Image:
-    """The flow colours as a disc: a point's direction and distance from its centre are those of the motion."""
+    """The flow colours as a disc, with its scale: the motion shown at a point is its offset from the centre."""
     picture = sheet.to_picture(flow_wheel(side))
     label = f"edge: {longest:.1f} px"
     width = int(style.font(style.CAPTION).getlength(label)) + 9

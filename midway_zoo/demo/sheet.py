@@ -13,9 +13,9 @@ from midway_zoo.style import CAPTION, GREY, HEADING, INK, LINE, PAPER, TEXT, TIT
 MARGIN = 32
 GAP = 8  # between pictures of a block
 BETWEEN = 40  # between blocks
-_WIDTH = 1280  # of a row of blocks, at most, unless a block alone is wider
-_TEXT_WIDTH = 260  # of a title and its legend, at least
-_SMOOTH = 4  # drawn this much larger and reduced: Pillow's lines have hard edges
+_WIDTH = 1280  # largest width of a row, unless a single block is wider
+_TEXT_WIDTH = 260  # least width of a title and its legend
+_SMOOTH = 4  # marks are drawn at this scale and reduced, since Pillow does not antialias lines
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ def framed(picture: Image.Image) -> Image.Image:
 
 
 def draw_over(picture: Image.Image, paint: Callable[[ImageDraw.ImageDraw, int], None]) -> Image.Image:
-    """The picture with what ``paint`` draws on a transparent one; all its lengths are to be multiplied by its second
-    argument."""
+    """The picture with a transparent layer on it that ``paint`` draws; its second argument is the scale by which all
+    lengths must be multiplied."""
     layer = Image.new("RGBA", (picture.width * _SMOOTH, picture.height * _SMOOTH))
     paint(ImageDraw.Draw(layer), _SMOOTH)
     layer = layer.resize(picture.size, Image.Resampling.BOX)
@@ -73,7 +73,7 @@ def dot(draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, colou
 def ring(
     draw: ImageDraw.ImageDraw, at: tuple[float, float], radius: float, width: float, colour: tuple[int, int, int]
 ) -> None:
-    """A circle between black ones, through which what is there can be seen."""
+    """A circle with black edges, which does not hide the picture inside it."""
     for size, thick, ink in ((radius + width / 2, 2 * width, (0, 0, 0)), (radius, width, colour)):
         box = (at[0] - size, at[1] - size, at[0] + size, at[1] + size)
         draw.ellipse(box, outline=(*ink, 255), width=round(thick))
@@ -96,7 +96,7 @@ def row(pictures: Sequence[Image.Image], captions: Sequence[str] = ()) -> Image.
 
 
 def colour_bar(colours: Tensor, height: int, low: str, high: str) -> Image.Image:
-    """A vertical scale: colours (3, n) uint8 from the lowest value to the highest, and both values' names."""
+    """A vertical scale: colours (3, n) uint8 from the lowest value to the highest, with labels for both."""
     strip = to_picture(colours.flip(1)[:, :, None]).resize((14, height), Image.Resampling.BILINEAR)
     width = 20 + int(max(font(CAPTION).getlength(text) for text in (low, high))) + 1
     result = Image.new("RGB", (width, height), PAPER)
@@ -111,8 +111,8 @@ def compose(heading: str, lines: Sequence[str], blocks: Sequence[Block]) -> Tens
     """The page: uint8 (3, H, W). Blocks go from left to right in rows, in their order.
 
     Args:
-        heading: at its top.
-        lines: of text under the heading.
+        heading: title of the page.
+        lines: text below the heading.
         blocks: at least one.
     """
     rows = _rows(blocks)
@@ -147,7 +147,7 @@ def _rows(blocks: Sequence[Block]) -> list[list[Block]]:
 
 
 def _draw_row(blocks: Sequence[Block]) -> Image.Image:
-    """Blocks side by side, their pictures on one line."""
+    """Blocks side by side, with their pictures aligned at the top."""
     legends = [wrapped(block.legend, TEXT, _text_width(block)) for block in blocks]
     top = TITLE + 8 + max(len(legend) for legend in legends) * (TEXT + 4) + 6
     width = sum(block.width for block in blocks) + BETWEEN * (len(blocks) - 1)
@@ -170,7 +170,7 @@ def _text_width(block: Block) -> int:
 
 
 def wrapped(text: str, size: int, width: int) -> list[str]:
-    """The text in lines of at most ``width`` pixels; a longer word has its own line, shortened."""
+    """The text in lines of at most ``width`` pixels; a longer word gets a line of its own and is shortened."""
     lines: list[str] = []
     for word in text.split():
         longer = f"{lines[-1]} {word}" if lines else word
@@ -182,7 +182,7 @@ def wrapped(text: str, size: int, width: int) -> list[str]:
 
 
 def shortened(text: str, size: int, width: int) -> str:
-    """The text, or as much of its start as fits ``width`` pixels."""
+    """The text, cut at its end if it is wider than ``width`` pixels."""
     text = printable(text)
     if font(size).getlength(text) <= width:
         return text
@@ -192,5 +192,5 @@ def shortened(text: str, size: int, width: int) -> str:
 
 
 def printable(text: str) -> str:
-    """The text as Pillow's own font can print it, which knows little more than ASCII."""
+    """The text in ASCII, since Pillow's own font has few other characters."""
     return text.encode("ascii", "replace").decode("ascii")

@@ -48,42 +48,42 @@ def export(
 ) -> Exported:
     """Write a part of a network to a file that runs without this package.
 
-    Inputs are float32 images (B, 3, H, W), RGB, in [0, 1], of the file's size: normalisation is inside, resizing is
-    not. Outputs are float32 and have names. The file describes itself in JSON: ``metadata_props["midway_zoo"]`` of
-    ONNX, the extra file "midway_zoo.json" of the others. The part is recorded on the CPU, and runs where its runtime
-    does.
+    Inputs are float32 images (B, 3, H, W), RGB, in [0, 1], of the file's size: the file normalises images, but does
+    not resize them. Outputs are named and float32. The file describes itself in JSON, in
+    ``metadata_props["midway_zoo"]`` of ONNX and in the extra file "midway_zoo.json" of the other formats. The part is
+    traced on the CPU, and runs on any device that its runtime supports.
 
     Args:
         model: a network, a pretrained name or a path.
-        path: of the file; ``.onnx``, ``.pt2``, or ``.ts``, ``.torchscript`` or ``.pt`` for TorchScript.
-        format: None for what the ending says.
+        path: file to write; ``.onnx``, ``.pt2``, or ``.ts``, ``.torchscript`` or ``.pt`` for TorchScript.
+        format: format of the file; None to infer it from the ending.
         part: "encoder": ``images`` -> ``cls`` (B, D) and ``block2`` ... (B, D, h, w).
             "motion": ``source``, ``target`` -> ``tokens`` (B, 10, C), ``level2``, ``level1`` and ``pooled`` (B, C).
             "flow": ``source``, ``target`` -> ``flow`` (B, 2, H, W) in pixels and ``confidence`` (B, 1, H, W), by the
             flow head on the whole image.
             "stream": ``images``, ``previous`` -> ``state`` (B, 4, 1 + h * w, D) and the outputs of "motion" since the
-            frame before, each frame encoded once: ``state`` is the next call's ``previous``, zeros are the first's.
-            "network": ``source``, ``target`` -> all that the dynamics computes, such as ``predictions2``.
-        size: (height, width) or side in pixels, multiples of the patch; None for the native size, or for "flow" that of
-            the head's training.
-        dynamic: "batch": any number of images. "size": any multiples of the patch from two patches up, position tables
-            being resampled in the file.
-        dtype: of weights and arithmetic. "fp16" halves the file. "int8" (ONNX) quantises matrix products.
-        blocks: encoder blocks of the part "encoder", 0-based; None for the four feature levels.
-        images: to compare the file with the network on; None for generated scenes.
+            previous frame. Each frame is encoded once: ``state`` is the ``previous`` of the next call; start with
+            zeros. "network": ``source``, ``target`` -> everything that the dynamics computes, such as ``predictions2``.
+        size: (height, width) or side in pixels, multiples of the patch; None for the native size, or for
+            "flow" the size that the head was trained at.
+        dynamic: "batch": any number of images. "size": any multiples of the patch, from two patches up; the file then
+            resamples the position tables.
+        dtype: data type of weights and arithmetic. "fp16" halves the file. "int8" (ONNX) quantises matrix products.
+        blocks: encoder blocks of the part "encoder", 0-based; None for the blocks of the four feature levels.
+        images: images on which the file is compared with the network; None for generated scenes.
         check: run the file on the CPU and compare: float32 within 1e-3, fp16 with a cosine of 0.999, int8 of 0.99.
         overwrite: replace an existing file.
-        name: the model's, as the file shall say it; None for ``model`` where that is a name, else the architecture.
+        name: name of the model in the file's description; None for ``model`` if that is a name, else the architecture.
 
     Returns:
-        What was written, and how far it is from the network.
+        A description of the file, and its difference from the network.
 
     Raises:
         InputError: for arguments that make no sense.
         ConfigError: for a part that the network does not have.
         OutputExistsError: if the file exists.
         MissingExtraError: if ONNX is not installed (extra ``onnx``).
-        ExportError: if the part cannot be recorded, or the file does not do what the network does; nothing is written.
+        ExportError: if the part cannot be traced, or the file's outputs differ too much; nothing is written.
     """
     path = Path(path)
     network_given = resolve_network(model)
@@ -137,7 +137,7 @@ def check_request(path: Path, format: str | None, part: str, dynamic: Sequence[s
     """The format, after checks that need no network.
 
     Raises:
-        InputError: for what makes no sense.
+        InputError: for arguments that make no sense.
     """
     named = next((name for name, endings in files.SUFFIXES.items() if path.suffix.lower() in endings), None)
     chosen = format or named

@@ -1,4 +1,4 @@
-"""Whether a written file does what the network does: compared with the network itself, not with what was recorded."""
+"""Compares a written file with the network itself, rather than with the traced part."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 
 DIFFERENCE = 1e-3
-"""Largest difference of float32 files, relative to an output's largest absolute value where that is above 1."""
+"""Largest difference allowed of float32 files, relative to an output's largest absolute value if that is above 1."""
 COSINE = {"fp16": 0.999, "int8": 0.99}
-"""Smallest cosine of files with fewer bits."""
+"""Smallest cosine allowed of files with fewer bits."""
 _IMAGES = 3
 
 
 @dataclass(frozen=True)
 class Parity:
-    """What was measured."""
+    """Agreement of a file with the network."""
 
     difference: float
     cosine: float
     output: str
-    """With the smallest cosine."""
+    """Name of the output with the smallest cosine."""
 
 
 def samples(size: tuple[int, int], images: "Images | None") -> Tensor:
-    """Images (N, 3, H, W) in [0, 1], N >= 2, to compare on: the given ones, or generated scenes."""
+    """Images (N, 3, H, W) in [0, 1], N >= 2, for the comparison: the given ones, or generated scenes."""
     if images is not None:
         given = torch.cat([resize(image[None], size) for image in iterate(images)])
         return given if len(given) > 1 else torch.cat([given, given.flip(3)])
@@ -47,13 +47,13 @@ def check(run: Runner, network: MidwayNetwork, request: Request, images: Tensor)
     """Run both on the images, with dynamic axes at more than one batch and size.
 
     Args:
-        run: the file.
-        network: in float32 on the CPU, in evaluation mode.
-        request: what the file was asked to be.
+        run: runs the file.
+        network: the network in float32, on the CPU, in evaluation mode.
+        request: what was exported.
         images: (N, 3, H, W).
 
     Raises:
-        ExportError: saying what was measured, if the file does not do what the network does.
+        ExportError: if the file's outputs differ too much, saying by how much.
     """
     found = Parity(0.0, 1.0, "")
     for one, other in _cases(request, images, network.config.patch_size):
@@ -63,20 +63,20 @@ def check(run: Runner, network: MidwayNetwork, request: Request, images: Tensor)
     if limit is None and not found.difference <= DIFFERENCE:
         raise ExportError(
             f"the {request.format} file of {request.part} differs from the network by {found.difference:.2g}, "
-            f"{DIFFERENCE:.0e} is allowed; nothing was written. Another format may do, or other versions of torch and "
+            f"{DIFFERENCE:.0e} is allowed; nothing was written. Try another format, or other versions of torch and "
             "onnxruntime."
         )
     if limit is not None and not found.cosine >= limit:
         raise ExportError(
             f"in {request.dtype} the cosine of {found.output} with the network's float32 is {found.cosine:.4f}, "
-            f"{limit} is asked for; nothing was written. Use "
-            f"{'fp16 or fp32' if request.dtype == 'int8' else 'fp32'}, or give images= of your own kind to compare on."
+            f"at least {limit} is required; nothing was written. Use "
+            f"{'fp16 or fp32' if request.dtype == 'int8' else 'fp32'}, or pass images= like your own to compare on."
         )
     return found
 
 
 def _cases(request: Request, images: Tensor, patch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of frames and of those after them."""
+    """Batches of frames, and of the frames that follow them."""
     pairs = [(images[index : index + 1], images[index + 1 : index + 2]) for index in range(len(images) - 1)]
     if "batch" not in request.dynamic:
         yield from pairs
@@ -92,7 +92,7 @@ def _cases(request: Request, images: Tensor, patch: int) -> Iterator[tuple[Tenso
 def wanted_outputs(
     network: MidwayNetwork, request: Request, one: Tensor, other: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What the network itself gives, by the names of the file's outputs; and the file's inputs."""
+    """The network's own outputs, by the names of the file's outputs, and the file's inputs."""
     normalise = normaliser(network)
     source, target = normalise(one), normalise(other)
     grid = network.grid_of(source)
@@ -137,7 +137,7 @@ def _compared(found: Parity, wanted: dict[str, Tensor], got: dict[str, Tensor], 
 
 
 def example_inputs(request: Request, config_width: int, patch: int) -> Inputs:
-    """Inputs of the right shapes to record a part on."""
+    """Inputs of the right shapes for tracing a part."""
     count = 2 if "batch" in request.dynamic else 1
     generator = torch.Generator().manual_seed(0)
     shape = (count, 3, *request.size)

@@ -1,4 +1,4 @@
-"""What an exported file says of itself: how images go in, what comes out, and where the weights are from."""
+"""The description of an exported file: its inputs, its outputs, and where the weights come from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from midway_zoo.storage import state_digest
 from midway_zoo.version import __version__
 
 OPSET = 18
-"""Of ONNX files: the lowest that the exporter writes, so that runtimes since the end of 2022 read them."""
+"""Opset of ONNX files: the lowest that the exporter writes, supported by runtimes since the end of 2022."""
 EXTRA_FILE = "midway_zoo.json"
 """Name of the description among the extra files of a ``.pt2`` and a TorchScript file; in ONNX it is the key
 "midway_zoo" of ``metadata_props``."""
@@ -26,10 +26,10 @@ class Request:
     format: str
     dtype: str
     size: tuple[int, int]
-    """(height, width) of the images, or with dynamic size those that it was recorded with."""
+    """(height, width) of the images; with dynamic size, the size used for tracing."""
     dynamic: tuple[str, ...]
     blocks: tuple[int, ...]
-    """Of the part "encoder"."""
+    """Encoder blocks of the part "encoder"."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -41,24 +41,24 @@ class Exported(ShapeRepr):
     part: str
     dtype: str
     size: tuple[int, int]
-    """(height, width) of the images; with dynamic size the native one."""
+    """(height, width) of the images; with dynamic size, the size used for tracing."""
     dynamic: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     size_bytes: int
     difference: float | None = None
     """Largest absolute difference from the network's own float32 outputs, relative to an output's largest absolute
-    value where that is above 1; None if it was not checked."""
+    value if that is above 1; None if it was not checked."""
     cosine: float | None = None
     """Smallest cosine of an image's outputs with the network's own; None if it was not checked."""
     description: Mapping[str, Any] = field(default_factory=dict)
-    """What the file says of itself."""
+    """The description that is stored in the file."""
 
 
 def describe(
     network: MidwayNetwork, name: str | None, request: Request, inputs: Sequence[str], outputs: Sequence[str]
 ) -> dict[str, Any]:
-    """The description, of JSON types. ``network`` is the one that was given, before any conversion."""
+    """The description, in JSON types. ``network`` is the given one, before any conversion."""
     normalise, patch = normaliser(network), network.config.patch_size
     source = network.provenance.get("source")
     released = {**next((entry for entry in entries().values() if entry.get("file") == source), {})} if source else {}

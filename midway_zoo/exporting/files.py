@@ -1,4 +1,4 @@
-"""Writing a recorded part in one of the formats, and running what was written."""
+"""Tracing a part, writing it in one of the formats, and running the file."""
 
 import io
 import json
@@ -41,10 +41,10 @@ def require_onnx() -> None:
 
 
 def write(part: Part, example: Inputs, request: Request, description: Facts, path: Path) -> None:
-    """Record a part on example inputs and write it.
+    """Trace a part with example inputs and write it.
 
     Raises:
-        ExportError: if the exporter cannot.
+        ExportError: if torch cannot trace or write it.
     """
     writer = {"onnx": _write_onnx, "pt2": _write_pt2, "torchscript": _write_torchscript}[request.format]
     with _quiet(), torch.no_grad():
@@ -52,7 +52,7 @@ def write(part: Part, example: Inputs, request: Request, description: Facts, pat
             writer(part, dict(example), request, description, path)
         except (MidwayZooError, OSError):
             raise
-        except Exception as error:  # exporters raise everything
+        except Exception as error:  # exporters raise all kinds of errors
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             hint = ""
             if "size" in request.dynamic:
@@ -74,7 +74,7 @@ def _multiple(part: Part) -> int:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters warn of their own affairs."""
+    """Silence the exporters' own warnings and messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir", "torch.export", "root")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # onnxscript prints
@@ -101,7 +101,7 @@ def _recorded(part: Part, example: dict[str, Tensor], dynamic: tuple[str, ...]) 
             tokens = {2: torch.export.Dim.AUTO}
             shapes[name] |= tokens if name == "previous" else {2: patch * rows, 3: patch * columns}
     program = torch.export.export(part, (), example, dynamic_shapes=shapes if dynamic else None, strict=False)
-    for node in program.graph.nodes:  # paths of the machine that it was made on
+    for node in program.graph.nodes:  # would hold paths of this machine
         node.meta.pop("stack_trace", None)
     return program
 
@@ -143,7 +143,7 @@ def _write_onnx(part: Part, example: dict[str, Tensor], request: Request, facts:
     plain = path.with_name(f"{path.name}.float")
     try:
         onnx.save(model, str(plain))
-        # Convolutions stay as they are: the patch embedding is little work, and sensitive to rounding.
+        # Not the convolution: the patch embedding is cheap, and sensitive to rounding.
         quantize_dynamic(plain, path, weight_type=QuantType.QInt8, per_channel=True, op_types_to_quantize=["MatMul"])
     finally:
         plain.unlink(missing_ok=True)
@@ -160,7 +160,7 @@ def _save_onnx(model: Any, facts: Facts, path: Path) -> None:
 
 
 def _clean(graph: Any, *functions: Any) -> None:
-    """Take out what the exporter notes for its own debugging, file names of this machine among it."""
+    """Remove the exporter's debugging information, which includes file names of this machine."""
     values = (graph, *graph.initializer, *graph.input, *graph.output, *functions)
     for item in (*values, *graph.node, *(node for function in functions for node in function.node)):
         item.doc_string = ""
@@ -182,7 +182,7 @@ def _name_axes(graph: Any) -> None:
 
 
 def runner(path: Path, request: Request) -> Runner:
-    """What runs a written file on the CPU."""
+    """A function that runs a written file on the CPU."""
     if request.format == "onnx":
         return onnx_runner(path)
     content = io.BytesIO(path.read_bytes())
@@ -197,11 +197,11 @@ def runner(path: Path, request: Request) -> Runner:
 
 
 def onnx_runner(path: Path, threads: int = 0) -> Runner:
-    """What runs an ONNX file on the CPU.
+    """A function that runs an ONNX file on the CPU.
 
     Args:
-        path: of the file.
-        threads: of an operator; 0 for as many as onnxruntime takes by itself.
+        path: path of the file.
+        threads: threads per operator; 0 for onnxruntime's own choice.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

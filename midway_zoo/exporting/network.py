@@ -1,4 +1,4 @@
-"""A network as exporters can follow it: the same weights, position tables as products, no question about sizes."""
+"""A network that exporters can trace: the same weights, position tables as products, no branches on sizes."""
 
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
@@ -26,9 +26,9 @@ class FollowedDynamics(Dynamics):
     """The dynamics of a network, sharing its parameters.
 
     Args:
-        dynamics: those of the network.
-        grid: the one token grid (h, w) that will be asked for, or None for any.
-        latents_only: leave out the layers of the last level that motion latents do not depend on.
+        dynamics: the network's dynamics.
+        grid: the only token grid (h, w) that will be used, or None for any.
+        latents_only: leave out layers of the last level that the motion latents do not need.
     """
 
     def __init__(self, dynamics: Dynamics, grid: tuple[int, int] | None, *, latents_only: bool) -> None:
@@ -50,9 +50,9 @@ class FollowedNetwork(MidwayNetwork):
     """A network in evaluation mode, sharing its parameters with the one that it is made from.
 
     Args:
-        network: that one.
-        grid: the one token grid (h, w) that will be asked for, or None for any.
-        reads: what will be asked for; parameters of the rest are left out, since all formats but ONNX would keep them.
+        network: the network.
+        grid: the only token grid (h, w) that will be used, or None for any.
+        reads: what will be computed; other parameters are left out, since all formats but ONNX would store them.
     """
 
     def __init__(self, network: MidwayNetwork, grid: tuple[int, int] | None, reads: Reads) -> None:
@@ -70,7 +70,7 @@ class FollowedNetwork(MidwayNetwork):
         self.eval()
 
     def grid_of(self, images: Tensor) -> Any:
-        """As recorded from the images' shape, unless there is one grid only."""
+        """The grid of the images, traced from their shape unless it is fixed."""
         if self.fixed is not None:
             return self.fixed
         return images.shape[2] // self.config.patch_size, images.shape[3] // self.config.patch_size
@@ -93,7 +93,7 @@ class FollowedNetwork(MidwayNetwork):
         return found
 
     def encode_pair(self, source: Tensor, target: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """As :meth:`MidwayNetwork.encode_pair`; halves are cut by the batch's size, which may be unknown."""
+        """As :meth:`MidwayNetwork.encode_pair`, but split by the batch size, which may be unknown while tracing."""
         if self.target_encoder is not None:
             return self.encode(source), self.encode(target, target=True)
         count = source.shape[0]

@@ -1,4 +1,4 @@
-"""What can be exported: parts of a network with named inputs and outputs, normalisation inside."""
+"""The parts of a network that can be exported, with named inputs and outputs; they normalise images themselves."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from midway_zoo.results import DynamicsOutput
 
 
 class Part(nn.Module):
-    """Images as float32 (B, 3, H, W) in [0, 1] in, float32 tensors by name out, whatever it computes in between."""
+    """Maps float32 images (B, 3, H, W) in [0, 1] to named float32 tensors, whatever precision it computes in."""
 
     inputs: tuple[str, ...]
     reads: Reads
-    """Of the network."""
+    """What it needs of the network."""
     mean: Tensor
     std: Tensor
 
@@ -28,7 +28,8 @@ class Part(nn.Module):
         return ((images - self.mean) / self.std).to(self.network.dtype)
 
     def latents(self, source: Sequence[Tensor], target: Sequence[Tensor], images: Tensor) -> dict[str, Tensor]:
-        """``tokens`` (B, M, C), the final ones; ``level2``, ``level1``, those of the levels above; ``pooled``."""
+        """``tokens`` (B, M, C) are the final motion latents, ``level2`` and ``level1`` those of the higher levels, and
+        ``pooled`` (B, C) the mean of the final ones."""
         grid = self.network.grid_of(images)
         found = self.network.require_dynamics().motion_latents(source, target, grid).motion_latents
         last = min(found)
@@ -83,10 +84,10 @@ class FlowPart(Part):
 
 
 class StreamPart(Part):
-    """Motion since the frame before, each frame encoded once.
+    """Motion since the previous frame, with each frame encoded once.
 
-    ``previous`` (B, 4, 1 + h * w, D) is the ``state`` that the call before gave: the four levels of tokens of its
-    frame. A stream begins with zeros, and what comes out beside the first ``state`` has no meaning.
+    ``previous`` (B, 4, 1 + h * w, D) is the ``state`` returned by the previous call: the four levels of tokens of its
+    frame. A stream begins with zeros, and of its first outputs only ``state`` is meaningful.
     """
 
     inputs = ("images", "previous")
@@ -101,8 +102,8 @@ class StreamPart(Part):
 
 
 class NetworkPart(Part):
-    """Everything the dynamics computes, such as ``predictions2``: fields of :class:`~midway_zoo.DynamicsOutput` and
-    the level."""
+    """Everything the dynamics computes, named by the fields of :class:`~midway_zoo.DynamicsOutput` and the level, such
+    as ``predictions2``."""
 
     inputs = ("source", "target")
     reads = "dynamics"

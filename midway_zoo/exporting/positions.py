@@ -1,7 +1,7 @@
-"""Position tables that exporters can follow to any size: bicubic resampling as two small matrix products.
+"""Position tables that exporters can trace for any size: bicubic resampling as two small matrix products.
 
-timm resamples with ``F.interpolate(mode="bicubic", antialias=True)``. What is written for that differs between
-exporters and runtimes, where they know it at all; products and elementwise functions are the same everywhere.
+timm resamples with ``F.interpolate(mode="bicubic", antialias=True)``. Exporters and runtimes
+implement it differently or not at all; products and elementwise functions are the same everywhere.
 """
 
 from typing import Any
@@ -11,17 +11,17 @@ from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 Sides = tuple[Any, Any]
-"""(rows, columns): integers, or what stands for them while a graph is recorded."""
-_A = -0.5  # Keys' cubic, which torch uses where it filters
+"""(rows, columns): integers, or their symbols while a graph is traced."""
+_A = -0.5  # Keys' cubic kernel, which torch uses with antialiasing
 
 
 class PositionTable(nn.Module):
     """A learned table (1, 1 + h0 * w0, C), class token first, at other grids.
 
     Args:
-        table: the learned one.
+        table: the learned table.
         native: its grid (h0, w0).
-        grid: the one grid that is asked for, whose table is then stored; None for any, computed when it is run.
+        grid: the only grid that will be used, whose table is stored; None for any, resampled at run time.
     """
 
     table: Tensor
@@ -45,7 +45,7 @@ class PositionTable(nn.Module):
 
 
 def _weights(new: Any, old: int) -> Tensor:
-    """(new, old): how much of each old place is in each new one, as torch's antialiased bicubic filter has it."""
+    """(new, old): weight of each old position in each new one, as in torch's antialiased bicubic filter."""
     scale = old / (torch.ones(()) * new)
     stretch = scale.clamp(min=1.0)
     centres = (torch.arange(new, dtype=torch.float32) + 0.5) * scale

@@ -1,4 +1,4 @@
-"""Features, motion latents and flow of many videos and images, into shards: resumable, on one machine or many.
+"""Extract features, motion latents and flow of many videos and images into shards: resumable, on one machine or many.
 
 >>> from midway_zoo.extract import Extracted, Settings, extract
 >>> extract("midway_nano.scenes", "videos", "out", Settings(what=("features", "motion"), fps=5))

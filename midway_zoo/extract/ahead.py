@@ -10,16 +10,16 @@ P = TypeVar("P")
 
 
 class Ahead(Generic[P, T]):
-    """What readers make of pieces, in the order of the pieces, a few results ahead of who takes them.
+    """Results of readers in the order of their pieces, a few results ahead of the consumer.
 
-    A context manager. Every thread reads a piece of its own. At most ``len(readers) + 2`` pieces are begun and not
-    taken, with ``depth`` results each. What a reader raises is raised where its result would have been. The threads
-    end with the context.
+    A context manager, in which every thread reads a piece of its own. At most ``len(readers) + 2`` pieces are begun but
+    not consumed, with ``depth`` results each. An error of a reader is raised in place of its result. The threads end
+    with the context.
 
     Args:
-        pieces: what is to be read. Threads ask for the next one in turn.
-        readers: one for each thread: a piece in, its results out.
-        depth: results of a piece that wait at most.
+        pieces: what to read; threads take the next one in turn.
+        readers: one per thread, from a piece to its results.
+        depth: largest number of waiting results per piece.
     """
 
     def __init__(self, pieces: Iterator[P], readers: Iterable[Callable[[P], Iterator[T]]], depth: int = 2) -> None:
@@ -61,7 +61,7 @@ class Ahead(Generic[P, T]):
                     if not self._put(results, ("item", value)):
                         return
                 self._put(results, ("end", None))
-            except BaseException as error:  # noqa: BLE001  (raised by who takes the results)
+            except BaseException as error:  # noqa: BLE001  (raised again by the consumer)
                 self._put(results, ("error", error))
             finally:
                 close = getattr(found, "close", None)
@@ -69,7 +69,7 @@ class Ahead(Generic[P, T]):
                     close()
 
     def _next(self) -> "tuple[P, queue.Queue[tuple[str, Any]]] | None":
-        """The next piece, and where its results go. Threads wait here for their turn while enough is begun."""
+        """The next piece and the queue for its results. Threads wait here while enough pieces are begun."""
         with self._turn:
             if self._ended or self._stopped.is_set():
                 return None

@@ -1,4 +1,4 @@
-"""Features, motion latents and flow of prepared frames, every frame encoded once for all of them."""
+"""Features, motion latents and flow of prepared frames, each of which is encoded only once."""
 
 import copy
 from collections.abc import Iterator
@@ -20,27 +20,27 @@ from midway_zoo.inference.images import target_size
 from midway_zoo.models.network import MidwayNetwork
 
 _CHUNK_BYTES = 2**27
-"""Of the tensors of a chunk: what a row of a shard may take."""
+"""Largest size of the tensors of a chunk, which is a row of a shard."""
 
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """What is kept of an image, or of some consecutive frames of a clip."""
+    """The results of an image, or of some consecutive frames of a clip."""
 
     item: str
     """Key of its item."""
     chunk: int
-    """Of its item, from 0; an image has one."""
+    """Index of the chunk in its item, from 0; an image has one."""
     last: bool
-    """Whether the item ends with it."""
+    """Whether the item ends with this chunk."""
     first_frame: int
-    """Index of the first frame, of those taken."""
+    """Index of the first frame among the frames taken."""
     frames: int
     height: int
-    """Of the frames as given, in pixels."""
+    """Height in pixels of the frames as given; likewise ``width``."""
     width: int
     tensors: dict[str, Tensor]
-    """Name -> values of the frames (n, ...), or of the p pairs whose target is one of them: n, or n - 1 at the
+    """Name -> values of the n frames (n, ...), or of the pairs whose target is among them (n, ...); n - 1 pairs at the
     beginning of a clip."""
 
     @property
@@ -49,7 +49,7 @@ class Row:
 
 
 class _Tapped(EncodedFrames):
-    """Encoded frames that also keep the tokens of blocks that features are made of."""
+    """Encoded frames that also keep the tokens of the blocks asked for as features."""
 
     taps: tuple[int, ...] = ()
     tapped: dict[int, Tensor]
@@ -67,11 +67,11 @@ class Extractor:
     """A network with the settings of an extraction.
 
     Args:
-        network: on its device; of another dtype than the settings' a copy is used.
-        settings: checked against the network.
+        network: the network, on its device; if its dtype is not that of the settings, a copy is used.
+        settings: what to extract; checked against the network.
 
     Raises:
-        InputError, ConfigError: for settings that the network cannot serve.
+        InputError, ConfigError: for settings that do not fit the network.
     """
 
     def __init__(self, network: MidwayNetwork, settings: Settings) -> None:
@@ -88,7 +88,7 @@ class Extractor:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the tensors that rows may have."""
+        """Names of the tensors that rows may have."""
         what = self.settings.what
         found = ["pts_seconds", "concealed", *(["pair_pts_seconds"] if self.settings.pairs else [])]
         found += ["cls", *(f"block{block}" for block in self.blocks)] if "features" in what else []
@@ -98,7 +98,7 @@ class Extractor:
     # How frames are prepared.
 
     def look(self, batch_size: int) -> Look:
-        """What a reader has to know."""
+        """How a reader prepares frames."""
         return Look(self._sides, self._chunk, batch_size, self.settings.stride, self.settings.fps)
 
     def _side(self, height: int, width: int) -> tuple[int, int]:
@@ -112,16 +112,16 @@ class Extractor:
         wanted = self.flow.fit(height, width)
         if not self.sees_whole:
             return wanted, None
-        # What is whole and of one size for both is encoded for both.
+        # If both take the whole frame at the same size, it is encoded once.
         return side, None if wanted == side == self.flow.side(wanted) else wanted
 
     @property
     def sees_whole(self) -> bool:
-        """Whether anything but the flow is asked."""
+        """Whether anything but the flow is wanted."""
         return self.settings.what != ("flow",)
 
     def _chunk(self, height: int, width: int) -> int:
-        """Frames of a chunk: a power of two less than the settings say where its tensors would be too large."""
+        """Frames per chunk: as in the settings, or the largest power of two whose tensors are not too large."""
         config, what = self.network.config, self.settings.what
         side = self._side(height, width)
         tokens = side[0] // config.patch_size * (side[1] // config.patch_size)
@@ -134,7 +134,7 @@ class Extractor:
     # What is computed.
 
     def images(self, batch: ImageBatch) -> list[Row]:
-        """One row an image."""
+        """One row per image."""
         with inference(self.network):
             found = self.features_of(self.encode(batch.images))
         rows = []
@@ -144,11 +144,11 @@ class Extractor:
         return rows
 
     def clip(self) -> "ClipExtraction":
-        """For the batches of one clip."""
+        """An extraction for the batches of one clip."""
         return ClipExtraction(self)
 
     def encode(self, images: Tensor) -> _Tapped:
-        """Prepared images (b, 3, H, W), encoded once for all that is asked."""
+        """Prepared images (b, 3, H, W), encoded once for everything that is wanted."""
         frames = _Tapped(self.network, self.normalise(images))
         frames.taps = tuple(sorted({*self.blocks, self.network.config.depth - 1}))
         if self.settings.pairs:
@@ -166,12 +166,12 @@ class Extractor:
         return {name: self.kept(values) for name, values in found.items()}
 
     def kept(self, values: Tensor) -> Tensor:
-        """As it is written."""
+        """Values as they are written: in the dtype of the settings, on the CPU."""
         return values.to(self.dtype).contiguous().cpu()
 
 
 class ClipExtraction:
-    """A clip, batch by batch: the last frame of one is kept for the pair that it begins."""
+    """A clip, batch by batch: the last frame of each batch is kept for the pair that it begins."""
 
     def __init__(self, extractor: Extractor) -> None:
         self._of = extractor
@@ -179,10 +179,14 @@ class ClipExtraction:
         self._seen: EncodedFrames | None = None
         self._flow_seen: EncodedFrames | None = None
         self._parts: list[tuple[ClipBatch, dict[str, Tensor]]] = []
-        self._ready: Row | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The network's."""
+        return self._of.network.device
 
     def add(self, batch: ClipBatch) -> Iterator[Row]:
-        """Take the next batch; gives the chunk before it, if that is whole by now."""
+        """Take the next batch; yields the previous chunk if it is complete now."""
         with inference(self._of.network):
             tensors = self._tensors(batch)
         self._last = batch
@@ -193,22 +197,22 @@ class ClipExtraction:
         self._parts.append((batch, tensors))
 
     def end(self, frames: int) -> Iterator[Row]:
-        """The last chunk.
+        """Yield the last chunk.
 
         Args:
-            frames: that the clip gave.
+            frames: number of frames that the clip gave.
 
         Raises:
-            InputError: if they are too few for what is asked, or end before the chunk that was to be the next.
+            InputError: if they are too few for what is wanted, or the clip ended before the chunk to start with.
         """
         if frames < 2 and self._of.settings.pairs:
             raise InputError(f"the clip gave {frames} frame(s); motion and flow need at least two.")
         if not self._parts:
-            raise InputError("the clip is shorter than when it was begun: it changed since.")
+            raise InputError("the clip is shorter than when its extraction began: the file has changed.")
         yield self._joined(last=True)
 
     def _joined(self, *, last: bool) -> Row:
-        """The parts of a chunk, as a row."""
+        """The parts of a chunk, joined to a row."""
         batches, found = zip(*self._parts, strict=True)
         self._parts = []
         names = dict.fromkeys(name for part in found for name in part)

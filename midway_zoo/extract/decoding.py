@@ -1,4 +1,4 @@
-"""Reading: clips and images decoded and resized, as the network sees them, batch by batch."""
+"""Reading: clips and images are decoded and resized for the network, batch by batch."""
 
 import gzip
 import shutil
@@ -22,17 +22,17 @@ from midway_zoo.inference.frames import Frame, check_same_size, open_frames
 from midway_zoo.inference.images import reading, resize, to_tensor
 
 Sides: TypeAlias = tuple[tuple[int, int], "tuple[int, int] | None"]
-"""(height, width) at which a frame enters the network, and for the flow where that is another one."""
+"""(height, width) that a frame is resized to, and that for the flow if it differs."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """How frames are to be prepared, decided by the settings and the network."""
+    """How frames are prepared, as decided by the settings and the network."""
 
     sides: Callable[[int, int], Sides]
     """For frames of a given (height, width)."""
     chunk: Callable[[int, int], int]
-    """Frames of a chunk, for frames of a given (height, width)."""
+    """Frames per chunk, for frames of a given (height, width)."""
     batch_size: int
     stride: int
     fps: float | None
@@ -40,11 +40,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is read in one go: a clip, or several images that follow each other."""
+    """What is read in one go: a clip, or several consecutive images."""
 
     items: tuple[Item, ...]
     first_chunk: int = 0
-    """Of a clip: chunks before it are there already."""
+    """Of a clip: the first chunk to read; those before it exist already."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,16 @@ class ClipBatch:
 
     item: Item
     images: Tensor
-    """(b, 3, H, W) float32 in [0, 1], as large as the network sees them."""
+    """(b, 3, H, W) float32 in [0, 1], resized for the network."""
     flow_images: Tensor | None
-    """The same as large as the flow sees them, where that is another size."""
+    """The same resized for the flow, if that is another size."""
     given: tuple[int, int]
     first: int
-    """Index of the first frame, of those taken."""
+    """Index of the first frame among the frames taken."""
     chunk: int
     """Which chunk they belong to."""
     wanted: bool
-    """False for the frames before a chunk with which the clip is taken up: they are context."""
+    """False for frames that only serve as context before the chunk at which the clip is resumed."""
     pts_seconds: list[float | None]
     concealed: list[bool]
 
@@ -107,7 +107,7 @@ class Reader:
     Args:
         base: what paths of members are relative to.
         look: how frames are prepared.
-        given_up: keys of clips of which nothing more is wanted, as they become known to who takes what is read.
+        given_up: keys of clips that the consumer wants no more of; it adds to them while clips are read.
     """
 
     def __init__(self, base: str, look: Look, given_up: set[str]) -> None:
@@ -121,13 +121,13 @@ class Reader:
             self._open = None
 
     def read(self, piece: Piece) -> Iterator[Read]:
-        """What is in it. An item that cannot be read is :class:`Failed`."""
+        """The contents of a piece. An item that cannot be read becomes :class:`Failed`."""
         return self._images(piece) if piece.items[0].kind == "image" else self._clip_or_failure(piece)
 
     def _clip_or_failure(self, piece: Piece) -> Iterator[Read]:
         try:
             yield from self._clip(piece)
-        except Exception as error:  # noqa: BLE001  (whatever it is, it is this item's)
+        except Exception as error:  # noqa: BLE001  (whatever it is, it concerns this item only)
             _raise_if_hopeless(error)
             yield Failed(piece.items[0], reason_of(error))
 
@@ -167,7 +167,7 @@ class Reader:
             length = look.chunk(*given)
             at = 0
             if piece.first_chunk:
-                # From the last batch before: it is encoded as it was the first time, so that results are the same.
+                # Start with the batch before, split as in the first run, so that the results are the same.
                 at = (piece.first_chunk - 1) * length + (length - 1) // look.batch_size * look.batch_size
             rest = islice(_chained(first, frames), at, None)
             while item.key not in self._given_up:
@@ -192,10 +192,10 @@ class Reader:
 
     @contextmanager
     def _frames(self, item: Item) -> Iterator[Iterator[Frame]]:
-        """Those of a clip that are taken."""
+        """The frames of a clip that are taken."""
         if item.kind == "tar":
             next(tar_members(joined(self._base, item.members[0][0])), None)
-            raise InputError(f"{item.key} could not be listed to its end when the plan was made: get the file again.")
+            raise InputError(f"{item.key} could not be read to its end when the plan was made: get the file again.")
         if item.kind == "frames":
             if self._look.fps is not None:
                 raise InputError("fps needs a video, whose frames have times; for a folder of frames pass stride.")
@@ -211,7 +211,7 @@ class Reader:
 
     @contextmanager
     def _local(self, item: Item) -> Iterator[Path]:
-        """A file of an item on this machine: itself, or for its time a copy of what lies in a tar or elsewhere."""
+        """A local file of an item: the file itself, or a temporary copy if it is in a tar or remote."""
         path, offset, size = item.members[0]
         if offset < 0 and not is_remote(joined(self._base, path)):
             yield Path(joined(self._base, path))
@@ -224,7 +224,7 @@ class Reader:
 
     @contextmanager
     def _bytes(self, path: str, offset: int, size: int) -> Iterator[Any]:
-        """A file, or the part of a tar that is one."""
+        """A file, or a member of a tar."""
         place = joined(self._base, path)
         if offset < 0:
             with open_read(place) as file:
@@ -270,6 +270,6 @@ def _chained(first: Frame, rest: Iterator[Frame]) -> Iterator[Frame]:
 
 
 def _raise_if_hopeless(error: Exception) -> None:
-    """What is not an item's own fault would be every item's."""
+    """Raise errors that are not the item's own and would hit every other item too."""
     if isinstance(error, MissingExtraError) or is_disk_full(error):
         raise error

@@ -1,4 +1,4 @@
-"""What an extraction holds, put together from its files: index.json, items.jsonl and failures.jsonl."""
+"""The index of an extraction, compiled from its shards: index.json, items.jsonl and failures.jsonl."""
 
 import json
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ INDEX, ITEMS, FAILURES = "index.json", "items.jsonl", "failures.jsonl"
 
 @dataclass
 class Entry:
-    """One item, as its shards tell."""
+    """One item, as described by its shards."""
 
     progress: ItemProgress = field(default_factory=ItemProgress)
     frames: int = 0
     shards: list[str] = field(default_factory=list)
     reason: str = ""
-    """Why it failed the last time, if it did."""
+    """Why it failed last time, if it did."""
 
     @property
     def failed(self) -> bool:
@@ -34,15 +34,15 @@ class Found:
     """What is in the shards of an extraction."""
 
     entries: dict[str, Entry]
-    """By key. Items that are neither whole nor failed are being worked at."""
+    """By key. Items that are neither complete nor failed are in progress."""
     shards: list[dict[str, Any]]
     """File, rows and frames of each."""
     twice: list[str]
-    """Rows that are there twice, as item and chunk: none, unless files were copied in."""
+    """Rows that exist twice, as item and chunk: none, unless files were copied in."""
 
     @property
     def whole(self) -> int:
-        """Items that are whole."""
+        """Number of complete items."""
         return sum(entry.progress.done for entry in self.entries.values())
 
     @property
@@ -52,7 +52,7 @@ class Found:
 
 
 def survey(results: Results) -> Found:
-    """Read what every shard says of itself; of the tensors nothing is read."""
+    """Read the description of every shard, but no tensors."""
     found = Found({}, [], [])
     names = [name for of_unit in files_by_unit(results).values() for name in of_unit]
     for name in bar(names, unit=" shards", desc="index", hidden=len(names) < 1000):
@@ -73,7 +73,7 @@ def survey(results: Results) -> Found:
 
 
 def write_index(results: Results, facts: dict[str, Any]) -> Found:
-    """Write the three files anew, and give what they say. One process does so, when nobody writes shards."""
+    """Write the three files anew and return their contents. Only one process may do so, while nobody writes shards."""
     found = survey(results)
 
     def items(path: Path) -> None:

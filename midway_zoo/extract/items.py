@@ -1,4 +1,4 @@
-"""What an extraction goes through: videos, images and clips of frames, of folders, lists, patterns and tar shards."""
+"""The items of an extraction: videos, images and clips of frames, from folders, lists, patterns and tar shards."""
 
 import glob
 import os
@@ -18,7 +18,8 @@ Kind: TypeAlias = Literal["video", "image", "frames", "tar"]
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
 
 Member: TypeAlias = tuple[str, int, int]
-"""A file: its path, or the tar that holds it, and there its offset (-1 if it is a file of its own) and bytes."""
+"""A file: its path or that of the tar that holds it, its offset in the tar (-1 for a file of its own), and its
+bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,15 +27,16 @@ class Item:
     """One thing to extract from."""
 
     key: str
-    """Its name in the results: the path below the input; of a member of a tar that of the tar, "::" and its own."""
+    """Its name in the results: its path below the input; for a member of a tar, the path of the tar, "::" and its
+    own."""
     kind: Kind
     """"tar": a shard that could not be listed; whoever reads it says why."""
     members: tuple[Member, ...]
-    """Its file; of frames, those in order."""
+    """Its file; for "frames", the files in order."""
 
     @property
     def size(self) -> int:
-        """Bytes of what is read."""
+        """Number of bytes to read."""
         return sum(size for _, _, size in self.members)
 
     def to_json(self) -> list[Any]:
@@ -69,7 +71,7 @@ def find_items(source: str, images: Literal["each", "clip"]) -> Listing:
         source: a folder, which is searched with all folders in it; a ``.txt`` list with a path or URL per line,
             relative to the list's folder; a pattern with ``*``, ``?`` or ``{000..063}``; a tar (``.tar``, ``.tar.gz``,
             ``.tgz``) whose members are taken; one video or image; or any of these as a URL that fsspec reads.
-        images: what image files are: "each" an item of its own, or the images of a folder the frames of one "clip".
+        images: "each" makes every image an item of its own; "clip" makes the images of a folder the frames of a clip.
 
     Raises:
         MissingFileError: if there is no such input.
@@ -80,11 +82,11 @@ def find_items(source: str, images: Literal["each", "clip"]) -> Listing:
     found = sorted(_items(base, files, images), key=lambda item: natural_key(item.key))
     if not found:
         kinds = "videos, images, or tars of them"
-        raise InputError(f"{source} holds nothing to extract from; {kinds} are looked for by their endings.")
+        raise InputError(f"{source} holds nothing to extract from; {kinds} are recognised by their endings.")
     once: dict[str, Item] = {}
     for item in found:
         if once.setdefault(item.key, item) != item:
-            raise InputError(f"{source} holds two items that are called {item.key}; give them names of their own.")
+            raise InputError(f"{source} holds two items that are called {item.key}; give them different names.")
     return Listing(base, list(once.values()))
 
 
@@ -120,7 +122,7 @@ def _matches(pattern: str) -> list[str]:
 
 
 def _named(base: Path, paths: Iterable[str], *, by_itself: bool = True) -> Iterator[_File]:
-    """Paths below a base; folders among them are searched, what is missing is an item that will say so."""
+    """Paths below a base; folders among them are searched, and a missing file becomes an item that fails when read."""
     for path in paths:
         if not is_remote(path) and (base / path).is_dir():
             yield from _walked(base, Path(path))
@@ -180,7 +182,7 @@ def _braces(pattern: str) -> Iterator[str]:
         yield from _braces(f"{pattern[: found.start()]}{number:0{len(first)}}{pattern[found.end() :]}")
 
 
-# What they are.
+# Which items.
 
 
 def _items(base: str, files: Iterable[_File], images: Literal["each", "clip"]) -> Iterator[Item]:
@@ -204,7 +206,7 @@ def _items(base: str, files: Iterable[_File], images: Literal["each", "clip"]) -
 
 
 def _members(base: str, path: str, size: int, images: Literal["each", "clip"]) -> Iterator[Item]:
-    """Of a tar: its members; the images of one folder in it are a clip if images are frames."""
+    """The members of a tar; with ``images="clip"``, the images of a folder in it are one clip."""
     frames: dict[str, list[Member]] = {}
     try:
         for name, offset, length in tar_members(joined(base, path)):
@@ -227,12 +229,12 @@ def _members(base: str, path: str, size: int, images: Literal["each", "clip"]) -
 
 
 def tar_members(place: str) -> Iterator[Member]:
-    """(name, offset, bytes) of the files of a tar; of a compressed one the offset in what it unpacks to."""
+    """(name, offset, bytes) of the files of a tar; in a compressed one, the offset in the unpacked data."""
     with open_read(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
         for member in archive:
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
-            archive.members = []  # type: ignore[attr-defined]  # else it keeps every header that it has read
+            archive.members = []  # type: ignore[attr-defined]  # otherwise it keeps every header
 
 
 def _key(path: str) -> str:

@@ -1,4 +1,4 @@
-"""The same units on Ray Data: actors that hold the network, on this machine or on a cluster."""
+"""The units on Ray Data: actors that hold the network, on this machine or on a cluster."""
 
 import logging
 import os
@@ -17,13 +17,13 @@ from midway_zoo.extract.work import Job, Note, Tally, run_unit
 from midway_zoo.extras import install_command
 
 _SECONDS = 20.0
-"""In which a cluster has to answer."""
+"""Time within which a cluster has to answer."""
 
 
 def import_ray() -> Any:
     """Ray with its Data library, or :class:`MissingExtraError`. Its usage reports are off unless asked for."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else it tells users of its own code's weak points
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # otherwise it shows warnings about Ray's own code
     try:
         import ray
         import ray.data
@@ -33,7 +33,7 @@ def import_ray() -> Any:
 
 
 class Worker:
-    """Works at one unit after the other; made once in every actor."""
+    """Runs one unit after another; created once in every actor."""
 
     def __init__(self, extractor: Any, out: str, job: Job) -> None:
         ray = import_ray()
@@ -70,20 +70,21 @@ def run(
     workers: int | None,
     address: str | None,
 ) -> None:
-    """Have units worked at by Ray's actors.
+    """Run units on Ray's actors.
 
     Args:
         pending: units that are not complete.
-        extractor: is sent to every actor once.
+        extractor: network and settings; sent to every actor once.
         results: a folder or URL that every node reaches under the same name.
         job: base, facts and sizes.
-        note: told after every unit.
-        files: of units, by number.
-        workers: actors at most; None for one a GPU, or as many as have a CPU for each of their threads.
-        address: of a cluster; None for one on this machine.
+        note: called after every unit.
+        files: names of existing shards, by unit number.
+        workers: largest number of actors; None for one per GPU or, without GPUs, as many as there are CPUs for all
+            of their threads.
+        address: address of a cluster; None starts one on this machine.
 
     Raises:
-        DiskFullError: if a worker had no room.
+        DiskFullError: if a worker ran out of disk space.
     """
     if not pending:
         return
@@ -94,7 +95,7 @@ def run(
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.WARNING)
         device = extractor.network.device
-        extractor.network.cpu()  # as every node can read it
+        extractor.network.cpu()  # so that nodes without a GPU can read it
         arguments = {"extractor": ray.put(extractor), "out": str(results), "job": job}
         extractor.network.to(device)
         dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), 4096)).map_batches(
@@ -108,7 +109,7 @@ def run(
 
 @contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
-    """Ray, connected; a cluster that was started or joined here is left at the end."""
+    """Ray, connected; a cluster that was started or joined here is disconnected at the end."""
     ray = import_ray()
     if ray.is_initialized():
         yield ray
@@ -127,20 +128,20 @@ def _connected(address: str | None) -> Iterator[Any]:
 
 
 def _check_answers(address: str) -> None:
-    """Raise :class:`OSError` if nothing listens at HOST:PORT, which Ray would try again for minutes."""
+    """Raise :class:`OSError` if nothing listens at HOST:PORT, since Ray would retry for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdigit() and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_SECONDS).close()
 
 
 def _resources(ray: Any, workers: int | None, units: int, readers: int) -> dict[str, Any]:
-    """How many actors, and what each of them takes: a CPU for the network, and one for each thread that decodes."""
+    """How many actors, and the resources of each: a CPU for the network and one for every decoding thread."""
     most = 1 + readers
     there = ray.cluster_resources()
     gpus, cpus = int(there.get("GPU", 0)), int(there.get("CPU", 1))
     wanted = workers or gpus or max(1, cpus // most)
     count = max(1, min(wanted, units))
     each: dict[str, Any] = {"num_gpus": 1} if gpus else {}
-    # Not a fixed number: a pool of one waits for ever for an actor whose node is gone.
+    # Not a fixed size: such a pool waits forever for an actor whose node is gone.
     pool = ray.data.ActorPoolStrategy(min_size=1, max_size=count, initial_size=count, max_tasks_in_flight_per_actor=2)
     return {"num_cpus": max(1, min(most, cpus // count)), "compute": pool, **each}

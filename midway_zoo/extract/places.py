@@ -13,7 +13,7 @@ from midway_zoo.errors import DiskFullError, InputError, MissingExtraError
 from midway_zoo.files import atomic
 
 ABOUT = "extract.json"
-"""In every folder of results: how they are made."""
+"""File in every folder of results that says how they were made."""
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -27,7 +27,7 @@ _PACKAGES = {
     "sftp": "paramiko",
     "ssh": "paramiko",
 }
-"""What the drivers of fsspec are called on the index."""
+"""Protocol -> package of the fsspec driver on PyPI."""
 
 
 def is_remote(path: str) -> bool:
@@ -50,7 +50,7 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise MissingExtraError(f'{url}: {protocol}:// needs a driver: pip install "{package}" ({error}).') from error
     except ValueError as error:
         known = ", ".join(f"{name}://" for name in ("s3", "gs", "hf", "https"))
-        raise InputError(f"{url}: {error}. Paths and URLs are read, of {known} and whatever fsspec knows.") from error
+        raise InputError(f"{url}: {error}. Paths and URLs are read: {known} and whatever else fsspec knows.") from error
     return system, str(path)
 
 
@@ -64,24 +64,28 @@ def open_read(place: str) -> BinaryIO:
 
 
 def joined(base: str, path: str) -> str:
-    """A path below a folder or URL; what stands alone, an absolute path or a URL, is left as it is."""
+    """A path below a folder or URL; absolute paths and URLs stay as they are."""
     if is_remote(path) or os.path.isabs(path) or not base:  # noqa: PTH117  (no Path: names may be URLs)
         return path
     return f"{base.rstrip('/')}/{path}" if is_remote(base) else str(Path(base) / path)
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether an error, of Python's or of a library in another language, says that there is no room."""
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
-    return full or isinstance(error, DiskFullError) or "No space left" in str(error)
+    """Whether an error, or one that led to it, means that the disk or the quota is full."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, DiskFullError) or getattr(cause, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return False
 
 
 class Results:
-    """The folder of an extraction: files that are there whole or not at all, under names relative to it.
+    """The folder of an extraction: files are complete or absent, and named relative to it.
 
     Args:
-        root: a path, or a URL. On an object store a file appears when it has been sent whole; on a disk it is written
-            under a temporary name, brought to the disk and renamed.
+        root: a path, or a URL. On an object store a file appears once it has been uploaded completely; on a disk it is
+            written under a temporary name, synced and renamed.
     """
 
     def __init__(self, root: str) -> None:
@@ -125,7 +129,7 @@ class Results:
         return bool(self._system.exists(f"{self._path}/{name}"))
 
     def text(self, name: str) -> str | None:
-        """What a text file holds; None if there is none."""
+        """Contents of a text file; None if it does not exist."""
         try:
             with self.open(name) as file:
                 return file.read().decode()
@@ -133,10 +137,10 @@ class Results:
             return None
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """Make a file whole: ``write`` gets a temporary path. One that is there is replaced.
+        """Write a file, or replace an existing one, completely or not at all; ``write`` gets a temporary path.
 
         Raises:
-            DiskFullError: if there is no room; nothing of the file is left then.
+            DiskFullError: if the disk is full; nothing of the file is left.
         """
         try:
             if self.local is None:

@@ -1,7 +1,7 @@
-"""The plan: items in units that are worked at and written as a whole. It is made once and never changed, only added to.
+"""The plan: items grouped into units, each processed by one worker. It is only ever extended, never changed.
 
-What a unit's files are called follows from its number, and what is in them from its items: a unit that is worked at
-twice, by a worker that was thought dead, say, writes the same files twice.
+The names of a unit's files follow from its number, and their contents from its items. If a unit is processed twice,
+for example by a worker that was thought to be dead, it writes the same files twice.
 """
 
 import json
@@ -15,11 +15,12 @@ from midway_zoo.extract.places import Results
 _logger = logging.getLogger(__name__)
 
 _UNITS = 256
-"""A plan has about so many units or more, so that workers can share them, until these reach the sizes below."""
+"""Approximate number of units, so that workers can share them; there are more if units would exceed the limits
+below."""
 _ITEMS = 1024
-"""Of a unit at most."""
+"""Largest number of items per unit."""
 _BYTES, _LEAST_BYTES = 2**30, 2**24
-"""Of a unit's sources: an hour or so of compressed video, and what is not divided further."""
+"""Largest size of a unit's sources, about an hour of compressed video, and the size below which it is not divided."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Unit:
     number: int
     items: tuple[Item, ...]
     begun: dict[str, int] = field(default_factory=dict)
-    """Key -> first chunk that is missing, of items that an earlier unit began and that are tried again."""
+    """Key -> first missing chunk, for items that an earlier unit began and that are retried."""
 
     def to_json(self) -> str:
         """One line."""
@@ -50,7 +51,7 @@ def divided(
     Args:
         items: in the order of the plan.
         first: number of the first unit.
-        per_unit: items of a unit; None for about as many units as workers may want.
+        per_unit: items per unit; None decides by number and size of the items.
         begun: see :class:`Unit`.
     """
     share = max(1.0, sum(map(_work, items)) / _UNITS)
@@ -72,7 +73,7 @@ def divided(
 
 
 def _work(item: Item) -> float:
-    """A picture is little to do beside a clip."""
+    """Estimated work: an image takes little compared with a clip."""
     return 1 / 32 if item.kind == "image" else 1.0
 
 
@@ -86,7 +87,7 @@ def planned(results: Results) -> Iterator[Unit]:
 
 
 def extend(results: Results, make: Callable[[int], list[Unit]]) -> int:
-    """Add the units that ``make`` gives for the first free number; how many items they hold."""
+    """Add the units that ``make`` returns for the first free number; returns how many items they hold."""
     last = max((unit.number for unit in planned(results)), default=-1)
     units = make(last + 1)
     if units:
@@ -96,7 +97,7 @@ def extend(results: Results, make: Callable[[int], list[Unit]]) -> int:
 
 
 def add_new(results: Results, listing: Listing, per_unit: int | None = None) -> int:
-    """Plan the items that no plan has yet; how many these are."""
+    """Plan the items that are not in the plan yet; returns their number."""
     known = {item.key for unit in planned(results) for item in unit.items}
     new = [item for item in listing.items if item.key not in known]
     if known and new:

@@ -1,4 +1,4 @@
-"""Which of several processes this one is, as `accelerate launch` or torchrun started them."""
+"""The rank of this process among those that `accelerate launch` or torchrun started."""
 
 import os
 from collections.abc import Callable
@@ -14,13 +14,13 @@ from midway_zoo.extras import install_command
 
 @dataclass(frozen=True)
 class Process:
-    """One of those that share the units of a plan."""
+    """One of the processes that share the units of a plan."""
 
     index: int
     count: int
     device: torch.device
     wait: Callable[[], None]
-    """Until all have got here."""
+    """Wait until all processes have called it."""
 
     @property
     def first(self) -> bool:
@@ -28,7 +28,7 @@ class Process:
 
 
 def launched(engine: str) -> Process:
-    """This process, as it was launched; one by itself without a launcher.
+    """This process, as it was launched; a single one without a launcher.
 
     Raises:
         MissingExtraError: if it was launched and Accelerate is missing.
@@ -43,7 +43,7 @@ def launched(engine: str) -> Process:
         from accelerate import PartialState
     except ImportError as error:
         raise MissingExtraError(f"several processes need accelerate: {install_command('scale')} ({error}).") from error
-    # They meet before the work, and after it: one may have finished its share weeks before the others.
+    # Processes wait for each other at the end, where one may have finished its share weeks before the others.
     options: dict[str, Any] = {"timeout": timedelta(days=365)}
     state = PartialState(cpu=not torch.cuda.is_available(), **options)
     return Process(state.process_index, state.num_processes, state.device, state.wait_for_everyone)

@@ -1,4 +1,4 @@
-"""What of a unit is there already, read from its files: nothing else remembers it."""
+"""What exists of a unit already, read from its files, which are the only record."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from midway_zoo.extract.shards import FOLDER, parse_name, read_about, shard_name
 
 @dataclass
 class ItemProgress:
-    """Of one item."""
+    """Progress of one item."""
 
     chunks: set[int] = field(default_factory=set)
-    """Those that are there."""
+    """Chunks that exist."""
     total: int | None = None
-    """How many there are, once the last is there."""
+    """Number of chunks, once the last one exists."""
 
     @property
     def done(self) -> bool:
@@ -23,11 +23,11 @@ class ItemProgress:
 
     @property
     def next_chunk(self) -> int:
-        """The first that is missing."""
+        """The first missing chunk."""
         return next(chunk for chunk in range(len(self.chunks) + 1) if chunk not in self.chunks)
 
     def note(self, chunk: int, *, last: bool) -> None:
-        """Another one is there."""
+        """Note that a chunk exists."""
         self.chunks.add(chunk)
         if last:
             self.total = chunk + 1
@@ -35,23 +35,23 @@ class ItemProgress:
 
 @dataclass
 class UnitProgress:
-    """Of one unit."""
+    """Progress of one unit."""
 
     items: dict[str, ItemProgress] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     sequences: set[int] = field(default_factory=set)
-    """Numbers of its files."""
+    """Sequence numbers of its files."""
 
     def of(self, key: str) -> ItemProgress:
-        """Of an item."""
+        """Progress of an item."""
         return self.items.setdefault(key, ItemProgress())
 
     def settled(self, key: str) -> bool:
-        """Whether nothing is left to do for an item: it is there, or has failed."""
+        """Whether nothing is left to do for an item: it is complete, or has failed."""
         return key in self.failed or (key in self.items and self.items[key].done)
 
     def next_sequence(self) -> int:
-        """The first number that no file has."""
+        """The first unused sequence number."""
         return next(number for number in range(len(self.sequences) + 1) if number not in self.sequences)
 
 
@@ -66,7 +66,7 @@ def files_by_unit(results: Results) -> dict[int, list[str]]:
 
 
 def files_of(results: Results, unit: int, ending: str, known: Sequence[str]) -> list[str]:
-    """Names of the shards of one unit: those known, and what another worker may have written since."""
+    """Names of the shards of one unit: the known ones, and those that another worker may have written since."""
     found = set(known)
     sequence = len(found)
     while True:
@@ -79,7 +79,7 @@ def files_of(results: Results, unit: int, ending: str, known: Sequence[str]) -> 
 
 
 def is_complete(names: Iterable[str]) -> bool:
-    """Whether the files of a unit are all of it: none is missing up to the one that ends it."""
+    """Whether the files of a unit are complete: none is missing up to the one that ends it."""
     parsed = [found for name in names if (found := parse_name(name)) is not None]
     return any(last for _, _, last in parsed) and len({number for _, number, _ in parsed}) == 1 + max(
         (number for _, number, _ in parsed), default=0
@@ -87,12 +87,12 @@ def is_complete(names: Iterable[str]) -> bool:
 
 
 def unit_progress(results: Results, unit: Unit, names: Iterable[str]) -> UnitProgress:
-    """What is there of a unit.
+    """What exists of a unit.
 
     Args:
-        results: of the extraction.
-        unit: not complete.
-        names: of its files. One that ends the unit though another is missing is renamed, since it no longer does.
+        results: the results of the extraction.
+        unit: an incomplete unit.
+        names: names of its files. If one is marked as last though others are missing, it is renamed.
     """
     progress = UnitProgress()
     for key, chunk in unit.begun.items():

@@ -19,8 +19,8 @@ from midway_zoo.extract.shards import FOLDER, read_rows
 class Extracted:
     """The results in a folder, finished or not.
 
-    Iterating gives (item, tensors) for every item that is whole, item after item in the order of the shards. Where an
-    item is one whose chunks do not fit in memory, :meth:`rows` gives it in parts.
+    Iteration yields (item, tensors) for every complete item, in the order of the shards. For items that do not fit in
+    memory, :meth:`rows` yields them in parts.
 
     Args:
         out: folder or URL that ``extract`` wrote to.
@@ -33,7 +33,7 @@ class Extracted:
         self._results = Results(fspath(out))
         saved = self._results.text(ABOUT)
         if saved is None:
-            raise MissingFileError(f"there is no {ABOUT} in {out}: it is no folder of `midway-zoo extract`.")
+            raise MissingFileError(f"there is no {ABOUT} in {out}: it is not a folder of `midway-zoo extract`.")
         self.facts: dict[str, Any] = json.loads(saved)
         """How the results were made: settings, model, digest of the weights, version."""
 
@@ -52,16 +52,16 @@ class Extracted:
                 yield row.item, tensors
 
     def __getitem__(self, item: str) -> dict[str, Tensor]:
-        """The tensors of one item: (n, ...) for its n frames, (n - 1, ...) for what lies between them.
+        """The tensors of one item: (n, ...) for its n frames, (n - 1, ...) for its pairs of consecutive frames.
 
         Raises:
-            InputError: if there is no such item, or it is not whole.
+            InputError: if there is no such item, or it is not complete.
         """
         shards = self._shards_of(item)
         found = (row for name in shards for row in read_rows(self._results, name.removeprefix(f"{FOLDER}/")))
         tensors = _whole([row for row in found if row.item == item])
         if tensors is None:
-            raise InputError(f"{item} is not whole yet; run the extraction again.")
+            raise InputError(f"{item} is not complete yet; run the extraction again.")
         return tensors
 
     def _shards_of(self, item: str) -> list[str]:
@@ -74,7 +74,7 @@ class Extracted:
         return shards
 
     def _index(self) -> dict[str, list[str]]:
-        """Item -> its shards: as the index says, or while there is none the shards themselves."""
+        """Item -> its shards, from the index, or while there is none, from the shards themselves."""
         if not hasattr(self, "_known"):
             text = self._results.text(ITEMS) if self._results.exists(INDEX) else None
             if text is not None:
@@ -85,7 +85,7 @@ class Extracted:
         return self._known
 
     def items(self) -> list[str]:
-        """Keys of the items that are there."""
+        """Keys of the items in the results."""
         return list(self._index())
 
     def __len__(self) -> int:
@@ -93,7 +93,7 @@ class Extracted:
 
 
 def _whole(rows: list[Row]) -> dict[str, Tensor] | None:
-    """The tensors of an item, if all its chunks are there."""
+    """The tensors of an item, if all its chunks exist."""
     rows = sorted(rows, key=lambda row: row.chunk)
     if not rows or not rows[-1].last or len(rows) != rows[-1].chunk + 1:
         return None

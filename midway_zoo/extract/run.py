@@ -1,4 +1,4 @@
-"""An extraction from beginning to end: the plan, who works at it, the index."""
+"""An extraction from beginning to end: the plan, the workers, the index."""
 
 import json
 import logging
@@ -37,38 +37,39 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What an extraction came to, counted from its files."""
+    """Totals of an extraction, counted from its files."""
 
     out: str
     items: int
-    """Whole."""
+    """Number of complete items."""
     failed: int
-    """Listed with reasons in failures.jsonl."""
+    """Number of failed items; failures.jsonl has the reasons."""
     planned: int
+    """Number of items in the plan."""
     frames: int
-    """All that are kept."""
+    """Number of frames in the results."""
     new: Tally
-    """What this run added; of Ray's workers all of them, of launched processes this one."""
+    """What this run added: by all of Ray's workers, or by this one of several launched processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """How an extraction is run. Nothing of it changes the results."""
+    """How an extraction is run. None of it changes the results."""
 
     engine: Literal["local", "ray"] = "local"
     workers: int | None = None
-    """Of Ray: how many; None for one a GPU, or without any as many as have a CPU for each of their
+    """Number of Ray's workers; None for one per GPU or, without GPUs, as many as there are CPUs for all of their
     threads: the network's own and ``readers``."""
     ray_address: str | None = None
-    """Of a cluster that is there; None starts one on this machine, unless the program is connected to one."""
+    """Address of an existing cluster; None starts one on this machine, unless the program is connected to one."""
     batch_size: int = 8
     """Frames, or images, per pass."""
     readers: int = 1
-    """Threads that decode ahead for each network, each at a clip of its own."""
+    """Threads that decode ahead for each network, each working on a clip of its own."""
     shard_mb: int = 128
-    """Megabytes of a file, about."""
+    """Approximate size of a file in megabytes."""
     shard_items: int | None = None
-    """Items of a unit of the plan; None for as many units as workers may want to share."""
+    """Items per unit of the plan; None decides by number and size of the items."""
     retry_failed: bool = False
     """Plan the failed items once more."""
 
@@ -94,27 +95,29 @@ def extract(
     *,
     name: str | None = None,
 ) -> Summary:
-    """Features, motion latents and flow of many videos and images, into a folder of shards.
+    """Extract features, motion latents and flow of many videos and images into a folder of shards.
 
-    The same call goes on where one was stopped, by whatever it was: each item is there once. What is in ``out``
-    decides, nothing else remembers. New items of the input are added; items that fail are listed and do not stop it.
+    The same call continues an extraction that was stopped, for whatever reason, and each item is extracted once. The
+    contents of ``out`` are the only record. New items of the input are added; items that fail are listed, and do not
+    stop the extraction.
 
     Args:
         model: a network on its device, or a pretrained name or path (then on a GPU if there is one).
         source: what to extract from; see :func:`midway_zoo.extract.items.find_items`.
-        out: folder or URL; made if it is not there.
-        settings: what decides the results; see :class:`~midway_zoo.extract.settings.Settings`.
+        out: folder or URL; created if it does not exist.
+        settings: the settings that determine the results; see :class:`~midway_zoo.extract.settings.Settings`.
         running: engine and sizes.
-        name: what the results call the model; None for its own name.
+        name: name of the model in the results; None for its own.
 
     Raises:
-        ConfigError: if ``out`` holds results of other settings, naming each difference, or the network lacks what is
-            asked.
-        InputError: for an input that holds nothing, or arguments that make no sense.
+        ConfigError: if ``out`` holds results of other settings (each difference is named), or the network lacks what is
+            wanted.
+        InputError: for an input without items, or arguments that make no sense.
         MissingFileError: if there is no input.
         MissingExtraError: if pyarrow, PyAV, Ray, Accelerate or the driver of a URL is needed and missing.
-        DiskFullError: if there is no room; what was written is kept.
-        InterruptedWorkError: after Ctrl-C, saying how far it got; what was whole is written.
+        DiskFullError: if the disk is full; what was written is kept.
+        DeviceLostError: if the device fails; what was written is kept.
+        InterruptedWorkError: after Ctrl-C, saying how far it got; finished rows are written.
     """
     settings, running = settings or Settings(), running or Running()
     process = launched(running.engine)
@@ -152,7 +155,7 @@ def _facts(called: str, network: MidwayNetwork, digest: str, extractor: Extracto
 
 @contextmanager
 def _alone(results: Results, process: Process) -> Iterator[None]:
-    """Nobody else adds to the results meanwhile; of launched processes the first one sees to it."""
+    """Lock the results against other extractions; of several launched processes, the first one does so."""
     if results.local is None or not process.first:
         yield
         return
@@ -169,7 +172,7 @@ def _alone(results: Results, process: Process) -> Iterator[None]:
 
 
 def _prepare(results: Results, source: str, facts: dict[str, Any], settings: Settings, running: Running) -> None:
-    """Compare with what is there, and plan what is new."""
+    """Compare with existing results, and plan the new items."""
     results.clear_unfinished()
     shown = source if is_remote(source) else str(Path(source).absolute())
     asked = {"input": shown, "weights_sha256": facts["weights_sha256"], **facts["settings"]}
@@ -185,14 +188,14 @@ def _prepare(results: Results, source: str, facts: dict[str, Any], settings: Set
             raise InputError(f"{results} holds files in data/ but no {ABOUT}: give an empty folder as OUT.")
         results.put_text(ABOUT, json.dumps({**facts, "input": shown, "base": listing.base}, indent=1))
     elif saved["base"] != listing.base:
-        raise InputError(f"{source} lies at {listing.base} now, and lay at {saved['base']}; give another OUT.")
+        raise InputError(f"{source} is at {listing.base} now, and was at {saved['base']}; give another OUT.")
     add_new(results, listing, running.shard_items)
     if running.retry_failed:
         _plan_failed(results, listing.items)
 
 
 def _plan_failed(results: Results, items: list[Item]) -> None:
-    """Failed items once more, from the chunk at which they failed."""
+    """Plan failed items once more, from the chunk at which they failed."""
     files = files_by_unit(results)
     waiting = {
         item.key for unit in planned(results) if not is_complete(files.get(unit.number, ())) for item in unit.items
@@ -241,15 +244,15 @@ def _work(results: Results, extractor: Extractor, job: Job, running: Running, pr
 
 
 def _indexed(results: Results, facts: dict[str, Any], process: Process) -> dict[str, int]:
-    """Write the index, when all processes are done, and give what it counts.
+    """Write the index once all processes are done, and return its totals.
 
-    They end together: to a launcher, one that ends with an exit code, such as that of items that failed, is a reason
-    to end the others.
+    The processes wait for each other and end together: a launcher ends all others when one ends with an exit code,
+    such as that of failed items.
     """
     process.wait()
     if process.first:
         for row in write_index(results, facts).twice:
-            _logger.warning("there twice: %s", row)
+            _logger.warning("exists twice: %s", row)
     process.wait()
     index = json.loads(results.text(INDEX) or "{}")
     return {name: index[name] for name in ("items", "failed", "frames")}

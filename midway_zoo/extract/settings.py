@@ -1,4 +1,4 @@
-"""What is extracted and how: kept with the results, and compared by whoever adds to them."""
+"""What is extracted and how: stored with the results, and compared before results are added."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,34 +13,35 @@ PARTS = ("features", "motion", "flow")
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What decides the results of an extraction. Two runs into one folder must agree in all of it.
+    """What determines the results of an extraction. Two runs into one folder must have the same settings.
 
     Raises:
         InputError: for a value that makes no sense.
     """
 
     what: tuple[str, ...] = ("features",)
-    """Of "features", "motion" and "flow", in this order."""
+    """One or more of "features", "motion" and "flow"."""
     blocks: tuple[int, ...] | None = None
-    """Encoder blocks whose maps are kept as features, 0-based; None is the last, () the class token alone."""
+    """Encoder blocks whose maps are kept as features, 0-based; None for the last, () for the class token alone."""
     stride: int = field_range(1, at_least=1)
-    """Of clips: take frames 0, stride, 2 * stride, ..."""
+    """For clips: take frames 0, stride, 2 * stride, ..."""
     fps: float | None = None
-    """Of videos, instead: the first frame at or after each tick of 1 / fps seconds."""
+    """For videos, instead of ``stride``: take the first frame at or after each multiple of 1 / fps seconds."""
     size: Size = None
-    """At which frames are seen; see :func:`midway_zoo.extract_features`."""
+    """Size that frames are resized to; see :func:`midway_zoo.extract_features`."""
     flow_size: Size = None
-    """At which frames are seen for the flow; None is ``size``. See :func:`midway_zoo.predict_flow`."""
+    """The same for the flow; None for ``size``. See :func:`midway_zoo.predict_flow`."""
     method: Literal["auto", "head", "perturbation"] = field_range("auto", choices=("auto", "head", "perturbation"))
-    """Of the flow."""
+    """Method of the flow."""
     dtype: Literal["float32", "float16", "bfloat16"] = field_range(
         "float32", choices=("float32", "float16", "bfloat16")
     )
-    """In which the network computes, and in which tensors are kept (bfloat16 in Parquet as float32)."""
+    """Data type in which the network computes and tensors are stored (bfloat16 becomes float32 in Parquet)."""
     images: Literal["each", "clip"] | None = None
-    """What image files are: each an item, or the frames of a folder one clip; None: "each" for features alone."""
+    """Whether each image file is an item, or those of a folder are one clip. None: "each" for features alone, else
+    "clip"."""
     chunk: int = field_range(64, at_least=1)
-    """Frames of a clip that are kept together; fewer where they would take more than 128 MB."""
+    """Frames of a clip that are stored together; fewer if they would take more than 128 MB."""
     format: Literal["parquet", "safetensors"] = field_range("parquet", choices=("parquet", "safetensors"))
 
     def __post_init__(self) -> None:
@@ -60,16 +61,16 @@ class Settings:
 
     @property
     def pairs(self) -> bool:
-        """Whether anything is asked that takes two frames."""
+        """Whether anything is wanted that needs two frames."""
         return "motion" in self.what or "flow" in self.what
 
     @property
     def images_are(self) -> Literal["each", "clip"]:
-        """``images``, decided."""
+        """``images``, with None resolved."""
         return self.images or ("clip" if self.pairs else "each")
 
     def for_network(self, config: MidwayConfig) -> None:
-        """Raise :class:`InputError` or :class:`ConfigError` for what a network has not."""
+        """Raise :class:`InputError` or :class:`ConfigError` for settings that do not fit a network."""
         if self.blocks and max(self.blocks) >= config.depth:
             raise InputError(f"blocks={list(self.blocks)}: the network has blocks 0 to {config.depth - 1}.")
         if self.pairs and not config.dynamics:
@@ -78,7 +79,7 @@ class Settings:
             )
 
     def kept_blocks(self, config: MidwayConfig) -> tuple[int, ...]:
-        """``blocks``, decided, in order."""
+        """``blocks``, with None resolved, in order."""
         return (config.depth - 1,) if self.blocks is None else tuple(sorted(set(self.blocks)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -95,5 +96,5 @@ def check_same(saved: dict[str, Any], asked: dict[str, Any], where: str) -> None
     if different:
         raise ConfigError(
             f"{where} holds results of other settings ({'; '.join(different)}). Nothing was changed: give the same "
-            "settings to go on with it, or another OUT."
+            "settings to continue it, or another OUT."
         )

@@ -1,4 +1,4 @@
-"""The files of results: rows of tensors as Parquet or safetensors, each file saying of itself what it holds."""
+"""The files of results: rows of tensors as Parquet or safetensors; each file describes itself."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,33 +21,33 @@ from midway_zoo.reading import METADATA_KEY
 
 FOLDER = "data"
 _GROUP_BYTES = 2**24
-"""Of the rows of a Parquet row group: what a reader has to take at once."""
+"""Approximate size of a Parquet row group, which is read at once."""
 _ABOUT = ("item", "chunk", "last", "first_frame", "frames", "height", "width")
 _SHAPE = "_shape"
 
 
 @dataclass(frozen=True)
 class About:
-    """What a shard says of itself."""
+    """Description of a shard, stored in it."""
 
     unit: int
     sequence: int
-    """Of the files of its unit, from 0."""
+    """Index among the files of its unit, from 0."""
     facts: dict[str, Any]
-    """How it was made: settings, model, digest, version."""
+    """How it was made: settings, model, digest of the weights, version."""
     failed: dict[str, str] = field(default_factory=dict)
-    """Key of an item of the unit -> why it failed."""
+    """Key of a failed item of the unit -> reason."""
     names: tuple[str, ...] = ()
-    """Of the tensors that rows may have."""
+    """Names of the tensors that rows may have."""
 
 
 def shard_name(unit: int, sequence: int, ending: str, *, last: bool) -> str:
-    """Such as part-000012-003.parquet; with ``last``, of the file that ends its unit, part-000012-003-last.parquet."""
+    """Name of a shard, such as part-000012-003.parquet; the last of its unit is part-000012-004-last.parquet."""
     return f"part-{unit:06}-{sequence:03}{'-last' if last else ''}.{ending}"
 
 
 def parse_name(name: str) -> tuple[int, int, bool] | None:
-    """(unit, sequence, whether it is the last of its unit) of the name of a shard; None of another file."""
+    """(unit, sequence, whether it is the last of its unit) from the name of a shard; None for other files."""
     stem, _, ending = name.partition(".")
     parts = stem.split("-")
     if ending not in ("parquet", "safetensors") or len(parts) not in (3, 4) or parts[0] != "part":
@@ -74,7 +74,7 @@ def import_pyarrow() -> Any:
 
 
 def write_shard(path: Path, rows: Sequence[Row], about: About, ending: str) -> None:
-    """Write a file; ``ending`` says which kind."""
+    """Write a shard; ``ending`` is "parquet" or "safetensors"."""
     saved = asdict(about)
     if ending == "parquet":
         _write_parquet(path, rows, saved)
@@ -88,7 +88,7 @@ def _write_parquet(path: Path, rows: Sequence[Row], saved: Mapping[str, Any]) ->
     arrow = import_pyarrow()
     names = saved["names"]
     schema = _schema(arrow, names, saved["facts"]["settings"]["dtype"], json.dumps(saved, sort_keys=True))
-    # Tensors of numbers that all differ: neither a dictionary nor compression makes them smaller, both take time.
+    # Neither a dictionary nor compression makes tensors of distinct numbers smaller, and both take time.
     plain = {name: "zstd" if name in _ABOUT or name.endswith(_SHAPE) else "none" for name in schema.names}
     compressions = {f"{name}.list.element" if _is_list(schema, name) else name: kind for name, kind in plain.items()}
     few = [name for name in compressions if compressions[name] == "zstd"]
@@ -118,7 +118,7 @@ def _groups(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 
 def _schema(arrow: Any, names: Sequence[str], dtype: str, metadata: str) -> Any:
-    """The same for every shard of an extraction, whatever its rows happen to have."""
+    """The schema, which is the same for all shards of an extraction, whatever their rows hold."""
     numbers = {"float32": arrow.float32(), "float16": arrow.float16(), "bfloat16": arrow.float32()}
     own = {"pts_seconds": arrow.float64(), "pair_pts_seconds": arrow.float64(), "concealed": arrow.bool_()}
     kinds = (arrow.string(), arrow.int32(), arrow.bool_(), arrow.int64(), *[arrow.int32()] * 3)
@@ -135,7 +135,7 @@ def _columns(arrow: Any, values: Sequence[Tensor | None], kind: Any) -> list[Any
     arrays = [_numpy(one) for one in values if one is not None]
     flat = np.concatenate(arrays) if arrays else np.empty(0, kind.value_type.to_pandas_dtype())
     ends = np.cumsum([0 if one is None else one.numel() for one in values])
-    # The offset before a row that has none is null, which is how Arrow takes missing lists.
+    # A null offset marks a row without values, as Arrow expects.
     starts = [None if one is None else int(end) - one.numel() for one, end in zip(values, ends, strict=True)]
     offsets = arrow.array([*starts, int(ends[-1])], arrow.int32())
     return [arrow.ListArray.from_arrays(offsets, arrow.array(flat, kind.value_type)), shapes]
@@ -149,10 +149,10 @@ def _numpy(tensor: Tensor) -> Any:
 
 
 def read_about(results: Results, name: str) -> tuple[About, list[dict[str, Any]]]:
-    """What a shard says of itself, and of its rows all but the tensors; little of the file is read.
+    """Description of a shard and of its rows, without reading tensors.
 
     Raises:
-        CheckpointError: if it is no shard.
+        CheckpointError: if it is not a shard, or damaged.
     """
     with results.open(f"{FOLDER}/{name}") as file, _Naming(name):
         if name.endswith(".parquet"):
@@ -169,7 +169,7 @@ def read_rows(results: Results, name: str) -> Iterator[Row]:
     """The rows of a shard with their tensors, a row group at a time.
 
     Raises:
-        CheckpointError: if it is no shard.
+        CheckpointError: if it is not a shard.
     """
     with results.open(f"{FOLDER}/{name}") as file, _Naming(name):
         if name.endswith(".parquet"):
@@ -216,7 +216,7 @@ def _safetensors_metadata(file: BinaryIO) -> dict[str, Any]:
 
 
 class _Naming:
-    """What goes wrong in reading a shard names it."""
+    """Adds the name of the shard to errors in reading it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -227,5 +227,5 @@ class _Naming:
     def __exit__(self, kind: Any, error: Any, traceback: object) -> None:
         if isinstance(error, KeyError | ValueError | TypeError) and not isinstance(error, CheckpointError):
             raise CheckpointError(
-                f"{self._name} is no shard of an extraction, or damaged ({error}); delete it to have it made again."
+                f"{self._name} is not a shard of an extraction, or damaged ({error}); delete it to have it made again."
             ) from error

@@ -1,4 +1,4 @@
-"""One unit of the plan, from its sources to its files: what every engine runs."""
+"""One unit of the plan, from its sources to its shards; used by every engine."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,21 +26,21 @@ class Job:
     """What all units of an extraction have in common."""
 
     base: str
-    """What the paths of items are relative to."""
+    """Folder or URL that the paths of items are relative to."""
     facts: dict[str, Any]
-    """What every shard says of how it was made."""
+    """How the results are made; stored in every shard."""
     batch_size: int = 8
     shard_bytes: int = 2**27
-    """Of the tensors of a file, unless a single row has more."""
+    """Largest size of a shard's tensors, unless a single row has more."""
     shard_frames: int = 16384
-    """Frames of a file at most: how much a kill may cost."""
+    """Largest number of frames per shard, which bounds what is lost if the process is killed."""
     readers: int = 1
-    """Threads that decode ahead, each at a piece of its own."""
+    """Threads that decode ahead, each working on a piece of its own."""
 
 
 @dataclass
 class Tally:
-    """What was done."""
+    """Numbers of items, failed items, frames and bytes that were done."""
 
     items: int = 0
     failed: int = 0
@@ -54,22 +54,22 @@ class Tally:
 
 
 Note = Callable[[Tally], None]
-"""Told of what was done since the last time."""
+"""Called with what was done since the last call."""
 
 
 class _Writer:
-    """Rows of a unit, gathered until they fill a file. They are safe once it is written."""
+    """Collects the rows of a unit until they fill a file. They are safe once it is written."""
 
     def __init__(self, results: Results, unit: Unit, job: Job, progress: UnitProgress, attempts: Attempts) -> None:
         self._results, self._unit, self._job, self._progress = results, unit, job, progress
         self._attempts = attempts
         self.clip: ClipExtraction | None = None
-        """The one that rows come from."""
+        """The clip in progress."""
         self._rows: list[Row] = []
         self._failed: dict[str, str] = {}
 
     def add(self, row: Row) -> bool:
-        """Take a row; False if it is there already."""
+        """Add a row; returns False if it exists already."""
         of_item = self._progress.of(row.item)
         if row.chunk in of_item.chunks:
             return False
@@ -86,7 +86,7 @@ class _Writer:
         self._failed[item.key] = self._progress.failed[item.key] = reason
 
     def write(self, *, last: bool) -> None:
-        """Write what was gathered."""
+        """Write the collected rows."""
         if not last and not self._rows and not self._failed:
             return
         settings, number = self._job.facts["settings"], self._progress.next_sequence()
@@ -102,21 +102,22 @@ class _Writer:
 def run_unit(
     unit: Unit, extractor: Extractor, results: Results, job: Job, note: Note, known: Sequence[str] = ()
 ) -> None:
-    """Extract what a unit is still missing, and write it.
+    """Extract what is missing of a unit, and write it.
 
-    It may be called again after any end, and by two workers: what is there is left, what is made again is the same.
-    When it is interrupted, what is whole is written first.
+    It may be called again after any interruption, even by two workers at once: existing results are kept, and those
+    made again are the same. On Ctrl-C finished rows are written first.
 
     Args:
-        unit: of the plan.
+        unit: a unit of the plan.
         extractor: network and settings.
-        results: where to.
+        results: where the shards are written to.
         job: base, facts and sizes.
-        note: told after every item, and of chunks of longer ones.
-        known: names of its files, as far as they are known; what else there is is looked for.
+        note: called after every item, and after every chunk of longer ones.
+        known: known names of the unit's files; further ones are looked for.
 
     Raises:
-        DiskFullError: if there is no room.
+        DiskFullError: if the disk is full.
+        DeviceLostError: if the device fails.
         MissingExtraError: for videos without PyAV.
     """
     names = files_of(results, unit.number, job.facts["settings"]["format"], known)
@@ -127,7 +128,7 @@ def run_unit(
     writer = _Writer(results, unit, job, progress, attempts)
     try:
         for item in attempts.hopeless(unit, progress):
-            writer.fail(item, "the process ended twice while it was at this item, which was then left out")
+            writer.fail(item, "the process died twice while it was working on this item, which was then left out")
             note(Tally(items=1, failed=1))
         pieces = _pieces(unit.items, progress, 1 if attempts.careful else job.batch_size)
         _run(_watched(pieces, attempts), extractor, writer, job, note, ahead=not attempts.careful)
@@ -140,7 +141,7 @@ def run_unit(
 
 
 def _pieces(items: Iterable[Item], progress: UnitProgress, batch_size: int) -> Iterator[Piece]:
-    """What is left, clips one by one and images by the batch."""
+    """What is left to do: clips one by one, and images in batches."""
     images: list[Item] = []
     for item in items:
         if progress.settled(item.key):
@@ -203,13 +204,13 @@ def _fail(item: Item, reason: str, writer: _Writer, note: Note) -> None:
 
 
 def _clip(read: ClipBatch | ClipEnd, clip: ClipExtraction, writer: _Writer, note: Note) -> bool:
-    """Take a part of a clip; False if it failed."""
+    """Process a part of a clip; returns False if it failed."""
     try:
         for row in clip.end(read.frames) if isinstance(read, ClipEnd) else clip.add(read):
             if writer.add(row):
                 note(Tally(int(row.last), 0, row.frames, row.bytes))
-    except Exception as error:  # noqa: BLE001  (whatever it is, it is this item's)
-        raise_if_fatal(error)
+    except Exception as error:  # noqa: BLE001  (whatever it is, it concerns this item only)
+        raise_if_fatal(error, clip.device)
         _fail(read.item, reason_of(error), writer, note)
         return False
     return True
@@ -219,11 +220,11 @@ def _images(batch: ImageBatch, extractor: Extractor, writer: _Writer, note: Note
     try:
         rows = extractor.images(batch)
     except Exception as error:  # noqa: BLE001  (as of clips)
-        raise_if_fatal(error)
+        raise_if_fatal(error, extractor.network.device)
         if len(batch.items) == 1:
             _fail(batch.items[0], reason_of(error), writer, note)
             return
-        for index, item in enumerate(batch.items):  # one of them may be the cause
+        for index, item in enumerate(batch.items):  # one of them may have caused it
             single = ImageBatch([item], batch.images[index : index + 1], batch.given[index : index + 1])
             _images(single, extractor, writer, note)
         return
@@ -232,14 +233,34 @@ def _images(batch: ImageBatch, extractor: Extractor, writer: _Writer, note: Note
             note(Tally(1, 0, row.frames, row.bytes))
 
 
-def raise_if_fatal(error: Exception) -> None:
-    """Raise again what would be the fate of every further item, and is not this one's fault."""
-    out_of_memory = isinstance(error, torch.OutOfMemoryError)
-    broken = isinstance(error, RuntimeError) and "CUDA error" in str(error) and not out_of_memory
-    if broken:
+def raise_if_fatal(error: Exception, device: torch.device) -> None:
+    """Raise an error that would hit every further item, rather than this one alone.
+
+    Raises:
+        DeviceLostError: if ``device``, on which the item was computed, does not work any more.
+        DiskFullError, OSError: if the disk is full.
+        MissingExtraError: for videos without PyAV.
+    """
+    if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) and _is_lost(error, device):
         raise DeviceLostError(
             f"the device failed ({' '.join(str(error).split())[:200]}). Start the same command again: it goes on from "
             "what was written."
         ) from error
     if is_disk_full(error) or isinstance(error, MissingExtraError):
         raise error
+
+
+def _is_lost(error: RuntimeError, device: torch.device) -> bool:
+    """Whether an error is the accelerator's: by its class (torch 2.8 or later), or as nothing runs there now."""
+    kind = getattr(torch, "AcceleratorError", None)
+    if kind is not None and isinstance(error, kind):
+        return True
+    if device.type == "cpu":
+        return False
+    try:
+        torch.ones(1, device=device).sum().item()
+    except torch.OutOfMemoryError:
+        return False
+    except RuntimeError:
+        return True
+    return False

@@ -1,7 +1,7 @@
 """Pictures of what `midway_zoo.analysis` finds, for print and slides: the extra `figures` (Matplotlib).
 
 Each function returns a Matplotlib figure; :func:`save_figure` writes it as PNG, SVG or PDF, :func:`figure_to_tensor`
-gives its pixels. Nothing of pyplot is used: no window is opened, and threads may draw.
+gives its pixels. pyplot is not used, so no window is opened and any thread may draw.
 """
 
 from midway_zoo.figures.bars import found_figure, latent_figure, truth_figure

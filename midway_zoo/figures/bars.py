@@ -24,7 +24,7 @@ def latent_figure(report: LatentReport) -> Any:
             leak = found["leakage"]
             leaks[who] = [leak["thumbnail"], leak["colour"], leak["same_picture"] / 100, leak["same_motion"] / 100]
         names = ["R² of\nthumbnail", "R² of\ncolour", "nearest:\npicture", "nearest:\nmotion"]
-        _across(axes[row, 1], names, leaks, "looks or motion?")
+        _across(axes[row, 1], names, leaks, "appearance or motion?")
         level = max(answers["weights"]["replay"])
         replay = {who: [answers[who]["replay"][level][name] for name in REPLAYS] for who in ("weights", "random")}
         _across(axes[row, 2], list(REPLAYS), replay, f"error of replay, level {level}")
@@ -37,7 +37,7 @@ def latent_figure(report: LatentReport) -> Any:
 
 @styled
 def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
-    """Hits, copies and PCK of tokens that move by a patch or more, of every network (panel) and rule (bars)."""
+    """Hits, copies and PCK of tokens that move by a patch or more: a panel per network, a bar per rule."""
     figure, axes = page(len(scores), 1, height=1.9 * len(scores), tallest=math.inf, sharex=True)
     groups = {"hits": "hits", "copies": "copies", "within 1 token": "moved_pck_1", "within 2 tokens": "moved_pck_2"}
     for one, (name, found) in zip(axes[:, 0], scores.items(), strict=True):
@@ -52,7 +52,8 @@ def truth_figure(scores: Mapping[str, TruthScores]) -> Any:
 
 @styled
 def found_figure(scores: Mapping[str, RetrievalScores]) -> Any:
-    """Retrieval by every way (groups) of every network (bars), a panel for each kind of motions; dots are chance."""
+    """Retrieval scores: a panel per kind of motion, a group per descriptor, a bar per network; dotted lines are
+    chance."""
     kinds = list(next(iter(scores.values())).right)
     figure, axes = page(len(kinds), 1, height=1.9 * len(kinds) + 0.3, tallest=math.inf, sharex=True)
     ways = list(dict.fromkeys(way for found in scores.values() for way in found.right[kinds[0]]))
@@ -67,7 +68,7 @@ def found_figure(scores: Mapping[str, RetrievalScores]) -> Any:
 
 
 def _across(axes: Any, names: list[str], series: Mapping[str, list[float]], title: str) -> None:
-    """Groups of bars that lie, so that values of two places do not meet; negative ones have no bar."""
+    """Groups of horizontal bars, which leave room for the values beside them; negative values have no bar."""
     width = 0.84 / len(series)
     largest = max((value for values in series.values() for value in values if value == value), default=0.0)
     top = 1.25 * max(largest, 0.1)
@@ -99,7 +100,7 @@ def _plain(axes: Any, title: str) -> None:
 
 
 def _bars(axes: Any, names: list[str], series: Mapping[str, list[float]], title: str) -> None:
-    """Groups of bars of percentages, with their values."""
+    """Groups of vertical bars of percentages, labelled with their values."""
     width = 0.84 / len(series)
     for index, (who, values) in enumerate(series.items()):
         places = [number + (index - (len(series) - 1) / 2) * width for number in range(len(names))]

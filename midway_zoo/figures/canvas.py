@@ -1,4 +1,4 @@
-"""What all figures share: the page, pictures and marks on it, and how it is written."""
+"""What all figures share: the page, pictures and marks on it, and how it is saved."""
 
 import io
 import json
@@ -22,9 +22,9 @@ from midway_zoo.reading import METADATA_KEY
 PICTURES = (".png", ".svg", ".pdf")
 """Endings that :func:`save_figure` writes."""
 WIDTH = 7.0
-"""Inches: two columns of a paper, and most of a slide."""
+"""Width of a figure in inches: two columns of a paper, or most of a slide."""
 TALLEST = 9.5
-"""Inches of the text on a page."""
+"""Largest height of a figure in inches: the text block of a page."""
 _DPI = 200
 _SETTINGS = {
     "font.size": 9,
@@ -34,7 +34,7 @@ _SETTINGS = {
     "ytick.labelsize": 8,
     "legend.fontsize": 8,
     "axes.linewidth": 0.6,
-    "svg.fonttype": "path",  # text as outlines: the same with whatever fonts a reader has
+    "svg.fonttype": "path",  # text as outlines, so that it does not depend on the reader's fonts
     "svg.hashsalt": "midway-zoo",  # the same figure gives the same bytes
     "pdf.fonttype": 42,
 }
@@ -53,8 +53,8 @@ def import_matplotlib() -> Any:
 
 
 def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that draws, in this module's sizes of type; Matplotlib's settings are the process' own, and so one
-    figure is drawn at a time."""
+    """Decorate a drawing function to use this module's font sizes. Matplotlib's settings belong to the whole process,
+    so one figure is drawn at a time."""
 
     @wraps(draw)
     def drawn(*args: Any, **options: Any) -> Any:
@@ -67,8 +67,8 @@ def styled(draw: Callable[..., Any]) -> Callable[..., Any]:
 def page(
     rows: int, columns: int, *, height: float, width: float = WIDTH, tallest: float = TALLEST, **options: Any
 ) -> tuple[Any, Any]:
-    """A figure of ``width`` x ``height`` inches, less of both if it would be taller than a page, and its axes, an array
-    (rows, columns)."""
+    """A figure of ``width`` x ``height`` inches, scaled down if it would be taller than ``tallest``, and its axes, an
+    array (rows, columns)."""
     scale = min(1.0, tallest / height)
     width, height = max(3.0, scale * width), scale * height
     figure = import_matplotlib().figure.Figure(figsize=(width, height), layout="constrained", facecolor="white")
@@ -78,18 +78,18 @@ def page(
 
 
 def cell_height(picture: Tensor, columns: int, width: float = WIDTH, *, titled: bool = True) -> float:
-    """Inches of one of ``columns`` pictures (..., H, W) beside each other, with its title if each row has them."""
+    """Height in inches of one of ``columns`` pictures (..., H, W) side by side, with room for a title if ``titled``."""
     return width / columns * picture.shape[-2] / picture.shape[-1] + (0.25 if titled else 0.06)
 
 
 def short(name: str, most: int = 22) -> str:
-    """A name of at most so many letters, without its middle: names of one folder begin alike, and files end alike."""
+    """A name shortened in its middle to ``most`` letters: names in a folder often share their beginning and end."""
     half = (most - 1) // 2
     return name if len(name) <= most else f"{name[: most - 1 - half]}…{name[-half:]}"
 
 
 def colour(rgb: Sequence[int]) -> tuple[float, ...]:
-    """RGB from 0 to 255 as Matplotlib takes it."""
+    """RGB from 0 to 255 as Matplotlib expects it, from 0 to 1."""
     return tuple(value / 255 for value in rgb)
 
 
@@ -103,7 +103,7 @@ def palette(anchors: Sequence[Sequence[int]]) -> Any:
 
 
 def show(axes: Any, picture: Tensor, title: str = "") -> None:
-    """A picture (3, H, W), uint8 or float in [0, 1], without ticks, its pixels' centres at integers."""
+    """Draw a picture (3, H, W), uint8 or float in [0, 1], without ticks; pixel centres are at integers."""
     values = picture.detach().cpu()
     values = values.float() / 255 if values.dtype == torch.uint8 else values.float().clamp(0, 1)
     axes.imshow(values.permute(1, 2, 0).numpy(), interpolation="nearest")
@@ -111,12 +111,12 @@ def show(axes: Any, picture: Tensor, title: str = "") -> None:
 
 
 def heat(axes: Any, picture: Tensor | None, values: Tensor, low: float, high: float, title: str = "") -> Any:
-    """Values (h, w) over a picture (3, H, W), which is drawn in grey so that colours mean values alone."""
+    """Draw values (h, w) over a picture (3, H, W) in grayscale, so that colours stand for the values alone."""
     shape = values.shape if picture is None else picture.shape[-2:]
     extent = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
     if picture is not None:
-        grey = picture.detach().cpu().float().mean(0)
-        axes.imshow(grey.numpy(), cmap="gray", vmin=0, vmax=1)
+        gray = picture.detach().cpu().float().mean(0)
+        axes.imshow(gray.numpy(), cmap="gray", vmin=0, vmax=1)
     alpha = 1.0 if picture is None else 0.62
     options = {"vmin": low, "vmax": high, "extent": extent, "alpha": alpha, "interpolation": "nearest"}
     drawn = axes.imshow(values.detach().cpu().float().numpy(), cmap=palette(style.HEAT), **options)
@@ -125,7 +125,7 @@ def heat(axes: Any, picture: Tensor | None, values: Tensor, low: float, high: fl
 
 
 def bare(axes: Any, title: str = "") -> None:
-    """No ticks, a thin frame."""
+    """Leave out the ticks and draw a thin frame."""
     axes.set_xticks([])
     axes.set_yticks([])
     for side in axes.spines.values():
@@ -135,8 +135,8 @@ def bare(axes: Any, title: str = "") -> None:
 
 
 def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False, size: float = 6.0) -> None:
-    """A mark of point ``index`` in its colour, ``size`` points of type wide: a dot, or a ring, half as wide again, that
-    leaves visible what is there."""
+    """Mark point ``index`` in its colour with a dot ``size`` typographic points wide, or with a ring half as wide
+    again, which does not hide the picture."""
     ink = colour(style.point_colour(index))
     if ring:
         hollow = {"marker": "o", "markersize": 1.5 * size, "markerfacecolor": "none"}
@@ -148,11 +148,11 @@ def point(axes: Any, xy: Sequence[float], index: int, *, ring: bool = False, siz
 
 
 def row_labels(axes: Sequence[Any], texts: Sequence[str]) -> None:
-    """What each row of pictures shows, beside the first of them, in one size of type that fits the height of a row."""
+    """Label each row of pictures beside its first one, in a font size at which all labels fit the height of a row."""
     longest = max(len(line) for text in texts for line in text.splitlines())
     figure = axes[0].figure
     height = min(one.get_position().height for one in axes) * figure.get_figheight() * 72
-    size = min(8.0, max(5.0, 1.6 * height / longest))  # a letter is about 0.6 of its type wide
+    size = min(8.0, max(5.0, 1.6 * height / longest))  # a letter is about 0.6 times as wide as its font size
     for one, text in zip(axes, texts, strict=True):
         one.set_ylabel(text, color=colour(style.INK), fontsize=size)
 
@@ -172,9 +172,9 @@ def save_figure(
     """Write a figure by its ending: .png (200 dots per inch), .svg or .pdf.
 
     Args:
-        figure: of a function of :mod:`midway_zoo.figures`.
-        path: of the file.
-        metadata: kept in the file as JSON: PNG as a text, SVG and PDF as the description.
+        figure: as returned by the functions of :mod:`midway_zoo.figures`.
+        path: file to write.
+        metadata: stored in the file as JSON: in a PNG text chunk, the description of an SVG or the subject of a PDF.
         overwrite: replace an existing file.
 
     Raises:

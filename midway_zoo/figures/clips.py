@@ -26,7 +26,7 @@ _MOST = 6
 
 
 def spread(count: int, most: int = _MOST) -> list[int]:
-    """At most ``most`` indices of ``count``, evenly spaced, the first and the last among them."""
+    """At most ``most`` of the indices 0 to ``count`` - 1, evenly spaced, including the first and the last."""
     if count <= most:
         return list(range(count))
     return [round(index * (count - 1) / (most - 1)) for index in range(most)]
@@ -40,13 +40,13 @@ def tracks_figure(
     labels: Sequence[str] = (),
     columns: Sequence[int] | None = None,
 ) -> Any:
-    """Frames with each point's way so far, a row for each way of tracking.
+    """Frames with each point's path so far, a row per tracking method.
 
     Args:
         frames: T pictures (3, H, W) in [0, 1].
         tracks: {name: (T, n, 2)} in pixels of the frames.
         labels: T names of the frames.
-        columns: indices of the frames that are drawn; None for at most six, evenly spaced.
+        columns: indices of the frames to draw; None: at most six, evenly spaced.
     """
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 2)
@@ -64,12 +64,12 @@ def tracks_figure(
             label = labels[index] if labels else f"frame {index}"
             show(one, frames[index], label if row == 0 else "")
             for number in range(xy.shape[1]):
-                way = xy[: index + 1, number].cpu()
+                path = xy[: index + 1, number].cpu()
                 if index:
-                    one.plot(way[:, 0], way[:, 1], color="black", linewidth=0.4 * dot, solid_capstyle="round")
+                    one.plot(path[:, 0], path[:, 1], color="black", linewidth=0.4 * dot, solid_capstyle="round")
                     ink = colour(style.point_colour(number))
-                    one.plot(way[:, 0], way[:, 1], color=ink, linewidth=0.23 * dot, solid_capstyle="round")
-                point(one, way[-1].tolist(), number, size=dot)
+                    one.plot(path[:, 0], path[:, 1], color=ink, linewidth=0.23 * dot, solid_capstyle="round")
+                point(one, path[-1].tolist(), number, size=dot)
             one.set_xlim(-0.5, across - 0.5)
             one.set_ylim(height - 0.5, -0.5)
     row_labels(axes[:, 0], list(tracks))
@@ -78,10 +78,10 @@ def tracks_figure(
 
 @styled
 def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = (), *, labels: Sequence[str] = ()) -> Any:
-    """Cosines between the motions of a clip, under frames of it if there are any.
+    """Cosines between the motions of a clip, below its frames if they are given.
 
     Args:
-        found: of :func:`~midway_zoo.analysis.clip_similarity`.
+        found: result of :func:`~midway_zoo.analysis.clip_similarity`.
         frames: the clip's frames (3, H, W), or none.
         labels: their names.
     """
@@ -101,7 +101,7 @@ def similarity_figure(found: ClipSimilarity, frames: Sequence[Tensor] = (), *, l
     drawn = matrix.imshow(found.similarity.numpy(), cmap=palette(style.DIVERGING), **options)
     matrix.set_xlabel(name)
     matrix.set_ylabel(name)
-    if name == "pair":  # there is no half of one
+    if name == "pair":  # pairs are counted in whole numbers
         for axis in (matrix.xaxis, matrix.yaxis):
             axis.get_major_locator().set_params(integer=True)
     matrix.set_title("cosine of motion latents around their mean", color=colour(style.INK))
@@ -123,7 +123,7 @@ def components_figure(
     labels: Sequence[str] = (),
     columns: Sequence[int] | None = None,
 ) -> Any:
-    """Frames, their first component, and the foreground's own three as red, green and blue; the ground is white."""
+    """Frames, their first component, and the foreground's first three as red, green and blue on a white background."""
     chosen = spread(len(frames)) if columns is None else list(columns)
     width = max(len(chosen), 3)
     figure, axes = page(
@@ -148,11 +148,11 @@ def components_figure(
 def retrieval_figure(
     query: tuple[Tensor, Tensor], answers: Mapping[str, Sequence[tuple[Match, tuple[Tensor, Tensor] | None]]]
 ) -> Any:
-    """The query's two frames above the clips that answer it, source over target of each, a block for each way.
+    """The query's two frames above the clips that match it, source over target, a block per descriptor.
 
     Args:
         query: source and target (3, H, W).
-        answers: {way: [(match, (its source, its target))]}; None where a clip's frames cannot be had any more.
+        answers: {descriptor: [(match, (its source, its target))]}, with None for frames that can no longer be read.
     """
     columns = max(2, *(len(found) for found in answers.values()))
     height = (2 * len(answers) + 1) * cell_height(query[0], columns) + 0.2 * len(answers)

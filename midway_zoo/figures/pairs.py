@@ -11,17 +11,17 @@ from midway_zoo.analysis import AttentionMaps, GateMaps, HeatMaps, MotionAttenti
 from midway_zoo.figures.canvas import bar_of, cell_height, colour, heat, page, palette, point, short, show, styled
 from midway_zoo.visualize import features_to_image
 
-_MOST = 6  # points or columns that stay legible
+_MOST = 6  # more points or columns would not be legible
 
 
 @styled
 def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, labels: Sequence[str] = ()) -> Any:
-    """Source with marked points beside targets with their heat maps, a row for each point; rings are the peaks.
+    """The source with its points beside the targets with their heat maps, a row per point; rings mark the peaks.
 
     Args:
         source: (3, H, W) in [0, 1].
-        targets: T of them; the first six are drawn.
-        maps: of :func:`~midway_zoo.analysis.heat_maps`; of its points the first six are drawn.
+        targets: T pictures (3, H, W); the first five are drawn.
+        maps: result of :func:`~midway_zoo.analysis.heat_maps`; the first six points are drawn.
         labels: T names of the targets.
     """
     shown, points = min(len(targets), _MOST - 1), min(len(maps.xy), _MOST)
@@ -49,7 +49,7 @@ def heat_figure(source: Tensor, targets: Sequence[Tensor], maps: HeatMaps, label
 
 @styled
 def matrix_figure(matrix: Tensor, grid: tuple[int, int], title: str = "") -> Any:
-    """A sensitivity matrix (N, N): a bright diagonal is the identity, bright lines beside it are motion."""
+    """A sensitivity matrix (N, N): a bright diagonal means identity, bright lines beside it mean motion."""
     figure, axes = page(1, 1, height=4.2, width=4.8)
     (one,) = axes[0]
     drawn = one.imshow(matrix.detach().cpu().float().numpy(), cmap=palette(style.HEAT), interpolation="nearest")
@@ -66,7 +66,7 @@ def matrix_figure(matrix: Tensor, grid: tuple[int, int], title: str = "") -> Any
 
 @styled
 def gates_figure(source: Tensor, target: Tensor, gates: GateMaps, row: int = 0) -> Any:
-    """Source and target above the mean gates of a pair: a row for each level, a column for each gated block."""
+    """Source and target above the mean gates of pair ``row``: a row per level, a column per gated block."""
     levels = list(gates.mean)
     blocks = gates.mean[levels[0]].shape[1]
     columns = max(blocks, 2)
@@ -93,12 +93,12 @@ def gates_figure(source: Tensor, target: Tensor, gates: GateMaps, row: int = 0) 
 def attention_figure(
     pictures: Sequence[Tensor], found: AttentionMaps | MotionAttention, xy: Sequence[float] | None = None
 ) -> Any:
-    """Attention of the encoder (a row for each image: the heads' mean, then the first heads), or of motion tokens.
+    """Attention of the encoder (a row per image: the mean of the heads, then the first heads), or of motion tokens.
 
     Args:
         pictures: the images, or source and target of one pair.
-        found: of :func:`~midway_zoo.analysis.attention_maps` or :func:`~midway_zoo.analysis.motion_attention`.
-        xy: the point whose token looks; marked.
+        found: result of :func:`~midway_zoo.analysis.attention_maps` or :func:`~midway_zoo.analysis.motion_attention`.
+        xy: the point whose token attends, to be marked; None for the class token.
     """
     if isinstance(found, MotionAttention):
         return _motion_attention(pictures, found)
@@ -130,14 +130,14 @@ def _motion_attention(pictures: Sequence[Tensor], found: MotionAttention) -> Any
 def _looks(
     pictures: Sequence[Tensor], grid: Sequence[Mapping[str, Tensor]], text: str, titles: Sequence[str]
 ) -> tuple[Any, Any]:
-    """A row for each picture: itself and maps of attention, all on one scale, on which 1 is attention spread evenly."""
+    """A row per picture: the picture and its attention maps, all on one scale, where 1 means evenly spread."""
     columns = len(grid[0]) + 1
-    named = list(grid[0]) != list(grid[-1]) or titles[0] != titles[-1]  # else the first row's titles are those of all
+    named = list(grid[0]) != list(grid[-1]) or titles[0] != titles[-1]  # otherwise the first row's titles hold for all
     height = len(pictures) * cell_height(pictures[0], columns, 6.5, titled=named) + 0.5
     figure, axes = page(len(pictures), columns, height=height)
     even = [{name: one / one.mean().clamp_min(1e-12) for name, one in row.items()} for row in grid]
     values = torch.cat([one.flatten() for row in even for one in row.values()])
-    # A few tokens that hold most of the attention would leave the others without any difference.
+    # Without the quantile, a few tokens with most of the attention would make all others look the same.
     top = max(1.0, float(values.quantile(0.99)))
     drawn = None
     for row, maps in enumerate(even):
@@ -152,7 +152,7 @@ def _looks(
 
 @styled
 def backward_figure(pictures: Sequence[Tensor], maps: Mapping[str, Tensor]) -> Any:
-    """Images above feature maps {name: (B, D, h, w)}, each map's first three components as red, green and blue."""
+    """Images above feature maps {name: (B, D, h, w)}, whose first three components are red, green and blue."""
     count = min(len(pictures), _MOST)
     columns = max(count, 3)
     figure, axes = page(

@@ -72,7 +72,7 @@ def write_flow(path: str | PathLike[str], flow: Tensor, *, overwrite: bool = Fal
     """
     path = Path(path)
     if not isinstance(flow, Tensor):
-        raise InputTypeError(f"{type(flow).__name__} is no flow: a float tensor (2, H, W) is expected.")
+        raise InputTypeError(f"{type(flow).__name__} is not a flow field: a float tensor (2, H, W) is expected.")
     if flow.ndim != 3 or flow.shape[0] != 2 or not flow.is_floating_point() or 0 in flow.shape:
         raise InputError(f"flow of shape {tuple(flow.shape)}, {flow.dtype}: float (2, H, W) is expected.")
     check_ending(path)
@@ -97,7 +97,7 @@ def _read_flo(path: Path) -> Array:
     with path.open("rb") as file:
         header = file.read(12)
         if len(header) < 12 or header[:4] != _FLO_MAGIC:
-            raise InputError(f"{path.name} is no .flo file: it does not start with {_FLO_MAGIC!r}.")
+            raise InputError(f"{path.name} is not a .flo file: it does not start with {_FLO_MAGIC!r}.")
         width, height = (int(side) for side in np.frombuffer(header, "<i4", offset=4))
         if width < 1 or height < 1 or size != 12 + width * height * 8:
             raise InputError(f"{path.name}: header says {width} x {height}, which does not fit its {size} bytes.")
@@ -132,7 +132,7 @@ def _read_pfm(path: Path) -> Array:
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.readline(4) != b"PF\n":
-            raise InputError(f"{path.name} is no colour .pfm file: its first line is not PF.")
+            raise InputError(f"{path.name} is not a colour .pfm file: its first line is not PF.")
         try:
             width, height = (int(side) for side in file.readline(64).split())
             scale = float(file.readline(64))
@@ -156,12 +156,12 @@ def _write_pfm(path: Path, values: Array) -> None:
 def _read_npy(path: Path) -> Array:
     with path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
-            raise InputError(f"{path.name} is no .npy file: it does not start with \\x93NUMPY.")
+            raise InputError(f"{path.name} is not a .npy file: it does not start with \\x93NUMPY.")
     try:
         values = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, TypeError, SyntaxError, tokenize.TokenError) as error:
         # NumPy parses the header as Python: a damaged one can fail in any of these ways.
-        raise InputError(f"{path.name} is no readable .npy file: {error}.") from error
+        raise InputError(f"{path.name} is not a readable .npy file: {error}.") from error
     _check_array(path, values.shape, values.dtype)
     return np.array(values, dtype=np.float32)
 
@@ -177,7 +177,7 @@ def _read_flo5(path: Path) -> Array:
         with h5py.File(path, "r") as file:
             # A link could point to another file.
             if not isinstance(file.get("flow", getlink=True), h5py.HardLink) or not hasattr(file["flow"], "chunks"):
-                raise InputError(f"{path.name} is no .flo5 file: it holds no data set 'flow'.")
+                raise InputError(f"{path.name} is not a .flo5 file: it holds no data set 'flow'.")
             flow = file["flow"]
             _check_array(path, flow.shape, flow.dtype)
             stored = flow.id.get_storage_size()
@@ -187,7 +187,7 @@ def _read_flo5(path: Path) -> Array:
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{path.name} is no readable .flo5 (HDF5) file: {error}.") from error
+        raise InputError(f"{path.name} is not a readable .flo5 (HDF5) file: {error}.") from error
 
 
 def _write_flo5(path: Path, values: Array) -> None:

@@ -44,7 +44,7 @@ def read_png16(path: Path) -> npt.NDArray[np.uint16]:
     """
     content = path.read_bytes()
     if not content.startswith(_MAGIC):
-        raise InputError(f"{path.name} is no PNG file.")
+        raise InputError(f"{path.name} is not a PNG file.")
     header, packed = b"", []
     for kind, data in _chunks(content, path.name):
         if kind == b"IHDR":

@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = (
     *(".avif", ".bmp", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif"),
     *(".tiff", ".webp"),
 )
-"""Of image files, in lower case. Others that Pillow could open (.h5, .mpg, .pdf, .ico ...) are no frames."""
+"""Of image files, in lower case. Others that Pillow could open (.h5, .mpg, .pdf, .ico ...) are not frames."""
 TIMING_FILE = "frames.json"
 """Beside the frames of a folder: when they are shown."""
 

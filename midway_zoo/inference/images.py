@@ -54,7 +54,8 @@ def to_tensor(image: ImageLike) -> Tensor:
     if isinstance(image, Tensor):
         return _from_tensor(image)
     raise InputTypeError(
-        f"{type(image).__name__} is no image: pass a PIL image, a path, a numpy array (H, W, 3) or a tensor (3, H, W)."
+        f"{type(image).__name__} is not an image: pass a PIL image, a path, a numpy array (H, W, 3) or a tensor "
+        "(3, H, W)."
     )
 
 
@@ -109,7 +110,7 @@ def reading(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is no image that Pillow can read{convert_hint(path)}.") from error
+        raise InputError(f"{path} is not an image that Pillow can read{convert_hint(path)}.") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "

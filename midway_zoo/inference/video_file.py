@@ -40,7 +40,7 @@ def import_av() -> Any:
 
 
 class UnreadableVideoError(InputError):
-    """A file that is no video, or one that nothing can be read of."""
+    """A file that is not a video, or one of which nothing can be read."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} {reason}.")

@@ -29,7 +29,7 @@ class ForwardTangents:
 
     def __init__(self, dynamics: ForwardDynamics, motion: Tensor, source: Tensor) -> None:
         """Run ``dynamics``, one that :func:`can_be_written_out`, on projected motion (M, D) and v (L, D)."""
-        self._first = len(motion) + 1  # motion tokens and the class token are no places
+        self._first = len(motion) + 1  # motion tokens and the class token are not places
         self._count = len(motion) + len(source)
         self._blocks: list[_Block] = []
         x, gate = torch.cat([motion, source]).to(next(dynamics.parameters())), None

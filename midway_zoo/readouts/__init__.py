@@ -1,1 +1,1 @@
-"""What frozen features tell, of this zoo's backbones and of any ViT of timm beside them."""
+"""Evaluations of frozen features, for this zoo's backbones and any ViT of timm."""

@@ -1,4 +1,4 @@
-"""One face for every network whose features are read out: a Midway network, or any ViT of timm for comparison."""
+"""One interface to all networks whose features are evaluated: Midway networks, and any ViT of timm for comparison."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
     from timm.models.vision_transformer import VisionTransformer
 
 TIMM = "timm:"
-"""What a name of timm begins with, where a name of this zoo is expected too."""
+"""Prefix of timm's names, to tell them from those of this zoo."""
 
 BackboneLike: TypeAlias = "Backbone | MidwayNetwork | nn.Module | str | PathLike[str]"
 
 
 class Backbone(nn.Module):
-    """A ViT that is read out.
+    """A ViT whose features are evaluated.
 
     Args:
         vit: a plain ViT of timm (an encoder of this zoo is one).
-        network: the Midway network that ``vit`` belongs to, whose backward features can then be read.
-        name: for messages and tables.
+        network: the Midway network that ``vit`` belongs to, if any; its backward features are then available.
+        name: name in messages and tables.
 
     Raises:
-        ConfigError: if ``vit`` cannot give the tokens of its blocks on any grid.
+        ConfigError: if ``vit`` cannot return the tokens of its blocks.
     """
 
     def __init__(self, vit: "VisionTransformer", network: MidwayNetwork | None = None, name: str = "") -> None:
         super().__init__()
         if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "patch_embed") or not hasattr(vit, "blocks"):
             raise ConfigError(
-                f"{name or type(vit).__name__} is no ViT of timm: it has no blocks of tokens to read out."
+                f"{name or type(vit).__name__} is not a ViT of timm: it has no blocks of tokens to read out."
             )
         self.vit = vit
         self.network = network
@@ -58,19 +58,19 @@ class Backbone(nn.Module):
         return images.shape[-2] // self.patch_size, images.shape[-1] // self.patch_size
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        """Normalise images (B, 3, H, W) in [0, 1] for the backbone."""
         mean, std = self.get_buffer("mean"), self.get_buffer("std")
         return ((images.to(mean) - mean) / std).to(next(self.vit.parameters()).dtype)
 
     def tokens(self, images: Tensor, blocks: Sequence[int] | None = None) -> list[tuple[Tensor, Tensor]]:
-        """Normed tokens of blocks, from images (B, 3, H, W) in [0, 1] whose sides are multiples of the patch.
+        """Normalised tokens of blocks, from images (B, 3, H, W) in [0, 1] whose sides are multiples of the patch.
 
         Args:
             images: RGB.
             blocks: increasing 0-based indices; None for the last block alone.
 
         Returns:
-            Per block the class token (B, D) (the mean of the patches where there is none) and the patches (B, N, D).
+            Per block, the class token (B, D) (the mean of the patches if there is none) and the patches (B, N, D).
         """
         return block_tokens(self.vit, self.normalise(images), [self.depth - 1] if blocks is None else blocks)
 
@@ -80,7 +80,7 @@ class Backbone(nn.Module):
         return [patches.transpose(1, 2).unflatten(2, grid) for _, patches in self.tokens(images, blocks)]
 
     def digest(self) -> str:
-        """SHA-256 of the weights: what a cache of features is kept under."""
+        """SHA-256 of the weights, the key of cached features."""
         found = hashlib.sha256()
         for key, value in sorted(self.vit.state_dict().items()):
             found.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
@@ -89,7 +89,7 @@ class Backbone(nn.Module):
 
 
 def block_tokens(vit: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-    """:meth:`Backbone.tokens` of normalised images (B, 3, H, W), with gradients where they are on."""
+    """:meth:`Backbone.tokens` of normalised images (B, 3, H, W), with gradients if they are enabled."""
     reader: Any = vit
     found = reader.forward_intermediates(
         images,
@@ -104,7 +104,7 @@ def block_tokens(vit: nn.Module, images: Tensor, blocks: Sequence[int]) -> list[
 
 
 def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
-    """The backbone that is meant, in evaluation mode.
+    """Load a backbone, in evaluation mode.
 
     Args:
         model: a :class:`Backbone`; a Midway network, its name, Hub repository or path (a released .pth, or what this
@@ -113,8 +113,8 @@ def load_backbone(model: BackboneLike, *, pretrained: bool = True) -> Backbone:
 
     Raises:
         UnknownModelError: if timm has no such model.
-        ConfigError: if it is no ViT.
-        WeightsUnavailableError: if weights cannot be had.
+        ConfigError: if it is not a ViT.
+        WeightsUnavailableError: if the weights cannot be obtained.
     """
     if isinstance(model, Backbone):
         return model.eval()

@@ -1,4 +1,4 @@
-"""How well the neighbours of an image, among labelled ones, tell its class."""
+"""k-nearest-neighbour classification of images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +16,13 @@ class NeighbourResult:
     """Accuracies of k-nearest-neighbour classification."""
 
     accuracies: dict[int, dict[str, float]]
-    """k -> "top1" and "top5", shares of the validation images in [0, 1]; "top5" is left out where there are fewer than
-    six classes."""
+    """k -> "top1" and "top5", shares of the validation images in [0, 1]; without "top5" for fewer than six classes."""
     classes: tuple[str, ...]
     train_images: int
     val_images: int
 
     def best(self) -> tuple[int, float]:
-        """The k of the highest top-1 accuracy, and that."""
+        """The k with the highest top-1 accuracy, and that accuracy."""
         k = max(self.accuracies, key=lambda number: self.accuracies[number]["top1"])
         return k, self.accuracies[k]["top1"]
 
@@ -47,13 +46,13 @@ def evaluate_neighbours(
         model: a network or a name, of this zoo or of timm ("timm:NAME").
         root: ``train/`` and ``val/`` with one folder per class, or one folder per class that is split; see
             :func:`~midway_zoo.readouts.image_folder.split_images`.
-        k: how many neighbours, each number gives one result.
-        temperature: of the votes.
-        size: side in pixels at which images are seen; None for the backbone's own.
-        val_share: of the split.
-        seed: of the split.
-        cache: folder of features; None for the user's cache.
-        batch_size: images at once.
+        k: numbers of neighbours; each gives one result.
+        temperature: temperature of the votes.
+        size: side in pixels that images are resized and cropped to; None for the backbone's native size.
+        val_share: share of each class that is held out, if there is no ``val/``.
+        seed: seed of that split.
+        cache: folder for cached features; None for the user's cache.
+        batch_size: images per forward pass.
         num_workers: processes that read images.
 
     Raises:

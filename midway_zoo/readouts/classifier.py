@@ -1,4 +1,4 @@
-"""A linear classifier on a ViT, and classifiers on disk: what ``midway-zoo train export`` writes of such a run."""
+"""A linear classifier on a ViT, and classifiers on disk as written by ``midway-zoo train export``."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,25 +18,25 @@ from midway_zoo.readouts.head_files import read_exported
 
 HEAD = "classification_head.safetensors"
 """Tensors "head.weight" (K, D') and "head.bias" (K,); metadata "classifier" (:class:`ClassifierConfig`) and "backbone",
-the timm name, null for a Midway network, which is beside it."""
+the timm name, null for a Midway network, which is stored beside it."""
 BACKBONE = "classification_backbone.safetensors"
-"""The weights of a ViT of timm, where the backbone is one."""
+"""The weights of the backbone, if it is a ViT of timm."""
 
 
 @dataclass(frozen=True)
 class ClassifierConfig:
-    """What a classifier reads, how it sees an image, and what its classes are called."""
+    """Features of a classifier, size of its images, and names of its classes."""
 
     names: tuple[str, ...]
     crop: int
-    """Side in pixels of the square that is seen."""
+    """Side in pixels of the square crop."""
     blocks: int = 1
-    """The class tokens of so many last blocks are read, side by side."""
+    """How many of the last blocks' class tokens are concatenated."""
     average: bool = False
-    """Also the mean of the last block's patches, as DINO does with ViT-B."""
+    """Whether to append the mean of the last block's patches, as DINO does for ViT-B."""
 
     def transform(self) -> EvalTransform:
-        """How images are seen: resized to 8 / 7 of the crop, then the centre."""
+        """Transform of images: resized to 8 / 7 of the crop, then centre-cropped."""
         return EvalTransform(round(self.crop * 8 / 7), self.crop)
 
 
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
 
     Args:
         backbone: a network or a name, of this zoo or of timm.
-        config: what is read.
+        config: features and classes.
 
     Raises:
         ConfigError: if the backbone has fewer blocks, or the crop does not fit its patches.
@@ -76,17 +76,17 @@ class Classifier(nn.Module):
         return found
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        """Normalise images (B, 3, H, W) in [0, 1] for the backbone."""
         return (images - self.get_buffer("mean")) / self.get_buffer("std")
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head reads, (B, D'), of normalised images (B, 3, H, W)."""
+        """Input of the head, (B, D'), from normalised images (B, 3, H, W)."""
         found = block_tokens(self.encoder, images, range(self.depth - self.config.blocks, self.depth))
         parts = [cls for cls, _ in found] + ([found[-1][1].mean(1)] if self.config.average else [])
         return torch.cat(parts, dim=-1).float()
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, K) of normalised images (B, 3, H, W), sides multiples of the patch."""
+        """Logits (B, K) of normalised images (B, 3, H, W), whose sides are multiples of the patch."""
         logits: Tensor = self.head(self.features(images))
         return logits
 
@@ -103,7 +103,7 @@ class Classifier(nn.Module):
 
 
 def load_classifier(path: str | PathLike[str]) -> Classifier:
-    """The classifier that ``midway-zoo train export`` wrote, on the CPU, in evaluation mode.
+    """Load a classifier written by ``midway-zoo train export``, on the CPU, in evaluation mode.
 
     Args:
         path: its folder.
@@ -113,7 +113,7 @@ def load_classifier(path: str | PathLike[str]) -> Classifier:
 
     Raises:
         MissingFileError: if the folder holds no head, or no backbone.
-        CheckpointError: if one is damaged, or they do not belong together.
+        CheckpointError: if one is damaged, or they do not fit together.
     """
     backbone, described, state, file = read_exported(path, HEAD, BACKBONE, "classification")
     return build_classifier(backbone, described, state, file)
@@ -122,10 +122,10 @@ def load_classifier(path: str | PathLike[str]) -> Classifier:
 def build_classifier(
     backbone: BackboneLike, described: Mapping[str, Any], state: Mapping[str, Tensor], origin: str
 ) -> Classifier:
-    """A classifier of a backbone and what its head's file says; ``origin`` is for messages.
+    """Build a classifier from a backbone, a description and the head's tensors; ``origin`` is for messages.
 
     Raises:
-        CheckpointError: if they do not belong together.
+        CheckpointError: if they do not fit together.
     """
     try:
         settings = dict(described["classifier"])
@@ -134,11 +134,11 @@ def build_classifier(
         classifier.head.load_state_dict({key.removeprefix("head."): value for key, value in state.items()})
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise CheckpointError(f"{origin} is no head of this backbone: {reason}") from error
+        raise CheckpointError(f"{origin} is not a head of this backbone: {reason}") from error
     return classifier.eval()
 
 
 def describe_classifier(classifier: Classifier) -> dict[str, Any]:
-    """What :func:`build_classifier` reads; JSON types."""
+    """Description for :func:`build_classifier`, in JSON types."""
     name = classifier.backbone_name if classifier.network is None else None
     return {"classifier": asdict(classifier.config), "backbone": name}

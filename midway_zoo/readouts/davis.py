@@ -1,4 +1,4 @@
-"""DAVIS-2017 as it is distributed, and how well labels are carried through it (Pont-Tuset et al., 2017)."""
+"""DAVIS-2017 in its published layout, and evaluation of label propagation on it (Pont-Tuset et al., 2017)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,12 +21,12 @@ from midway_zoo.readouts.masks import sequence_scores
 from midway_zoo.readouts.propagation import PropagationOptions, propagate_labels
 
 VOID = 255
-"""Label of pixels that are no object; the benchmark's code counts them as background."""
+"""Label of pixels that belong to no object; the benchmark's code counts them as background."""
 
 
 @dataclass(frozen=True)
 class Sequence2017:
-    """One clip of DAVIS-2017: every frame has its mask."""
+    """One clip of DAVIS-2017, with a mask for every frame."""
 
     name: str
     frames: tuple[Path, ...]
@@ -35,17 +35,17 @@ class Sequence2017:
 
 @dataclass(frozen=True)
 class DavisResult:
-    """J, F and J&F, shares in [0, 1]."""
+    """Scores J, F and J&F, in [0, 1]."""
 
     objects: dict[str, dict[int, dict[str, float]]]
-    """sequence -> object -> "J" and "F", means over the frames but the first and the last."""
+    """sequence -> object -> "J" and "F", means over all frames except the first and the last."""
 
     def sequences(self) -> dict[str, dict[str, float]]:
         """sequence -> "J", "F" and "J&F", means over its objects."""
         return {name: _mean(list(scores.values())) for name, scores in self.objects.items()}
 
     def mean(self) -> dict[str, float]:
-        """ "J", "F" and "J&F": means over all objects of all sequences, as the benchmark ranks by."""
+        """ "J", "F" and "J&F": means over all objects of all sequences, by which the benchmark ranks."""
         return _mean([scores for found in self.objects.values() for scores in found.values()])
 
 
@@ -59,11 +59,11 @@ def list_davis(root: str | Path, split: str = "val", *, resolution: str = "480p"
 
     Args:
         root: folder with ``JPEGImages/480p/SEQ``, ``Annotations/480p/SEQ`` and ``ImageSets/2017/SPLIT.txt``.
-        split: train, val, or any other list that is there.
+        split: train, val, or any other existing list.
         resolution: folder below ``JPEGImages`` and ``Annotations``.
 
     Raises:
-        MissingFileError: if a folder, the list, or the mask of a frame is missing (that of "test-dev" are not public).
+        MissingFileError: if a folder, the list, or the mask of a frame is missing (those of "test-dev" are not public).
         DataError: if the list is empty, or a sequence has fewer than three frames.
     """
     root = Path(root)
@@ -100,16 +100,16 @@ def evaluate_davis(
     limit: int | None = None,
     masks: Path | None = None,
 ) -> DavisResult:
-    """Carry the first frame's labels through every sequence and score the rest: the semi-supervised task.
+    """Propagate the first frame's labels through every sequence and score the other frames (the semi-supervised task).
 
     Args:
         model: a network or a name, of this zoo or of timm ("timm:NAME").
         root: see :func:`list_davis`.
         split: which sequences.
-        options: of the propagation.
-        limit: at most so many sequences, the first ones.
-        masks: write the label maps here, ``SEQ/00000.png``, with the palette of the annotations; existing files are
-            replaced.
+        options: options of the propagation.
+        limit: evaluate only this many sequences, the first ones.
+        masks: folder to write the label maps to, ``SEQ/00000.png``, with the palette of the annotations; existing files
+            are replaced.
 
     Raises:
         MissingFileError, DataError: if files are missing.
@@ -125,7 +125,7 @@ def evaluate_davis(
             paths = [masks / sequence.name / path.name for path in sequence.masks]
             found = _written(found, paths, palette)
         truth = [_without_void(read_mask(path)[0]).to(torch.uint8) for path in sequence.masks]
-        count = int(truth[0].max())  # one that the first mask lacks is not counted, as in the benchmark's own code
+        count = int(truth[0].max())  # objects missing in the first mask do not count, as in the benchmark's own code
         if count == 0:
             raise InputError(f"{sequence.masks[0]} shows no object.")
         objects[sequence.name] = sequence_scores(found, truth, count)
@@ -150,10 +150,10 @@ def read_mask(path: str | Path) -> tuple[Tensor, bytes]:
     """A mask of object numbers and its palette.
 
     Args:
-        path: a PNG with a palette, as DAVIS has them, or a single channel of whole numbers.
+        path: a PNG with a palette, as in DAVIS, or with a single channel of whole numbers.
 
     Returns:
-        (H, W) int64, and 768 bytes: the palette's colours, RGB; DAVIS's own where the file has none.
+        (H, W) int64, and 768 bytes: the palette's colours, RGB; DAVIS's own if the file has none.
 
     Raises:
         MissingFileError, InputError: if it cannot be read, or a value is above 255.

@@ -1,4 +1,4 @@
-"""Class tokens of many images, computed once and kept on disk: read again in seconds, resumed where they were cut."""
+"""Class tokens of many images, computed once and cached on disk; interrupted runs are resumed."""
 
 import hashlib
 import json
@@ -25,12 +25,12 @@ from midway_zoo.readouts.backbone import Backbone
 _logger = logging.getLogger(__name__)
 
 SHARD = 1024
-"""Images of a file: what an interruption loses at most."""
+"""Images per file, which bounds what an interruption loses."""
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """How an image is seen: shorter side resized (bicubic), then the centre, as DINO evaluates."""
+    """Evaluation transform, as in DINO: resize the shorter side (bicubic), then crop the centre."""
 
     resize: int = 256
     """Shorter side in pixels."""
@@ -50,10 +50,11 @@ class EvalTransform:
 
     @classmethod
     def of(cls, backbone: Backbone, size: int | None = None) -> "EvalTransform":
-        """That of a backbone's native size, or of another side in pixels: resized to 8 / 7 of it, as 256 to 224.
+        """The transform for a backbone's native size, or for another side in pixels, resizing to 8 / 7 of it (256 for
+        224).
 
         Raises:
-            InputError: for a side that is no multiple of the patch.
+            InputError: for a side that is not a multiple of the patch.
         """
         side = min(backbone.img_size) if size is None else size
         if side < 1 or side % backbone.patch_size:
@@ -62,7 +63,7 @@ class EvalTransform:
 
 
 def default_cache() -> Path:
-    """Where features are kept: ``MIDWAY_ZOO_FEATURES``, by default ``~/.cache/midway_zoo/features``."""
+    """Folder of cached features: ``MIDWAY_ZOO_FEATURES``, by default ``~/.cache/midway_zoo/features``."""
     told = os.environ.get("MIDWAY_ZOO_FEATURES")
     return (
         Path(told) if told else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "midway_zoo/features"
@@ -81,18 +82,18 @@ def cached_features(
 ) -> Tensor:
     """Class tokens of the last block of image files.
 
-    They are kept in ``CACHE/<weights and transform>/<files>.safetensors``, :data:`SHARD` images each, and read from
-    there when weights, transform and files (names below ``root``, sizes, times of change) are the same. A file that is
-    damaged or says otherwise is computed again. An interrupted call goes on at the first shard that is missing, and
-    two at once do no harm.
+    They are cached in ``CACHE/<weights and transform>/<files>.safetensors``, :data:`SHARD` images each, and read from
+    there if weights, transform and files (names below ``root``, sizes, modification times) are the same. Damaged and
+    outdated files are computed again. An interrupted call resumes at the first missing shard, and two calls at once do
+    no harm.
 
     Args:
-        backbone: whose features.
+        backbone: the network that computes the features.
         files: images, of any size.
-        root: what the files are named relative to: a data set that is moved as a whole stays known.
-        transform: how they are seen.
+        root: folder that names are relative to, so that the cache stays valid if the data set is moved as a whole.
+        transform: transform of the images.
         cache: folder; None for :func:`default_cache`.
-        batch_size: images at once.
+        batch_size: images per forward pass.
         num_workers: processes that read images; 0 reads in this one.
 
     Returns:
@@ -123,7 +124,7 @@ def cached_features(
 
 
 def _listing(files: Sequence[Path], root: Path) -> str:
-    """Digest of names, sizes and times of change."""
+    """Digest of names, sizes and modification times."""
     digest, top = hashlib.sha256(), f"{root}{os.sep}"
     for path in files:
         status = os.stat(path)  # noqa: PTH116 (a method of Path is slow for a million files)
@@ -147,7 +148,7 @@ def _read(path: Path, wanted: dict[str, Any], count: int, dim: int) -> Tensor | 
 
 
 class EvalImages(Dataset[Tensor]):
-    """Images as a transform shows them, (3, crop, crop) in [0, 1]."""
+    """Transformed images, (3, crop, crop) in [0, 1]."""
 
     def __init__(self, files: Sequence[Path], transform: EvalTransform) -> None:
         self.files, self.transform = files, transform

@@ -1,4 +1,4 @@
-"""What ``midway-zoo train export`` writes of a read-out: a head beside its backbone."""
+"""Read-outs as written by ``midway-zoo train export``: a head beside its backbone."""
 
 import json
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ from midway_zoo.weights.checkpoint import load_checkpoint
 def read_exported(
     path: str | PathLike[str], head: str, backbone: str, task: str
 ) -> tuple[MidwayNetwork | Backbone, dict[str, Any], dict[str, Tensor], str]:
-    """The backbone, what is said of the head, the head's tensors, and the head's file for messages.
+    """Read the backbone, the description of the head, the head's tensors, and the head's path for messages.
 
     Args:
         path: the exported folder.
         head: name of the head's file in it.
         backbone: name of the file with the weights of a ViT of timm; a Midway network is a checkpoint in the folder.
-        task: of training, for messages.
+        task: name of the training task, for messages.
 
     Raises:
         MissingFileError: if the folder holds no head, or no backbone.
@@ -53,7 +53,7 @@ def _read(path: Path, task: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is no head or backbone of a {task} run: {error}. Export the run again."
+            f"{path} is not a head or backbone of a {task} run: {error}. Export the run again."
         ) from error
 
 
@@ -61,14 +61,14 @@ def timm_backbone(name: str, weights: Mapping[str, Tensor], origin: str) -> Back
     """A ViT of timm with these weights; nothing is fetched.
 
     Raises:
-        CheckpointError: if this timm has no such model, or the weights are not its own.
+        CheckpointError: if this version of timm has no such model, or the weights do not fit.
     """
     plain = name.removeprefix(TIMM)
     if not timm.is_model(plain):
-        raise CheckpointError(f"{origin} is of timm's {plain!r}, which timm {timm.__version__} does not have.")
+        raise CheckpointError(f"{origin} belongs to timm's {plain!r}, which timm {timm.__version__} does not have.")
     vit = timm.create_model(plain, pretrained=False, num_classes=0, dynamic_img_size=True)
     try:
         vit.load_state_dict(dict(weights))
     except RuntimeError as error:
-        raise CheckpointError(f"{origin} is no {plain}: {' '.join(str(error).split())[:300]}") from error
+        raise CheckpointError(f"{origin} is not a {plain}: {' '.join(str(error).split())[:300]}") from error
     return Backbone(vit, name=TIMM + plain).eval()

@@ -21,7 +21,7 @@ class LabelledImages:
 
     root: Path
     classes: tuple[str, ...]
-    """Names, sorted; a label is a position here."""
+    """Names, sorted; a label is an index into these."""
     files: tuple[Path, ...]
     labels: tuple[int, ...]
 
@@ -36,7 +36,7 @@ class LabelledImages:
         return torch.tensor(self.labels, dtype=torch.int64)
 
     def part(self, chosen: Sequence[int]) -> "LabelledImages":
-        """Those at some positions."""
+        """The images at the chosen indices."""
         picked = tuple(self.files[index] for index in chosen), tuple(self.labels[index] for index in chosen)
         return LabelledImages(self.root, self.classes, *picked)
 
@@ -46,11 +46,11 @@ def list_images(root: str | Path, classes: Sequence[str] | None = None) -> Label
 
     Args:
         root: a folder of one folder per class.
-        classes: names that there may be, in the order of their labels; None takes those of the folders, sorted.
+        classes: allowed class names, in the order of their labels; None takes the names of the folders, sorted.
 
     Raises:
         MissingFileError: if there is no such folder, or no folder of a class in it.
-        DataError: if a folder is of none of the ``classes``, or holds no image.
+        DataError: if a folder is not one of ``classes``, or holds no image.
     """
     root = Path(root)
     if not root.is_dir():
@@ -61,7 +61,7 @@ def list_images(root: str | Path, classes: Sequence[str] | None = None) -> Label
         raise MissingFileError(f"{root} holds no folders: one folder of images per class is expected.") from error
     names = tuple(found if classes is None else classes)
     if strangers := [name for name in found if name not in names]:
-        raise DataError(f"{root / strangers[0]} is of no class of the training images ({', '.join(names[:10])}, ...).")
+        raise DataError(f"{root / strangers[0]} is not a class of the training images ({', '.join(names[:10])}, ...).")
     numbers = {name: names.index(name) for name in found}
     try:
         samples = make_dataset(root, numbers, is_valid_file=lambda path: is_image(Path(path).name))
@@ -71,20 +71,20 @@ def list_images(root: str | Path, classes: Sequence[str] | None = None) -> Label
 
 
 def split_images(root: str | Path, *, val_share: float = 0.2, seed: int = 0) -> tuple[LabelledImages, LabelledImages]:
-    """Images to learn from and images to be tested on.
+    """Split images into training and validation images.
 
     Args:
         root: a folder with ``train/`` and ``val/``, each with one folder per class; or one folder per class, of which
             ``val_share`` is held out.
-        val_share: of every class, at least one image and not all; in (0, 1).
-        seed: of the choice, which depends on the names of a class's files and nothing else.
+        val_share: share of every class to hold out, in (0, 1); at least one image, and never all.
+        seed: seed of the choice, which depends only on the class and its number of files.
 
     Returns:
         The training and the validation images, with the same classes.
 
     Raises:
         MissingFileError: if there is no such folder, or ``val/`` is missing beside ``train/``.
-        DataError: if a class of the validation is not in the training, or has too few images to be split.
+        DataError: if a validation class is not a training class, or a class has too few images to split.
         InputError: for a share outside (0, 1).
     """
     root = Path(root)

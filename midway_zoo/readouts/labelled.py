@@ -1,4 +1,4 @@
-"""Data sets of images and masks of classes: where their files are, what their masks' numbers mean."""
+"""Data sets of images with class masks: where their files are, and what the numbers in the masks mean."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -16,10 +16,10 @@ from midway_zoo.inference.folders import is_image
 from midway_zoo.inference.image_files import read_image, read_labels
 
 IGNORE = 255
-"""Label of pixels that count nowhere."""
+"""Label of pixels that are ignored."""
 CLASSES = "classes.txt"
-"""Beside the folders of a data set of one's own: a class a line, in the order of their numbers, each, if wanted,
-followed by a tab and its colour as three numbers from 0 to 255."""
+"""File beside the folders of a custom data set: one class per line, in the order of their numbers, optionally followed
+by a tab and its colour as three numbers from 0 to 255."""
 
 _log = logging.getLogger(__name__)
 Labels = npt.NDArray[np.integer]
@@ -33,13 +33,13 @@ class Layout:
     """Folder below the root; ``{split}`` stands for the split's name."""
     masks: str
     image_end: str = ""
-    """What the stems of images end in, beside what they have in common with their masks'."""
+    """Suffix of image stems that masks do not share; likewise ``mask_end``."""
     mask_end: str = ""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """Names and colours; an empty tuple where they are not known."""
+    """Names and colours of classes; empty tuples if unknown."""
 
     names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
@@ -52,30 +52,30 @@ class LabelledSet:
 
     name: str
     layouts: tuple[Layout, ...]
-    """As published; the first whose folders are there."""
+    """Published layouts; the first whose folders exist is used."""
     splits: dict[str, str]
     """"train" and "val" -> what the folders are called."""
     folder: str = ""
-    """As it is usually called: the root may also be the folder that holds it."""
+    """Usual name of the data set's folder: the root may also be the folder that contains it."""
     classes: str = ""
-    """File of :data:`Classes` in the package."""
+    """Name of a file of classes in the package."""
     to_class: Callable[[Labels], Labels] | None = None
-    """From the numbers in the masks to classes and :data:`IGNORE`."""
+    """Maps the numbers in the masks to classes and :data:`IGNORE`; None if they are the same."""
     nested: bool = False
-    """Files belong together by their whole path below the folder, not by their names alone."""
+    """Whether images and masks are matched by their whole path below the folder, rather than by name alone."""
 
 
 def _city_to_train(labels: Labels) -> Labels:
     table = np.full(256, IGNORE, np.uint8)
     for number, label in enumerate((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)):
         table[label] = number
-    if labels.size and labels.max() > 33 and (labels[labels > 33] != IGNORE).any():  # 255 is -1, the licence plates
-        raise InputError(f"the value {labels[(labels > 33) & (labels != IGNORE)][0]} is no labelId (0 to 33).")
+    if labels.size and labels.max() > 33 and (labels[labels > 33] != IGNORE).any():  # 255 is -1: licence plates
+        raise InputError(f"the value {labels[(labels > 33) & (labels != IGNORE)][0]} is not a labelId (0 to 33).")
     return table[labels]
 
 
 def _without_zero(labels: Labels) -> Labels:
-    """0 is what none of the 150 classes is, 1 the first class."""
+    """0 is none of the 150 classes, 1 is the first class."""
     return np.where(labels == 0, IGNORE, labels.astype(np.int64) - 1)
 
 
@@ -125,14 +125,14 @@ SETS = {
         LabelledSet("folder", (_SPLIT_FOLDER, _FOLDER), {"train": "train", "val": "val"}),
     )
 }
-"""The data sets by name. The folders of "wtsem" and that its numbers are those of ADE20K's classes, from 0, are this
-project's reading: they are published nowhere that it could see. "folder" is ``images/`` and ``masks/`` of one's own,
+"""The data sets by name. For "wtsem", the folders and the numbering (ADE20K's classes, from 0) are this project's
+assumptions, since no published description was found. "folder" is a custom data set of ``images/`` and ``masks/``,
 with or without ``train`` and ``val`` in them; there and in "wtsem", :data:`CLASSES` beside them names the classes."""
 
 
 @dataclass(frozen=True)
 class LabelledFiles:
-    """What was found of a split."""
+    """The files of a split."""
 
     dataset: LabelledSet
     pairs: tuple[tuple[Path, Path], ...]
@@ -158,17 +158,17 @@ def labelled_set(name: str) -> LabelledSet:
 
 
 def find_labelled(name: str, root: str | Path, split: str = "train") -> LabelledFiles:
-    """The images of a split that have a mask; what has no partner is told in the log, and left out.
+    """The images of a split that have a mask; files without a partner are logged and left out.
 
     Args:
-        name: of :data:`SETS`.
+        name: a key of :data:`SETS`.
         root: the data set's folder, or the one that holds it.
-        split: "train" or "val"; a "folder" without such folders in its ``images/`` is taken as a whole.
+        split: "train" or "val"; of a "folder" whose ``images/`` has no such folders, all images are taken.
 
     Raises:
         InputError: for an unknown name or split.
-        MissingFileError: if the folders are not there, with where they were expected.
-        DataError: if nothing belongs together, or a name is there twice.
+        MissingFileError: if folders are missing, saying where they are expected.
+        DataError: if no image has a mask, or a name occurs twice.
     """
     dataset = labelled_set(name)
     if split not in dataset.splits:
@@ -218,7 +218,7 @@ def _placed(base: Path, place: str, dataset: LabelledSet, split: str) -> Path:
 
 
 def _by_key(folder: Path, end: str, nested: bool) -> dict[str, Path]:
-    """What images of both folders have in common -> file."""
+    """Key that an image and its mask share -> file."""
     found: dict[str, Path] = {}
     for path in sorted(path for path in folder.rglob("*") if is_image(path.name)):
         if not path.stem.endswith(end):
@@ -239,7 +239,7 @@ def _classes_of(dataset: LabelledSet, base: Path) -> Classes:
 
 
 def published_classes(dataset: LabelledSet) -> Classes:
-    """Names and colours that a data set was published with."""
+    """Published names and colours of a data set's classes."""
     if not dataset.classes:
         return Classes()
     name = f"{dataset.classes}.txt"
@@ -247,10 +247,10 @@ def published_classes(dataset: LabelledSet) -> Classes:
 
 
 def parse_classes(text: str, origin: str) -> Classes:
-    """What a :data:`CLASSES` file says.
+    """Parse a :data:`CLASSES` file.
 
     Raises:
-        InputError: for an empty name, or a colour that is none.
+        InputError: for an empty name, or an invalid colour.
     """
     names, palette = [], []
     for number, line in enumerate(text.rstrip("\n").split("\n"), 1):
@@ -261,7 +261,7 @@ def parse_classes(text: str, origin: str) -> Classes:
         if colour.strip():
             values = colour.split()
             if len(values) != 3 or not all(value.isdecimal() and int(value) < 256 for value in values):
-                raise InputError(f"{origin}, line {number}: {colour!r} is no colour: three numbers from 0 to 255.")
+                raise InputError(f"{origin}, line {number}: {colour!r} is not a colour: three numbers from 0 to 255.")
             palette.append((int(values[0]), int(values[1]), int(values[2])))
     if palette and len(palette) < len(names):
         raise InputError(f"{origin}: {len(palette)} of {len(names)} classes have a colour; all or none is expected.")
@@ -280,7 +280,7 @@ def read_labelled(image: Path, mask: Path, classes: int, dataset: LabelledSet) -
     picture, stored = read_image(image), read_labels(mask)
     size = (picture.shape[1], picture.shape[2])
     if stored.shape != size:
-        turned = " The image is turned by its EXIF orientation; so must the mask be." * (stored.shape == size[::-1])
+        turned = " The image is rotated by its EXIF orientation; the mask must be too." * (stored.shape == size[::-1])
         raise InputError(f"{mask} has shape {stored.shape}: one channel of {image}'s size {size} is expected.{turned}")
     try:
         labels = stored if dataset.to_class is None else dataset.to_class(stored)
@@ -297,7 +297,7 @@ def _allowed(dataset: LabelledSet, classes: int) -> str:
 
 
 def spread(pairs: Sequence[tuple[Path, Path]], limit: int | None) -> list[tuple[Path, Path]]:
-    """At most ``limit`` of them, evenly spaced."""
+    """At most ``limit`` of the pairs, evenly spaced; None for all."""
     if limit is None or len(pairs) <= limit:
         return list(pairs)
     return [pairs[index * len(pairs) // limit] for index in range(limit)]

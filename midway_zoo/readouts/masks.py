@@ -14,7 +14,7 @@ BOUND = 0.008
 
 
 def region_similarity(found: Tensor, truth: Tensor) -> float:
-    """J: intersection over union of two masks (H, W) bool; 1 where both are empty."""
+    """J: intersection over union of two masks (H, W) bool; 1 if both are empty."""
     _check(found, truth)
     union = (found | truth).sum()
     return 1.0 if union == 0 else float((found & truth).sum() / union)
@@ -26,7 +26,7 @@ def boundary(mask: Tensor) -> Tensor:
     below = torch.cat([mask[1:], mask[-1:]], dim=0)
     both = torch.cat([right[1:], right[-1:]], dim=0)
     edges = (mask ^ right) | (mask ^ below) | (mask ^ both)
-    # On the last row and column only the neighbour that there is counts, and in the corner none.
+    # In the last row and column only the neighbour that exists counts, and in the corner none.
     edges[-1] = mask[-1] ^ right[-1]
     edges[:, -1] = mask[:, -1] ^ below[:, -1]
     edges[-1, -1] = False
@@ -36,8 +36,8 @@ def boundary(mask: Tensor) -> Tensor:
 def boundary_accuracy(found: Tensor, truth: Tensor, *, bound: float = BOUND) -> float:
     """F: harmonic mean of precision and recall of the boundary of a mask (H, W) bool, within a tolerance.
 
-    A boundary pixel is right if the other boundary has one within ``bound`` times the diagonal (rounded up; at 1 and
-    more, that many pixels). If one of the masks has no boundary F is 0, if neither has one it is 1.
+    A boundary pixel is correct if the other boundary has a pixel within ``bound`` times the diagonal, rounded up; from
+    1 on, ``bound`` is a number of pixels. F is 0 if only one of the masks has a boundary, and 1 if neither has one.
     """
     _check(found, truth)
     radius = math.ceil(bound * math.hypot(*found.shape)) if bound < 1 else round(bound)
@@ -54,7 +54,7 @@ def _dilate(mask: Tensor, radius: int) -> Tensor:
     """Pixels within ``radius`` of a set pixel (a disk)."""
     offsets = torch.arange(-radius, radius + 1, device=mask.device)
     grown = torch.zeros_like(mask)
-    for dy in offsets.tolist():  # row by row of the disk: a running maximum each, far cheaper than a 2-D kernel
+    for dy in offsets.tolist():  # a running maximum per row of the disk is far cheaper than a 2-D kernel
         reach = math.isqrt(radius * radius - dy * dy)
         row = F.max_pool2d(mask[None, None].float(), (1, 2 * reach + 1), 1, (0, reach))[0, 0] > 0
         source, target = (slice(max(-dy, 0), len(mask) - max(dy, 0)), slice(max(dy, 0), len(mask) - max(-dy, 0)))
@@ -68,14 +68,14 @@ def sequence_scores(found: Iterable[Tensor], truth: Iterable[Tensor], objects: i
 
     Args:
         found: label maps (H, W), 0 = background, of all frames in order.
-        truth: as many, of the annotation.
-        objects: their number; objects count from 1.
+        truth: as many label maps of the annotation.
+        objects: number of objects, which are numbered from 1.
 
     Returns:
-        object -> {"J": mean, "F": mean} over all frames but the first and the last.
+        object -> {"J": mean, "F": mean} over all frames except the first and the last.
 
     Raises:
-        InputError: for fewer than three frames: none is left to count.
+        InputError: for fewer than three frames, of which none would count.
     """
     pairs = list(zip(found, truth, strict=True))[1:-1]
     if not pairs:

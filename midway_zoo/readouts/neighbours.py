@@ -27,19 +27,19 @@ def knn_votes(
     Each of the k features with the highest cosine votes for its class with weight exp(cosine / temperature).
 
     Args:
-        features: (N, D) of the labelled set, any length (they are normalised here).
+        features: (N, D) of the labelled set, of any norm (they are normalised here).
         labels: (N,) int64 in [0, num_classes).
         queries: (Q, D).
         num_classes: K.
-        k: how many neighbours, each number gives one answer; a number above N means all of them.
-        temperature: of the votes.
-        chunk: queries at once; memory grows with chunk * N.
+        k: numbers of neighbours; each gives one result, and numbers above N mean all neighbours.
+        temperature: temperature of the votes.
+        chunk: queries processed at once; memory grows with chunk * N.
 
     Returns:
         k -> scores (Q, K), float32, each row summing to 1.
 
     Raises:
-        InputError: if shapes do not fit together, a label is no class, or a number is not positive.
+        InputError: if shapes do not fit together, a label is not a class, or a number is not positive.
     """
     if features.ndim != 2 or queries.ndim != 2 or features.shape[1] != queries.shape[1] or not len(features):
         raise InputError(
@@ -54,7 +54,7 @@ def knn_votes(
     votes: dict[int, list[Tensor]] = {number: [] for number in k}
     for part in F.normalize(queries.float(), dim=1).split(chunk):
         cosines, nearest = (part @ bank).topk(most, dim=1)
-        # The largest cosine is taken off before the exponential, which changes no ratio of votes.
+        # The largest cosine is subtracted before the exponential, which does not change the ratios of votes.
         weights = ((cosines - cosines[:, :1]) / temperature).exp()
         classes = labels.to(nearest.device)[nearest]
         for number in k:
@@ -65,7 +65,7 @@ def knn_votes(
 
 
 def accuracy(scores: Tensor, labels: Tensor, top: Sequence[int] = (1, 5)) -> dict[str, float]:
-    """Share of queries whose class is among the highest scores: "top1", "top5" in [0, 1], of scores (Q, K)."""
+    """Share in [0, 1] of queries whose class is among the highest of scores (Q, K): "top1", "top5"."""
     best = scores.topk(min(max(top), scores.shape[1]), dim=1).indices
     hits = best == labels.to(best.device)[:, None]
     return {f"top{number}": float(hits[:, :number].any(1).float().mean()) for number in top}

@@ -1,4 +1,4 @@
-"""How well points are followed, as the TAP-Vid benchmark counts it (Doersch et al., NeurIPS 2022, section 3)."""
+"""Scores of point tracking, as defined by the TAP-Vid benchmark (Doersch et al., NeurIPS 2022, section 3)."""
 
 from typing import Literal
 
@@ -10,11 +10,7 @@ from midway_zoo.errors import InputError
 THRESHOLDS = (1, 2, 4, 8, 16)
 """Distances in pixels of a picture of 256 x 256, over which positions and Jaccard are averaged."""
 RASTER = 256
-
-
-def to_raster(xy: Tensor, size: tuple[int, int]) -> Tensor:
-    """Positions (..., 2) in pixels of pictures of ``size`` (height, width) as the benchmark's, of 256 x 256."""
-    return xy * xy.new_tensor([RASTER / size[1], RASTER / size[0]])
+"""Side in pixels of the square picture in which the benchmark measures distances."""
 
 
 def tracking_scores(
@@ -29,17 +25,17 @@ def tracking_scores(
     """Occlusion accuracy, position accuracy and Jaccard of n tracks over T frames.
 
     Args:
-        found_xy: (n, T, 2) positions, x right and y down, in pixels of a picture of 256 x 256 (:func:`to_raster`).
+        found_xy: (n, T, 2) positions, x right and y down, in pixels of a picture of 256 x 256 (:data:`RASTER`).
         found_hidden: (n, T) bool.
-        true_xy: (n, T, 2), likewise; what is hidden may hold anything.
+        true_xy: (n, T, 2), likewise; positions of occluded points may hold anything.
         true_hidden: (n, T) bool.
-        query_frames: (n,) int64: the frame in which each point was given; it is never counted.
-        mode: "first" counts the frames after the query, "strided" those before it too.
+        query_frames: (n,) int64: the frame in which each point is queried; it never counts.
+        mode: "first" counts the frames after the query, "strided" also those before it.
 
     Returns:
         "occlusion_accuracy", "position_accuracy" (of visible points within the threshold, averaged over
         :data:`THRESHOLDS`), "average_jaccard", and each threshold's "pts_within_N" and "jaccard_N"; shares in [0, 1].
-        A share of nothing, as where no point is ever visible after its query, is NaN.
+        A score is NaN if nothing counts for it, for example if no point is visible after its query.
 
     Raises:
         InputError: if shapes do not fit together.

@@ -1,4 +1,4 @@
-"""Labels that follow their objects through a clip by the similarity of features (DINO's protocol for DAVIS-2017)."""
+"""Label propagation through a clip by the similarity of features (DINO's protocol for DAVIS-2017)."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -15,19 +15,19 @@ from midway_zoo.readouts.backbone import BackboneLike, load_backbone
 
 @dataclass(frozen=True)
 class PropagationOptions:
-    """How labels are carried; the defaults are DINO's for ViTs with patches of 16."""
+    """Options of label propagation; the defaults are DINO's for ViTs with patches of 16."""
 
     side: int = 480
-    """Shorter side in pixels at which frames are seen."""
+    """Shorter side in pixels that frames are resized to."""
     context: int = 7
-    """Previous frames whose soft labels are asked, beside the first frame's."""
+    """Number of previous frames that labels are propagated from, in addition to the first frame."""
     radius: int = 12
-    """A token asks those within this many rows and columns."""
+    """Labels are propagated from tokens within this many rows and columns."""
     top: int = 5
-    """Tokens, of all context frames together, that are listened to."""
+    """Number of most similar tokens, over all context frames, that labels are propagated from."""
     temperature: float = 0.1
     block: int | None = None
-    """Encoder block (0-based) whose normed tokens are compared; None for the last."""
+    """Encoder block (0-based) whose normalised tokens are compared; None for the last."""
 
     def __post_init__(self) -> None:
         for name in ("side", "context", "radius", "top"):
@@ -41,23 +41,23 @@ class PropagationOptions:
 def propagate_labels(
     model: BackboneLike, frames: Iterable[ImageLike], labels: Tensor, *, options: PropagationOptions | None = None
 ) -> Iterator[Tensor]:
-    """Carry the label map of the first frame along a clip, without any training.
+    """Propagate the label map of the first frame through a clip, without any training.
 
-    Each token averages the soft labels of the ``top`` tokens that resemble it most among those of the first frame and
-    of the last ``context`` frames that are near it, weighted by exp(cosine / temperature); the labels are enlarged
-    bilinearly, stretched to [0, 1] per label, and the highest wins. Memory does not grow with the clip.
+    Each token averages the soft labels of the ``top`` most similar tokens nearby, in the first frame and the last
+    ``context`` frames, weighted by exp(cosine / temperature). The soft labels are enlarged bilinearly and rescaled to
+    [0, 1] per label, and the highest wins. Memory does not grow with the clip.
 
     Args:
         model: a network or a name, of this zoo or of timm ("timm:NAME").
         frames: images of one size, the first one labelled; read one at a time.
         labels: (H, W) integers of the first frame, at its size; 0 is the background.
-        options: how.
+        options: options of the propagation; None for the defaults.
 
     Yields:
         (H, W) int64 per frame; for the first one ``labels`` itself.
 
     Raises:
-        InputError: if sizes differ, or there is no label.
+        InputError: if sizes differ, or labels are not integers (H, W).
     """
     options = options or PropagationOptions()
     if labels.ndim != 2 or labels.is_floating_point() or labels.is_complex():
@@ -71,7 +71,7 @@ def _propagate(
 ) -> Iterator[Tensor]:
     backbone = load_backbone(model)
     device = backbone.get_buffer("mean").device
-    values = labels.unique()  # labels need not count without gaps: 1 and 7 stay 1 and 7
+    values = labels.unique()  # labels may have gaps: 1 and 7 stay 1 and 7
     first: tuple[Tensor, Tensor] | None = None
     recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=options.context or None)
     nearby: Tensor | None = None
@@ -118,7 +118,7 @@ def _tokens(feature_map: Tensor) -> Tensor:
 
 
 def _soft_labels(labels: Tensor, values: Tensor, grid: tuple[int, int]) -> Tensor:
-    """One-hot labels of each token, (h * w, K): those of the pixel at its centre, of a label map (H, W)."""
+    """One-hot labels of each token, (h * w, K), from the pixel of the label map (H, W) at its centre."""
     small = F.interpolate(labels[None, None].float(), grid, mode="nearest-exact")[0, 0]
     return _tokens((small[None] == values[:, None, None].float()).float())
 
@@ -140,9 +140,9 @@ def _carry(
 
 
 def _decide(soft: Tensor, values: Tensor, grid: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """The label map (H, W) of soft labels (N, K): enlarged, each label stretched to [0, 1], the highest wins."""
+    """The label map (H, W) of soft labels (N, K): enlarged, rescaled to [0, 1] per label, the highest wins."""
     maps = F.interpolate(soft.T.unflatten(1, grid)[None], size, mode="bilinear", align_corners=False)[0]
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
-    # A label that is nowhere any more stays nowhere: stretching zeros would make noise of it.
-    stretched = torch.where(high - low > 1e-6, (maps - low) / (high - low).clamp(min=1e-6), maps)
-    return values.to(soft.device)[stretched.argmax(0)]
+    # A label that has disappeared stays at zero: rescaling would turn it into noise.
+    rescaled = torch.where(high - low > 1e-6, (maps - low) / (high - low).clamp(min=1e-6), maps)
+    return values.to(soft.device)[rescaled.argmax(0)]

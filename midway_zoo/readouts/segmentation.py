@@ -22,41 +22,41 @@ from midway_zoo.readouts.windows import classes_of, sliding_logits
 from midway_zoo.results import Segmentation
 
 WINDOW_SHARE = 2 / 3
-"""Of a window's side: how far windows are apart (512 and 341 in the paper)."""
+"""Distance of windows as a share of their side (341 of 512 in the paper)."""
 LONGEST = 4
-"""How many times as long as its shorter side an image may be at most, before it is made smaller (2048 and 512)."""
+"""Longest side of a resized image, in units of the window's side (2048 and 512 in the paper)."""
 ImageSize = int | Literal["full"] | None
 
 
 @dataclass(frozen=True)
 class SegmenterConfig:
-    """What a :class:`Segmenter` reads, how its head is built, and how it looks at images."""
+    """Features, head and image size of a :class:`Segmenter`."""
 
     classes: int
-    """K."""
+    """K, the number of classes."""
     head: str = "linear"
     """"linear" or "upernet"."""
     source: str = "encoder"
-    """"encoder": normed tokens of blocks; "backward": the source-side backward features v of a Midway network."""
+    """"encoder": normalised tokens of blocks; "backward": the source-side backward features v of a Midway network."""
     blocks: tuple[int, ...] | None = None
-    """Of the encoder, 0-based; None: what the head usually reads (see :meth:`resolved`)."""
+    """Encoder blocks, 0-based; None for the default of the head (see :meth:`resolved`)."""
     levels: tuple[int, ...] | None = None
-    """Of v; None: all that the network has (2, 1, 0)."""
+    """Levels of v; None for all that the network has (2, 1, 0)."""
     standardise: bool = False
     """Whether features are shifted and scaled to mean 0 and standard deviation 1 per channel (:meth:`standardise`)."""
     width: int | None = None
-    """Of UperNet; None for the backbone's."""
+    """Width of UperNet; None for the backbone's."""
     dropout: float = 0.1
-    """Of UperNet."""
+    """Dropout of UperNet."""
     crop: int = 512
-    """Side of the windows in pixels; images are seen with their shorter side brought to it."""
+    """Side of the windows in pixels; images are resized so that their shorter side has this length."""
     names: tuple[str, ...] | None = None
-    """Of the classes."""
+    """Names of the classes."""
     palette: tuple[tuple[int, int, int], ...] | None = None
     """Their colours, RGB from 0 to 255."""
 
     def resolved(self, backbone: Backbone) -> "SegmenterConfig":
-        """With the blocks or levels of a backbone in the place of None.
+        """The configuration with None replaced by the blocks or levels of a backbone.
 
         Raises:
             ConfigError: for features that it does not have, or that the head cannot read.
@@ -88,7 +88,7 @@ class SegmenterConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "SegmenterConfig":
-        """Of :meth:`to_dict`, by way of JSON.
+        """Read the result of :meth:`to_dict`, also from JSON.
 
         Raises:
             TypeError: for an unknown or missing key.
@@ -110,17 +110,17 @@ def _levels(network: MidwayNetwork | None, asked: Sequence[int] | None) -> tuple
 
 
 class Segmenter(nn.Module):
-    """Classes of pixels, from the token maps of any backbone.
+    """Semantic segmentation from the token maps of any backbone.
 
     Args:
         backbone: a Midway network, a name, a path, a ViT of timm or "timm:NAME"; see
-            :func:`~midway_zoo.readouts.backbone.load_backbone`. It is the segmenter's from then on: its parameters are
-            frozen.
-        config: what is read and how the head is built.
+            :func:`~midway_zoo.readouts.backbone.load_backbone`. The segmenter takes it over and freezes its
+            parameters.
+        config: features, head and image size.
 
     Attributes:
-        network: the Midway network, or None for a ViT of timm, which is ``vit`` then.
-        head: takes the concatenated maps (B, parts * D, h, w).
+        network: the Midway network; None for a ViT of timm, which is in ``vit``.
+        head: maps the concatenated features (B, parts * D, h, w) to logits.
 
     Raises:
         ConfigError: for features that the backbone does not have.
@@ -134,7 +134,7 @@ class Segmenter(nn.Module):
     def __init__(self, backbone: BackboneLike, config: SegmenterConfig) -> None:
         super().__init__()
         face = load_backbone(backbone)
-        if isinstance(backbone, str):  # what a name loads is shared by everyone who names it
+        if isinstance(backbone, str):  # networks loaded by name are shared
             face = deepcopy(face)
         self.config = config = config.resolved(face)
         self.backbone_name = face.name
@@ -155,7 +155,7 @@ class Segmenter(nn.Module):
 
     @property
     def encoder(self) -> nn.Module:
-        """The ViT that sees the images."""
+        """The ViT that encodes the images."""
         found = self.vit if self.network is None else self.network.encoder
         assert found is not None
         return found
@@ -165,13 +165,13 @@ class Segmenter(nn.Module):
         return self.image_mean.device
 
     def unfreeze(self, drop_path: float = 0.0) -> "Segmenter":
-        """Let gradients into the encoder, as far as its last block that is read.
+        """Make the encoder trainable up to the last block that the head reads.
 
         Args:
-            drop_path: stochastic depth of the last block while training, less for those before it.
+            drop_path: stochastic depth of the last block in training, decreasing towards the first.
 
         Raises:
-            ConfigError: if backward features are read, whose layers are not fine-tuned here.
+            ConfigError: for backward features, whose layers are not fine-tuned here.
         """
         if self.config.source == "backward":
             raise ConfigError("fine-tuning reads the encoder's tokens: features.source=encoder.")
@@ -185,7 +185,7 @@ class Segmenter(nn.Module):
         return self.train(self.training)
 
     def train(self, mode: bool = True) -> "Segmenter":
-        """A frozen backbone stays in evaluation mode; so do a network's parts that are not read."""
+        """Set the mode; a frozen backbone and unused parts of the network stay in evaluation mode."""
         super().train(mode)
         for backbone in (self.network, self.vit):
             if backbone is not None:
@@ -195,11 +195,11 @@ class Segmenter(nn.Module):
         return self
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [0, 1] as the backbone takes them."""
+        """Normalise images (B, 3, H, W) in [0, 1] for the backbone."""
         return (images.to(self.device) - self.image_mean) / self.image_std
 
     def features(self, images: Tensor) -> Tensor:
-        """What the head reads, (B, parts * D, h, w), of normalised images (B, 3, H, W)."""
+        """Input of the head, (B, parts * D, h, w), from normalised images (B, 3, H, W)."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             parts = self._tokens(images)
             joined = torch.cat([part.float() for part in parts], dim=-1)
@@ -218,9 +218,10 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def standardise(self, batches: Iterable[Tensor]) -> None:
-        """Make :meth:`features` of these normalised images (B, 3, H, W) zero on average, with standard deviation 1,
-        so that one learning rate fits encoder tokens and backward features alike, and what all tokens share does not
-        hide where they differ."""
+        """Standardise :meth:`features` to mean 0 and standard deviation 1 over these normalised images (B, 3, H, W).
+
+        One learning rate then fits encoder tokens and backward features, and what all tokens have in common does not
+        hide their differences."""
         self.mean.zero_()
         self.std.fill_(1)
         seen, sums, squares = 0, self.mean.double(), self.mean.double()
@@ -233,7 +234,7 @@ class Segmenter(nn.Module):
         self.std.copy_((squares / seen - mean.square()).clamp(min=1e-12).sqrt())
 
     def logits(self, images: Tensor) -> Tensor:
-        """(B, K, H, W) of normalised images (B, 3, H, W), sides multiples of the patch."""
+        """Logits (B, K, H, W) of normalised images (B, 3, H, W), whose sides are multiples of the patch."""
         return enlarged(self.head(self.features(images)), images)
 
     @torch.no_grad()
@@ -242,15 +243,15 @@ class Segmenter(nn.Module):
     ) -> Segmentation:
         """Classes of the pixels of images of any size, by overlapping windows whose logits are averaged.
 
-        An image is brought to ``size`` and seen through windows of ``config.crop`` pixels; one that a window holds is
-        seen as a whole. The averaged logits are brought back to the image's own size. Runs without gradients and in
-        evaluation mode, and leaves the mode as it was.
+        An image is resized to ``size`` and divided into windows of ``config.crop`` pixels, unless it fits in a single
+        one. The averaged logits are resized to the image's own size. Runs without gradients and in evaluation mode,
+        and restores the mode afterwards.
 
         Args:
             images: one image or several, of any sizes; see :func:`midway_zoo.inference.images.to_tensor`.
-            size: None: the shorter side as the windows' side (and the longer at most four times that), as in
-                training; an int: that shorter side; "full": as it is.
-            stride: pixels from window to window; None for two thirds of a window, 341 of 512.
+            size: length of the shorter side in pixels; None for the side of a window, with a longer side of at most
+                four times that, as in training; "full" for the image's own size.
+            stride: distance of windows in pixels; None for two thirds of a window, 341 of 512.
             batch_size: windows per forward pass.
 
         Returns:
@@ -294,7 +295,7 @@ class Segmenter(nn.Module):
 
 @contextmanager
 def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every part's mode is put back."""
+    """Evaluation mode within the context; afterwards the mode of every part is restored."""
     training = [one for one in module.modules() if one.training]
     module.eval()
     try:
@@ -305,12 +306,12 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def enlarged(logits: Tensor, images: Tensor) -> Tensor:
-    """Logits (B, K, h, w), bilinearly at the size of images (B, 3, H, W)."""
+    """Logits (B, K, h, w) enlarged bilinearly to the size of images (B, 3, H, W)."""
     return F.interpolate(logits, images.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def seen_size(height: int, width: int, size: ImageSize, side: int) -> tuple[int, int]:
-    """(height, width) at which an image is seen; see :meth:`Segmenter.predict`.
+    """(height, width) that an image is resized to; see :meth:`Segmenter.predict`.
 
     Raises:
         InputError: for a size that makes no sense.
@@ -344,7 +345,7 @@ def set_drop_path(vit: nn.Module, rate: float) -> None:
 
 
 def check_same_classes(segmenter: Segmenter, names: Sequence[str], origin: str) -> None:
-    """Raise :class:`InputError` if a data set has other classes than a segmenter knows."""
+    """Raise :class:`InputError` if the classes of a data set are not those of a segmenter."""
     own = segmenter.config.names
     if names and len(names) != segmenter.config.classes:
         raise InputError(f"{origin} has {len(names)} classes, the segmenter {segmenter.config.classes}.")

@@ -1,4 +1,4 @@
-"""A segmenter on a labelled data set."""
+"""Evaluation of a segmenter on a labelled data set."""
 
 from pathlib import Path
 
@@ -25,9 +25,9 @@ def evaluate_segmenter(
     """Metrics over all pixels of a data set, at the sizes of its masks.
 
     Args:
-        segmenter: what is measured.
-        files: of :func:`~midway_zoo.readouts.labelled.find_labelled`.
-        limit: at most so many images, evenly spread.
+        segmenter: the segmenter to evaluate.
+        files: result of :func:`~midway_zoo.readouts.labelled.find_labelled`.
+        limit: evaluate only this many images, evenly spread.
         size, stride, batch_size: see :meth:`Segmenter.predict`.
         overlays: an existing folder for pictures, ``STEM.png``: the prediction over the image, the truth below.
 

@@ -1,4 +1,4 @@
-"""Heads that turn the token maps of a ViT into logits of classes: linear, UperNet, and UperNet's auxiliary one."""
+"""Segmentation heads on the token maps of a ViT: linear, UperNet, and UperNet's auxiliary head."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 PYRAMID = 4
-"""Maps that UperNet reads."""
+"""Number of maps that UperNet reads."""
 _BINS = (1, 2, 3, 6)
 _AUXILIARY_WIDTH = 256
 _THIRD = 2
@@ -17,7 +17,7 @@ class LinearHead(nn.Conv2d):
     """One linear map for every token: a 1x1 convolution of the concatenated maps, as in iBOT (Zhou et al. 2022).
 
     Args:
-        width: channels of the maps together.
+        width: total number of channels of the maps.
         classes: K.
     """
 
@@ -30,15 +30,15 @@ class LinearHead(nn.Conv2d):
 class UperNetHead(nn.Module):
     """UperNet (Xiao et al., ECCV 2018) on a pyramid made of four maps of one size.
 
-    The maps become 4, 2, 1 and 1/2 times as fine (two 2x2 transposed convolutions, one, nothing, a 2x2 maximum); a
-    pyramid pooling module (bins 1, 2, 3, 6) looks at the coarsest as a whole, a feature pyramid carries that down to
-    the finest, and a 1x1 convolution tells the classes there.
+    The maps are scaled by 4, 2, 1 and 1/2 (with two 2x2 transposed convolutions, one, none, and 2x2 max pooling). A
+    pyramid pooling module (bins 1, 2, 3, 6) on the coarsest map adds global context, a feature pyramid passes it on to
+    the finest, and a 1x1 convolution classifies.
 
     Args:
         dim: channels of each map, D.
         classes: K.
-        width: channels inside; None for D, as in the paper (384 for ViT-S, 768 for ViT-B).
-        dropout: before the last convolution, of whole channels.
+        width: channels of the head; None for D, as in the paper (384 for ViT-S, 768 for ViT-B).
+        dropout: dropout of whole channels before the last convolution.
     """
 
     def __init__(self, dim: int, classes: int, *, width: int | None = None, dropout: float = 0.1) -> None:
@@ -49,7 +49,7 @@ class UperNetHead(nn.Module):
                 nn.Sequential(_twice(dim), nn.BatchNorm2d(dim), nn.GELU(), _twice(dim)),
                 _twice(dim),
                 nn.Identity(),
-                nn.MaxPool2d(2, ceil_mode=True),  # a grid of odd sides loses nothing, one of a single token stays
+                nn.MaxPool2d(2, ceil_mode=True),  # nothing is lost on grids with odd sides, and a single token remains
             ]
         )
         self.pooled = nn.ModuleList([nn.Sequential(nn.AdaptiveAvgPool2d(bins), _conv(dim, width, 1)) for bins in _BINS])
@@ -84,7 +84,7 @@ class AuxiliaryHead(nn.Module):
     Args:
         dim: channels of each map.
         classes: K.
-        dropout: as of :class:`UperNetHead`.
+        dropout: as in :class:`UperNetHead`.
     """
 
     def __init__(self, dim: int, classes: int, *, dropout: float = 0.1) -> None:
@@ -100,9 +100,9 @@ class AuxiliaryHead(nn.Module):
 
 
 def pyramid_blocks(depth: int) -> tuple[int, ...]:
-    """The blocks that UperNet reads, 0-based: 3, 5, 7 and 11 of twelve, and those at the same shares of other depths.
+    """The blocks that UperNet reads, 0-based: 3, 5, 7 and 11 of twelve, and the same fractions of other depths.
 
-    Beside fewer than four blocks there is none to read: the first ones are then read more than once.
+    With fewer than four blocks, some are read more than once.
     """
     return tuple(max(0, round(depth * share) - 1) for share in (1 / 3, 1 / 2, 2 / 3, 1))
 
@@ -125,11 +125,11 @@ def _classifier(width: int, classes: int) -> nn.Conv2d:
 
 
 def _to(one: Tensor, other: Tensor) -> Tensor:
-    """Enlarged to another map's size."""
+    """Resize a map bilinearly to another map's size."""
     return F.interpolate(one, other.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def head_blocks(depth: int, blocks: Sequence[int]) -> bool:
-    """Whether block indices are increasing and there."""
+    """Whether block indices are increasing and exist."""
     numbers = list(blocks)
     return bool(numbers) and numbers == sorted(set(numbers)) and numbers[0] >= 0 and numbers[-1] < depth

@@ -1,4 +1,4 @@
-"""How good a segmentation is: mIoU, mAcc and aAcc over a whole data set, and a table of its classes."""
+"""Segmentation metrics: mIoU, mAcc and aAcc over a whole data set, and a table of its classes."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from midway_zoo.readouts.labelled import IGNORE
 
 
 class SegmentationMetrics:
-    """Counts pixels of (true class, predicted class); the measures are over all pixels seen, not means of images.
+    """Counts pixels of (true class, predicted class); the metrics are over all pixels, not means over images.
 
     Args:
         classes: K, with labels 0 to K - 1.
-        ignore: label that is left out.
+        ignore: label of pixels that do not count.
 
     Raises:
         InputError: for fewer than two classes, or an ignored label that is one of them.
@@ -37,7 +37,7 @@ class SegmentationMetrics:
             labels: the same shape, also the ignored label.
 
         Raises:
-            InputError: if the shapes differ, or a value is no class.
+            InputError: if the shapes differ, or a value is not a class.
         """
         if prediction.shape != labels.shape:
             raise InputError(f"prediction {tuple(prediction.shape)} and labels {tuple(labels.shape)} differ in shape.")
@@ -51,7 +51,7 @@ class SegmentationMetrics:
         self.confusion += counts.reshape(self.classes, self.classes).cpu()
 
     def compute(self) -> dict[str, float]:
-        """Shares in [0, 1]: "mIoU" over classes that occur in labels or predictions, "mAcc" over those in labels,
+        """Metrics in [0, 1]: "mIoU" over classes that occur in labels or predictions, "mAcc" over those in labels, and
         "aAcc" over pixels (the paper's "Acc").
 
         Raises:
@@ -67,19 +67,19 @@ class SegmentationMetrics:
         }
 
     def class_iou(self) -> Tensor:
-        """(K,) float64: intersection over union of each class; NaN where neither labels nor predictions have it."""
+        """(K,) float64: intersection over union of each class; NaN for classes in neither labels nor predictions."""
         hits = self.confusion.diagonal().double()
         return hits / (self.confusion.sum(0) + self.confusion.sum(1) - self.confusion.diagonal())
 
     def class_accuracy(self) -> Tensor:
-        """(K,) float64: share of each class's pixels that were found; NaN where labels do not have it."""
+        """(K,) float64: share of each class's pixels that are predicted correctly; NaN for classes not in labels."""
         return self.confusion.diagonal().double() / self.confusion.sum(1)
 
     def rows(self, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
-        """Per class "class", "pixels" (of labels), "IoU" and "acc" in [0, 1]; None where they are not defined.
+        """Per class "class", "pixels" (of labels), "IoU" and "acc" in [0, 1]; None if undefined.
 
         Args:
-            names: of the classes; None for their numbers.
+            names: names of the classes; None for their numbers.
         """
         shown = list(names) if names is not None else [str(number) for number in range(self.classes)]
         rows: list[dict[str, Any]] = []
@@ -94,7 +94,7 @@ class SegmentationMetrics:
         return rows
 
     def table(self, names: Sequence[str] | None = None) -> str:
-        """Classes and means as text, in percent; "-" for classes that are nowhere."""
+        """Classes and means as text, in percent; "-" for classes that do not occur."""
         rows = self.rows(names)
         width = max(len("class"), *(len(str(row["class"])) for row in rows))
         lines = [f"{'class':{width}}  {'IoU %':>6}  {'acc %':>6}  {'pixels %':>8}"]
@@ -106,14 +106,14 @@ class SegmentationMetrics:
         return "\n".join([*lines, "  ".join(f"{name} {100 * value:.2f}" for name, value in means.items())])
 
     def state(self) -> Tensor:
-        """What :meth:`merge` takes: the counts, (K, K) int64."""
+        """The counts, (K, K) int64, for :meth:`merge`."""
         return self.confusion.clone()
 
     def merge(self, state: Tensor) -> None:
         """Add the counts of another part of the data.
 
         Raises:
-            InputError: if they are of another number of classes.
+            InputError: if the number of classes differs.
         """
         if state.shape != self.confusion.shape:
             raise InputError(f"counts of shape {tuple(state.shape)}: {tuple(self.confusion.shape)} is expected.")

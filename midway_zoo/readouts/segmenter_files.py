@@ -1,4 +1,4 @@
-"""Segmenters on disk: what ``midway-zoo train export`` writes of a segmentation run, and how it is read."""
+"""Segmenters on disk, as written by ``midway-zoo train export``."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -16,17 +16,17 @@ from midway_zoo.readouts.segmentation import Segmenter, SegmenterConfig
 from midway_zoo.visualize import label_colours
 
 HEAD = "segmentation_head.safetensors"
-"""Tensors "head.*", and where features are standardised "mean" and "std" (parts * D,); metadata "segmenter"
+"""Tensors "head.*", and for standardised features "mean" and "std" (parts * D,); metadata "segmenter"
 (:class:`~midway_zoo.readouts.segmentation.SegmenterConfig`) and "backbone", the timm name, null for a Midway network,
-which is beside it."""
+which is stored beside it."""
 BACKBONE = "segmentation_backbone.safetensors"
-"""The weights of a ViT of timm, where the backbone is one."""
+"""The weights of the backbone, if it is a ViT of timm."""
 BACKBONE_ROOMS = ("network.", "vit.")
-"""What names of a segmenter's tensors that belong to the backbone begin with."""
+"""Prefixes of a segmenter's tensors that belong to the backbone."""
 
 
 def load_segmenter(path: str | PathLike[str]) -> Segmenter:
-    """The segmenter that ``midway-zoo train export`` wrote, on the CPU, in evaluation mode.
+    """Load a segmenter written by ``midway-zoo train export``, on the CPU, in evaluation mode.
 
     Args:
         path: its folder.
@@ -36,7 +36,7 @@ def load_segmenter(path: str | PathLike[str]) -> Segmenter:
 
     Raises:
         MissingFileError: if the folder holds no head, or no backbone.
-        CheckpointError: if one is damaged, or they do not belong together.
+        CheckpointError: if one is damaged, or they do not fit together.
     """
     backbone, described, state, file = read_exported(path, HEAD, BACKBONE, "segmentation")
     return build_segmenter(backbone, described, state, file)
@@ -53,29 +53,29 @@ def write_mask(
 
 
 def build_segmenter(backbone: Any, described: Mapping[str, Any], state: Mapping[str, Tensor], origin: str) -> Segmenter:
-    """A segmenter of a backbone, what is said of the head, and its tensors.
+    """Build a segmenter from a backbone, a description and the head's tensors; ``origin`` is for messages.
 
     Raises:
-        CheckpointError: if they do not belong together.
+        CheckpointError: if they do not fit together.
     """
     try:
         segmenter = Segmenter(backbone, _config(described))
         own = {key for key in segmenter.state_dict() if not key.startswith(BACKBONE_ROOMS)}
         if own != state.keys():
             wrong = ", ".join(sorted(own ^ state.keys())[:4])
-            raise CheckpointError(f"{origin} is no head of this network: {wrong} is missing or too much.")
+            raise CheckpointError(f"{origin} is not a head of this network: {wrong} is missing or unexpected.")
         segmenter.load_state_dict(segmenter.state_dict() | dict(state))
     except (ConfigError, KeyError, TypeError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(f"{origin} is no head of this network: {error}") from error
+        raise CheckpointError(f"{origin} is not a head of this network: {error}") from error
     return segmenter.eval()
 
 
 def _config(described: Mapping[str, Any]) -> SegmenterConfig:
     if "segmenter" in described:
         return SegmenterConfig.from_dict(described["segmenter"])
-    # Of the first version: a linear head on standardised features, whose crop was not told.
+    # Files of the first version: a linear head on standardised features, without a crop.
     features, names = described["features"], described.get("names")
     return SegmenterConfig(
         classes=described["classes"],

@@ -1,4 +1,4 @@
-"""Logits of images of any size, from windows that overlap."""
+"""Logits of images of any size, from overlapping windows."""
 
 from collections.abc import Callable, Iterator
 
@@ -21,15 +21,15 @@ def sliding_logits(
     patch: int,
     batch_size: int = 8,
 ) -> Tensor:
-    """Mean logits over windows of images; an image that a window holds is seen as a whole, once.
+    """Mean logits over windows of images; an image that fits in a window is processed as a whole.
 
     Args:
         logits: (n, 3, h, w) -> (n, K, h, w), for sides that are multiples of ``patch``.
         images: (B, 3, H, W).
-        side: of a window, in pixels; it is no larger than the image.
-        stride: from window to window.
-        patch: windows whose sides are no multiples of it are continued by their last pixels, and cut again.
-        batch_size: windows at a time.
+        side: side of the windows in pixels, at most that of the image.
+        stride: distance of windows in pixels.
+        patch: windows whose sides are not multiples of it are padded with their last pixels, and the logits cropped.
+        batch_size: windows per forward pass.
 
     Returns:
         (B, K, H, W) float32.
@@ -67,14 +67,14 @@ def _parts(places: list[tuple[int, int, int]], size: int) -> Iterator[list[tuple
 
 
 def classes_of(logits: Tensor, size: tuple[int, int], *, at_once: int = 16) -> tuple[Tensor, Tensor]:
-    """The likeliest class of each pixel of a larger or smaller picture, and its probability.
+    """The most likely class of each pixel of a larger or smaller picture, and its probability.
 
-    The logits are brought to the size a few classes at a time: 150 classes of a large photograph fill no memory.
+    Logits are resized a few classes at a time, so that 150 classes of a large photograph do not fill the memory.
 
     Args:
         logits: (B, K, h, w).
         size: (H, W).
-        at_once: classes.
+        at_once: number of classes resized at a time.
 
     Returns:
         (B, H, W) int64 and float32 in [0, 1].

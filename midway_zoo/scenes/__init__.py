@@ -1,5 +1,5 @@
 """A training source that needs no download: textured objects over a textured background, rendered on the fly
-with exact flow, occlusion and labels.
+with exact flow, occlusion masks and labels.
 
     generator = SceneGenerator(ScenesConfig(height=64, width=64), seed=0)
     batch = generator.render(range(32))

@@ -14,10 +14,10 @@ class SceneBatch(ShapeRepr):
     frames: Tensor
     """(B, T, 3, H, W) float32 in [0, 1], RGB, before normalisation."""
     flow: Tensor
-    """(B, T - 1, 2, H, W) float32: where the point seen at each pixel of frame t is in frame t + 1, in pixels,
-    channel 0 to the right, 1 down. Finite everywhere, including occluded pixels."""
+    """(B, T - 1, 2, H, W) float32: displacement in pixels, from frame t to frame t + 1, of the point seen at each
+    pixel; channel 0 to the right, 1 down. Finite everywhere, including occluded pixels."""
     occlusion: Tensor
-    """(B, T - 1, H, W) bool: the point seen at the pixel in frame t is occluded in frame t + 1 or outside of it."""
+    """(B, T - 1, H, W) bool: the point seen at the pixel in frame t is occluded in frame t + 1 or outside it."""
     labels: Tensor
     """(B, T, H, W) int64: class of what is seen at each pixel's centre; 0 is background."""
     instances: Tensor

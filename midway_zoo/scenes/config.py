@@ -14,13 +14,13 @@ MAX_OBJECTS = 32
 
 @dataclass
 class ScenesConfig:
-    """Scenes of ``frames`` pictures (height, width): objects in front of a background, seen by a moving camera.
+    """Scenes of ``frames`` frames (height, width): objects in front of a background, seen by a moving camera.
 
-    Motions are per frame and the *largest* that is drawn: lengths are uniform from 0, directions uniform,
-    signs even. The flow of an object adds up its own motion and the camera's.
+    Motions are per frame, and each value is the *largest* that is drawn: lengths are uniform from 0, directions are
+    uniform, both signs equally likely. The flow of an object is the sum of its own motion and the camera's.
 
     Raises:
-        ConfigError: for a value that makes no sense.
+        ConfigError: for a value outside its range, or values that do not fit together.
     """
 
     height: int = field_range(64, at_least=8)
@@ -29,35 +29,35 @@ class ScenesConfig:
     objects: tuple[int, int] = field_range((2, 5), at_least=0, at_most=MAX_OBJECTS, length=2, ordered=True)
     """Fewest and most objects of a scene; some may be hidden or leave the frame."""
     size: tuple[float, float] = field_range((0.12, 0.3), above=0, length=2, ordered=True)
-    """Radius of an object as a share of the picture's shorter side."""
+    """Radius of an object as a fraction of the frame's shorter side."""
     stretch: float = field_range(1.25, at_least=1, at_most=4)
     """Objects are up to this much longer one way and shorter the other; 1 for none."""
     classes: int | None = field_range(None, at_least=1)
-    """Class ids of objects are 1 to this, 0 is background. None: 12, or with images as textures every shape.
-    At most 30 (6 shapes x 5 textures); with images as textures a class is a shape alone, at most 6."""
+    """Number of object classes; their ids start at 1, 0 is background. None: 12, or with images as textures 6. At most
+    30 (6 shapes x 5 textures); with images as textures a class is a shape alone, so at most 6."""
 
     motion: float = field_range(8.0, at_least=0)
-    """Displacement of an object's centre by its own motion, in pixels per frame."""
+    """Displacement of an object's centre due to its own motion, in pixels per frame."""
     rotation: float = field_range(10.0, at_least=0)
-    """Of an object about its centre, in degrees per frame."""
+    """Rotation of an object about its centre, in degrees per frame."""
     zoom: float = field_range(0.05, at_least=0, at_most=0.5)
-    """Growth or shrinking of an object, as a share of its size per frame."""
+    """Growth or shrinkage of an object, as a fraction of its size per frame."""
     acceleration: float = field_range(0.5, at_least=0, at_most=1)
-    """From 0 (displacements are the same in every frame) to 1 (those of the last frame are independent of those
-    of the first). No effect with two frames."""
+    """From 0 (displacements are the same in every frame) to 1 (the last displacement is independent of the first). No
+    effect with two frames."""
     camera: float = field_range(3.0, at_least=0)
-    """Displacement at the picture's centre by the camera's motion, in pixels per frame."""
+    """Displacement of the frame's centre due to the camera's motion, in pixels per frame."""
     camera_rotation: float = field_range(2.0, at_least=0)
-    """About the picture's centre, in degrees per frame."""
+    """Rotation of the camera about the frame's centre, in degrees per frame."""
     camera_zoom: float = field_range(0.02, at_least=0, at_most=0.5)
-    """As a share of the size per frame."""
+    """Zoom of the camera, as a fraction of the size per frame."""
 
     textures: str = PROCEDURAL
     """"procedural": stripes, checks, dots and waves, quick to render; "natural": generated images of dead leaves and of
     1/f noise, in which nothing repeats; or a folder with images (searched recursively)."""
     natural: int | None = field_range(None, at_least=0)
-    """How many images are generated; they are added to those of a folder. None: 64 for "natural", none beside a
-    folder. Drawing takes about a tenth of a second each."""
+    """How many images are generated; they are added to those of a folder. None: 64 for "natural", 0 with a folder.
+    Generating one takes about a tenth of a second."""
     period: tuple[float, float] = field_range((6.0, 16.0), at_least=2, length=2, ordered=True)
     """Length in pixels over which a procedural texture repeats; drawn log-uniformly.
 
@@ -66,30 +66,31 @@ class ScenesConfig:
     than 1/255 at 48 to 64 with a ``sharpness`` of 0.5. :meth:`SceneGenerator.sample` does without interpolation.
     """
     sharpness: tuple[float, float] = field_range((1.0, 2.5), above=0, length=2, ordered=True)
-    """Of procedural textures: below 1 sinusoidal, above 2 nearly two-coloured."""
+    """Sharpness of procedural textures: below 1 sinusoidal, above 2 nearly two-coloured."""
     texture_size: int = field_range(256, at_least=8)
-    """Images are cut to their central square and resized to this side; one texel is one pixel of the scene
-    when drawn at scale 1."""
+    """Images are cropped to their central square and resized to this side; at scale 1 one texel is one pixel of the
+    scene."""
     texture_scale: tuple[float, float] = field_range((0.7, 1.5), above=0, length=2, ordered=True)
     """Pixels per texel of an image texture; drawn log-uniformly."""
 
     parts: float = field_range(0.0, at_least=0, at_most=1)
-    """Share of objects that carry a part: a smaller shape of another texture, fixed to them, with their class."""
+    """Fraction of objects with a part: a smaller shape of another texture, fixed to the object, of the same class."""
     border: float = field_range(0.0, at_least=0)
-    """Width in pixels of a rim around objects, of a texture of its own, so that they stand out from the background."""
+    """Width in pixels of a rim around objects, with a texture of its own, so that they stand out from the
+    background."""
     shadow: float = field_range(0.0, at_least=0, at_most=1)
     """How much the soft shadow of an object darkens what is behind it, 0 to 1. Shadows move with objects and
     change neither flow nor labels."""
     shutter: float = field_range(0.0, at_least=0, at_most=1)
-    """Share of the time between two frames for which a frame is exposed, 0 to 1: motion blur, a mean of five
-    exposures. Flow, occlusion and labels are those of the middle of the exposure. Costs as much as five frames."""
+    """Fraction of the time between two frames for which a frame is exposed, 0 to 1. Gives motion blur, as the mean of
+    five exposures, at the cost of five frames. Flow, occlusion and labels are those of the middle of the exposure."""
 
     antialias: bool = True
-    """Mix the two layers in pixels that an edge of an object crosses. Labels and flow are those of the layer
-    that covers the pixel's centre."""
+    """Blend the two layers in pixels that an object's edge crosses. Labels and flow are those of the layer that covers
+    the pixel's centre."""
     lighting: float = field_range(0.2, at_least=0, at_most=1)
-    """Brightness and colour balance of each frame vary by about this share, over the frame and over time; 0 for
-    none. At the sides of the frame the change can reach exp(3 * lighting)."""
+    """Brightness and colour balance of each frame vary by about this fraction, over the frame and over time; 0 for
+    none. At the sides of the frame the factor can reach exp(3 * lighting)."""
     noise: float = field_range(0.01, at_least=0)
     """Standard deviation of the noise added to each value of each frame independently; 0 for none."""
 
@@ -109,12 +110,12 @@ class ScenesConfig:
 
     @property
     def pictures(self) -> int:
-        """How many texture images are drawn by formula."""
+        """How many texture images are generated."""
         return (DEFAULT_PICTURES if self.textures == NATURAL else 0) if self.natural is None else self.natural
 
     @property
     def procedural(self) -> bool:
-        """Whether textures are drawn by formula, so that they are half of what makes a class."""
+        """Whether textures are procedural: only then do they, together with shapes, make the classes."""
         return self.textures == PROCEDURAL
 
     @property

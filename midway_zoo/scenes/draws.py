@@ -22,7 +22,7 @@ def _mix(bits: _Bits) -> _Bits:
 class Draws:
     """Hands out numbers for B samples; each call continues where the last ended, for all samples.
 
-    Counter-based: a generator object per sample would cost more than rendering a small one.
+    Counter-based: one generator object per sample would cost more than rendering a small scene.
 
     Args:
         seed: any whole number of 64 bits.
@@ -46,7 +46,7 @@ class Draws:
         return low + (high - low) * unit
 
     def log_uniform(self, *shape: int, low: float, high: float) -> Array:
-        """(B, *shape), in [low, high), every ratio as likely."""
+        """(B, *shape), in [low, high), log-uniform."""
         return np.exp(self.uniform(*shape, low=math.log(low), high=math.log(high)))
 
     def whole(self, *shape: int, low: int, high: int) -> npt.NDArray[np.int64]:

@@ -25,15 +25,15 @@ _CHUNK_ELSEWHERE = 2**24
 class SceneGenerator:
     """An endless supply of scenes; scene ``index`` is a pure function of (configuration, seed, index).
 
-    It does not depend on the batch in which it is rendered, and on the device only by rounding.
+    It does not depend on the batch it is rendered in, and on the device only up to rounding.
 
     Args:
         config: what scenes look like.
         seed: a whole number; another one gives other scenes.
-        device: where they are rendered and where the results are.
+        device: where scenes are rendered and results are stored.
 
     Raises:
-        MissingFileError: if ``config.textures`` is no folder.
+        MissingFileError: if ``config.textures`` is not a folder.
         InputError: if it holds no image that can be read.
     """
 
@@ -53,20 +53,20 @@ class SceneGenerator:
             indices: B whole numbers of at least 0, in any order.
 
         Raises:
-            InputError: if there is none, or one is no such number.
+            InputError: if there is none, or if one is not such a number.
         """
         numbers = _indices(indices)
         step = self._scenes_at_once()
         result = self._empty(len(numbers))
         for start in range(0, len(numbers), step):
             part = self._render(numbers[start : start + step])
-            for field in fields(SceneBatch):  # copied while still in the cache, which joining them later is not
+            for field in fields(SceneBatch):  # copied while still in the cache, unlike by torch.cat at the end
                 getattr(result, field.name)[start : start + step] = getattr(part, field.name)
         return result
 
     @torch.no_grad()
     def frames(self, indices: Sequence[int] | Tensor) -> Tensor:
-        """Only ``render(indices).frames``, which is cheaper: (B, T, 3, H, W) float32 in [0, 1].
+        """The same as ``render(indices).frames`` for less work: (B, T, 3, H, W) float32 in [0, 1].
 
         Raises:
             InputError: as :meth:`render`.
@@ -77,10 +77,10 @@ class SceneGenerator:
 
     @torch.no_grad()
     def sample(self, indices: Sequence[int] | Tensor, frame: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """What is visible at any points of one frame, also between pixels, without lighting change and noise.
+        """What is visible at any points of one frame, also between pixels, without lighting changes or noise.
 
-        ``sample(i, t + 1, x + flow_x, y + flow_y)`` is the next frame warped back without interpolation: where
-        nothing is occluded, and no edge is near, it equals ``sample(i, t, x, y)``.
+        ``sample(i, t + 1, x + flow_x, y + flow_y)`` is the next frame warped back without interpolation. Away from
+        edges and occlusions it equals ``sample(i, t, x, y)``.
 
         Args:
             indices: B, as for :meth:`render`.
@@ -89,8 +89,8 @@ class SceneGenerator:
             y: (B, H', W') rows.
 
         Returns:
-            (B, 3, H', W') float32 colours in [0, 1] and (B, H', W') int64 instances. Outside of the picture,
-            the scene as it goes on there.
+            (B, 3, H', W') float32 colours in [0, 1] and (B, H', W') int64 instances. Points outside
+            the frame show the scene as it continues there.
 
         Raises:
             InputError: for a frame or shapes that do not fit.
@@ -125,7 +125,7 @@ class SceneGenerator:
         )
 
     def _draw(self, indices: npt.NDArray[np.int64]) -> tuple[Tensor, Layout, Outlines, Tensor]:
-        """Frames, and what they were made of: layout, outlines, and the layer that each pixel's centre shows."""
+        """Frames, and what they were made from: layout, outlines, and the layer that each pixel's centre shows."""
         config = self.config
         layout = draw_layout(config, self._texture, self.seed, indices)
         outlines = Outlines(layout, self.device)
@@ -140,7 +140,7 @@ class SceneGenerator:
         return frames, layout, outlines, coverage.owner
 
     def _exposed(self, layout: Layout, outlines: Outlines, coverage: Coverage) -> Tensor:
-        """Colours of all frames: of one moment, or the mean over those of the exposure; with shadows."""
+        """Colours of all frames with shadows: at one moment, or the mean over the moments of the exposure."""
         everything = slice(0, self.config.frames)
         x, y = self._centred()
         if not layout.exposures:
@@ -167,13 +167,13 @@ class SceneGenerator:
         return SceneBatch(frames.clamp_(0, 1), flow, occlusion, labels.reshape(shape), instances.reshape(shape))
 
     def _centred(self) -> tuple[Tensor, Tensor]:
-        """x (1, 1, 1, W) and y (1, 1, H, 1) of the pixels, from the picture's centre."""
+        """x (1, 1, 1, W) and y (1, 1, H, 1) of the pixels, relative to the frame's centre."""
         sides = (self.config.width, self.config.height)
         x, y = (torch.arange(side, device=self.device) - (side - 1) / 2 for side in sides)
         return x.reshape(1, 1, 1, -1), y.reshape(1, 1, -1, 1)
 
     def _motion(self, layout: Layout, outlines: Outlines, owner: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        # Where points move by, not to: float32 then rounds the flow and not the place.
+        # Displacements rather than positions, so that float32 rounds the flow itself.
         change = layout.motion - np.eye(2, 3)
         a, b, c, d, e, f = (
             column.reshape(owner.shape)

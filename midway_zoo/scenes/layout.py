@@ -1,4 +1,4 @@
-"""Everything random about a batch of scenes, drawn on the CPU: the same whatever batch or device renders it."""
+"""Everything random about a batch of scenes, drawn on the CPU so that it is the same for any batch and device."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ from midway_zoo.scenes.parts import Layers, with_parts
 from midway_zoo.scenes.shapes import SHAPES, TEXTURES
 from midway_zoo.scenes.textures import Texture
 
-# What is drawn for options apart from everything else, so that they change nothing but what they say.
+# Options draw from sequences of their own, so that switching one on changes nothing else.
 _PARTS, _SHADOWS = 0x7061727473 << 20, 0x736861646F77 << 10
 _EXPOSURES = 5
 
@@ -22,29 +22,29 @@ class Layout:
     """B scenes of T frames and L layers; layer 0 is background, nearer layers come later."""
 
     own: Array
-    """(B, T, L, 2, 3): from the picture of a frame to each layer's own coordinates."""
+    """(B, T, L, 2, 3): from frame coordinates to each layer's own coordinates."""
     size: Array
     """(B, T, L): pixels per unit of those coordinates."""
     texture: Array
-    """(B, T, L, 2, 3): from the picture to texture coordinates."""
+    """(B, T, L, 2, 3): from frame coordinates to texture coordinates."""
     motion: Array
-    """(B, T - 1, L, 2, 3): from a point in the picture of frame t to where its layer takes it in frame t + 1."""
+    """(B, T - 1, L, 2, 3): from a point of frame t to the place where its layer takes it in frame t + 1."""
     numbers: Array
-    """(B, L, R): of each layer's texture."""
+    """(B, L, R): parameters of each layer's texture."""
     shapes: npt.NDArray[np.int64]
-    """(B, L): index into ``SHAPES``; -1 where there is no such object; column 0 means nothing."""
+    """(B, L): index into ``SHAPES``; -1 if the scene has no such object; column 0 (the background) has no meaning."""
     labels: npt.NDArray[np.int64]
     """(B, L): class id."""
     light: Array
     """(B, T, 5): log brightness of red, green, blue, and its slope to the right and down over half a side."""
     noise_keys: npt.NDArray[np.int32]
-    """(B, T): what tells the noise of one frame from that of another."""
+    """(B, T): hash keys that make the noise of each frame different."""
     instances: npt.NDArray[np.int64]
-    """(B, L): number of the object that the layer belongs to."""
+    """(B, L): number of the object that the layer belongs to; 0 for the background."""
     shadows: Array
-    """(B, 3): where shadows fall, right and down, and over how many pixels their edges fade."""
+    """(B, 3): offset of shadows to the right and down, and the width over which their edges fade, in pixels."""
     exposures: tuple["Layout", ...] = ()
-    """The same layers at times within the exposure of each frame; none without blur by motion."""
+    """The same layers at times within the exposure of each frame; empty without motion blur."""
 
 
 def draw_layout(config: ScenesConfig, texture: Texture, seed: int, indices: npt.NDArray[np.int64]) -> Layout:
@@ -70,7 +70,7 @@ def draw_layout(config: ScenesConfig, texture: Texture, seed: int, indices: npt.
     own = inverse(pose)
     coordinates, numbers = texture.draw(draws, layers.families)
     size = sizes(pose)
-    pixels = np.zeros_like(own)  # from own coordinates to the layer's pixels as they are in the middle of the clip
+    pixels = np.zeros_like(own)  # from own coordinates to pixels on the layer, at its size in the middle of the clip
     pixels[..., 0, 0] = pixels[..., 1, 1] = size[:, config.frames // 2, None]
     pixels[..., 2, 2] = 1
     layout = Layout(
@@ -104,7 +104,7 @@ def _shadows(config: ScenesConfig, draws: Draws) -> Array:
 
 
 def _light(config: ScenesConfig, draws: Draws) -> Array:
-    """A constant and a change over the clip, each up to half of ``lighting``; colour balance a quarter as much."""
+    """A constant and a linear change over the clip, each up to half of ``lighting``; a quarter is colour balance."""
     balance, common, slopes = draws.uniform(2, 3), draws.uniform(2, 1), draws.uniform(2, 2)
     drawn = 2 * np.concatenate([0.25 * balance + 0.75 * common, slopes], axis=2) - np.array([1, 1, 1, 1, 1])
     time = (np.arange(config.frames) - (config.frames - 1) / 2) / max(config.frames - 1, 1) * 2

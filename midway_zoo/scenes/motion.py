@@ -1,6 +1,6 @@
 """Where each layer is in each frame: similarity motions of objects, seen by a camera that moves as well.
 
-Coordinates are x to the right and y down, in pixels from the picture's centre. Affine maps are (..., 3, 3).
+Coordinates are x to the right and y down, in pixels from the frame's centre. Affine maps are (..., 3, 3).
 """
 
 import math
@@ -12,9 +12,9 @@ from midway_zoo.scenes.draws import Array, Draws
 
 
 def poses(config: ScenesConfig, draws: Draws) -> Array:
-    """(B, T, L, 3, 3): from each layer's own coordinates to the picture of each frame; layer 0 is background.
+    """(B, T, L, 3, 3): from each layer's own coordinates to those of each frame; layer 0 is background.
 
-    An object's own coordinates have its radius as unit, the background's are pixels.
+    The unit of an object's own coordinates is its radius, that of the background's is the pixel.
     """
     camera = _camera(config, draws)
     objects = _objects(config, draws)
@@ -63,8 +63,8 @@ def _steady(config: ScenesConfig, draws: Draws, count: int, largest: float) -> A
 
 
 def at_time(maps: Array, time: float) -> Array:
-    """Poses (B, T, L, 3, 3) a share ``time`` of the way to the next frame (< 0: to the one before), in a straight line;
-    those of the last frame go on as they came."""
+    """Poses (B, T, L, 3, 3) interpolated linearly by ``time`` frames towards the next frame (< 0: away from it); the
+    last frame is extrapolated."""
     if maps.shape[1] == 1:
         return maps
     steps = np.diff(maps, axis=1)
@@ -83,7 +83,7 @@ def similarity(angle: Array, scale: Array, shift: Array) -> Array:
 
 
 def inverse(maps: Array) -> Array:
-    """Inverse of affine maps; ``np.linalg.inv`` calls LAPACK once per matrix, which is the slower way."""
+    """Inverse of affine maps; ``np.linalg.inv`` calls LAPACK once per matrix, which is slower."""
     (a, b, x), (c, d, y) = np.moveaxis(maps[..., :2, :], (-2, -1), (0, 1))
     scale = 1 / (a * d - b * c)
     result = np.zeros_like(maps)
@@ -94,5 +94,5 @@ def inverse(maps: Array) -> Array:
 
 
 def sizes(maps: Array) -> Array:
-    """By how much affine maps enlarge lengths, on (geometric) average over directions."""
+    """The factor by which affine maps enlarge lengths, as a geometric mean over directions."""
     return np.sqrt(np.abs(maps[..., 0, 0] * maps[..., 1, 1] - maps[..., 0, 1] * maps[..., 1, 0]))

@@ -1,4 +1,4 @@
-"""Pictures with the statistics of photographs and nothing that repeats, made by formula: dead leaves and 1/f noise.
+"""Generated pictures with the statistics of photographs, in which nothing repeats: dead leaves and 1/f noise.
 
 "Dead leaves" (Matheron 1968; Lee, Mumford and Huang, "Occlusion Models for Natural Images", 2001): opaque shapes whose
 sizes follow a power law fall on each other until nothing else is seen, so that there are edges at every scale. Noise
@@ -10,35 +10,30 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-KINDS = ("leaves", "noise")
 Picture = npt.NDArray[np.float64]
 
-_EXPONENT = 3.0  # of the sizes' density, r ** -3: the picture then looks the same at every magnification
+_EXPONENT = 3.0  # the density of radii falls as r ** -3: the picture then looks the same at every magnification
 _SMALLEST = 1.5  # radius in pixels; what is smaller is grain
-_LARGEST = 0.3  # of the side
-_FEWEST = 0.002  # of the pixels may be left without a leaf
+_LARGEST = 0.3  # radius as a fraction of the side
+_UNCOVERED = 0.002  # fraction of pixels that may be left without a leaf
 
 
 @lru_cache(maxsize=256)
 def picture(number: int, side: int) -> npt.NDArray[np.uint8]:
-    """Picture ``number`` (0, 1, ...) of this side: every fifth is noise. The same in every run, like files."""
-    return draw("noise" if number % 5 == 4 else "leaves", side, np.random.default_rng([side, number]))
-
-
-def draw(kind: str, side: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """A picture (side, side, 3) of one of :data:`KINDS`."""
-    drawn = _leaves(side, rng) if kind == "leaves" else _coloured_noise(side, rng)
+    """Picture ``number`` (0, 1, ...), (side, side, 3); every fifth is noise. The same in every run, like files."""
+    rng = np.random.default_rng([side, number])
+    drawn = _coloured_noise(side, rng) if number % 5 == 4 else _leaves(side, rng)
     return np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
 
 
 def _leaves(side: int, rng: np.random.Generator) -> Picture:
-    """Leaves in colours around a few common ones, each with a little relief of its own."""
+    """Leaves in shades of a few common colours, each with a slight relief of its own."""
     palette = rng.uniform(0.05, 0.95, (int(rng.integers(3, 9)), 3))
     relief = power_noise(side, rng)
     result = np.full((side, side, 3), -1.0)
     empty = side * side
-    while empty > _FEWEST * side * side:
-        # From the front to the back: what is painted stays, and there is an end.
+    while empty > _UNCOVERED * side * side:
+        # From front to back: painted pixels stay, so the loop ends.
         for x, y, radius in _places(side, 64, rng):
             empty -= _fall(result, x, y, radius, palette, relief, rng)
     return np.where(result < 0, palette[0], result)
@@ -48,7 +43,8 @@ def _places(side: int, count: int, rng: np.random.Generator) -> Picture:
     """(count, 3): x, y and radius of leaves."""
     low, high = _SMALLEST ** (1 - _EXPONENT), (_LARGEST * side) ** (1 - _EXPONENT)
     radius = (low + rng.random(count) * (high - low)) ** (1 / (1 - _EXPONENT))
-    # Those far larger than a pixel cover it soon, those of a few pixels would take a million: half are even in log.
+    # With the power law alone, a million leaves of a few pixels would be needed to cover the picture: half of the
+    # radii are log-uniform instead.
     even = np.exp(rng.uniform(np.log(_SMALLEST), np.log(_LARGEST * side), count))
     return np.stack([*(rng.random((2, count)) * side), np.where(rng.random(count) < 0.5, radius, even)], axis=1)
 
@@ -56,7 +52,7 @@ def _places(side: int, count: int, rng: np.random.Generator) -> Picture:
 def _fall(
     result: Picture, x: float, y: float, radius: float, palette: Picture, relief: Picture, rng: np.random.Generator
 ) -> int:
-    """Paint what is left of one leaf, an ellipse or a box, turned; returns how many pixels it got."""
+    """Paint the visible part of one leaf, a rotated ellipse or box; returns how many pixels it got."""
     reach = int(np.ceil(1.5 * radius))
     rows = slice(max(0, int(y) - reach), int(y) + reach + 1)
     columns = slice(max(0, int(x) - reach), int(x) + reach + 1)
@@ -83,7 +79,7 @@ def power_noise(side: int, rng: np.random.Generator) -> Picture:
 
 
 def _coloured_noise(side: int, rng: np.random.Generator) -> Picture:
-    """Three channels that go mostly together, as those of photographs do."""
+    """Three channels that are strongly correlated, as those of photographs are."""
     common, own = power_noise(side, rng), np.stack([power_noise(side, rng) for _ in range(3)], axis=-1)
     middle, contrast = rng.uniform(0.3, 0.7, 3), rng.uniform(0.1, 0.25)
     return middle + contrast * (0.85 * common[..., None] + 0.5 * own)

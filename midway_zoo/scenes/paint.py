@@ -13,9 +13,9 @@ from midway_zoo.scenes.textures import Texture
 
 
 class Lookup:
-    """Numbers of the layer that each pixel shows.
+    """Looks up the parameters of the layer that each pixel shows.
 
-    Column by column: gathering whole rows and working on their columns is slower.
+    This is done column by column: gathering whole rows and working on their columns is slower.
 
     Args:
         layers: uint8 (B, T, H, W).
@@ -28,8 +28,9 @@ class Lookup:
         self.cells = (first.reshape(samples, frames, 1, 1) + layers).flatten()
 
     def __call__(self, table: npt.NDArray[np.generic], dtype: torch.dtype, at: Tensor | None = None) -> list[Tensor]:
-        """R tensors (B * T * H * W,), or (N,) for the N pixels ``at``, from a table (B, T, L, R)."""
-        # A copy: what torch shares must be writable, and a table may be a view of something that is not.
+        """R tensors (B * T * H * W,), or (N,) for the N pixels ``at``, from a table (B, T, L, R) of R parameters per
+        layer."""
+        # A copy, since memory shared with torch must be writable, and a table may be a read-only view.
         columns = torch.from_numpy(np.array(table.reshape(-1, table.shape[-1]).T, order="C"))
         cells = self.cells if at is None else self.cells.index_select(0, at)
         return [column.index_select(0, cells) for column in columns.to(dtype).to(cells.device)]
@@ -59,7 +60,7 @@ def paint(layout: Layout, texture: Texture, coverage: Coverage, frames: slice, x
 def cast_shadows(
     frames: Tensor, layout: Layout, outlines: Outlines, owner: Tensor, x: Tensor, y: Tensor, darkness: float
 ) -> Tensor:
-    """Frames (B, T, 3, H, W) with the soft shadow of every object on what is behind it; ``owner`` as in a coverage."""
+    """Frames (B, T, 3, H, W) with the soft shadow of every object on what is behind it; ``owner`` as in Coverage."""
     if not darkness:
         return frames
     everything = slice(0, frames.shape[1])
@@ -80,7 +81,8 @@ def cast_shadows(
 
 
 def light_up(frames: Tensor, light: npt.NDArray[np.float64]) -> None:
-    """Multiplies frames (B, T, 3, H, W) by brightness, colour balance and a gradient, (B, T, 5) logarithms."""
+    """Multiply frames (B, T, 3, H, W) in place by brightness, colour balance and a gradient, given as (B, T, 5)
+    logarithms."""
     height, width = frames.shape[-2:]
     logs = torch.from_numpy(light).float().to(frames.device)[..., None, None]
     right = torch.linspace(-1, 1, width, device=frames.device)
@@ -90,9 +92,9 @@ def light_up(frames: Tensor, light: npt.NDArray[np.float64]) -> None:
 
 
 def add_noise(frames: Tensor, keys: npt.NDArray[np.int32], deviation: float) -> None:
-    """Adds noise to frames (B, T, 3, H, W), the same on every device: a hash of place and ``keys`` (B, T).
+    """Add noise to frames (B, T, 3, H, W) in place, a hash of position and ``keys`` (B, T): the same on every device.
 
-    Two uniform halves of one hash are summed: triangular, standard deviation ``deviation``.
+    The two uniform halves of a hash are summed: the noise is triangular, with standard deviation ``deviation``.
     """
     places = torch.arange(frames[0, 0].numel(), dtype=torch.int32, device=frames.device).reshape(frames.shape[2:])
     bits = places * _signed(0x9E3779B1) ^ torch.from_numpy(keys).to(frames.device)[..., None, None, None]
@@ -105,7 +107,7 @@ def add_noise(frames: Tensor, keys: npt.NDArray[np.int32], deviation: float) -> 
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
-    """Logical shift to the right; that of signed numbers copies the sign."""
+    """Logical shift to the right; the operator copies the sign of signed numbers."""
     return (bits >> places).bitwise_and_((1 << (32 - places)) - 1)
 
 

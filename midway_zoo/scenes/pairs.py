@@ -20,26 +20,27 @@ class ScenePair(NamedTuple):
     target: Tensor
     """As ``source``."""
     flow: Tensor
-    """(B, 2, H, W) float32, source to target, in pixels, x right then y down; finite everywhere."""
+    """(B, 2, H, W) float32, source to target, in pixels, x to the right, then y down; finite everywhere."""
     occlusion: Tensor
-    """(B, H, W) bool: covered or outside in the target."""
+    """(B, H, W) bool: occluded or outside the frame in the target."""
 
 
 class ScenePairs(Dataset[ScenePair]):
     """``batches`` batches of pairs; item ``i`` has scenes ``i * batch_size`` to ``(i + 1) * batch_size - 1``.
 
-    Items are whole batches, since that is what is fast to render: ``DataLoader(pairs, batch_size=None)``, with
-    ``sampler=range(start, len(pairs))`` to go on where a run was stopped. Workers do not change what comes.
+    Items are whole batches, since these render faster than single scenes: ``DataLoader(pairs, batch_size=None)``, with
+    ``sampler=range(start, len(pairs))`` to continue where a run was stopped. The items do not depend on the number of
+    workers.
 
     Args:
         config: with 2 frames.
         seed: of the generator.
         batch_size: B.
         batches: how many there are; scenes never repeat.
-        device: of the results. With workers, the CPU.
+        device: of the results; must be the CPU if the loader has workers.
 
     Raises:
-        ConfigError: for sizes that make no sense, or scenes that are no pairs.
+        ConfigError: for sizes that are not positive integers, or scenes that do not have two frames.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Objects of more than one layer: a rim below, and a part fixed on top."""
+"""Objects with more than one layer: a rim below them, and a part fixed on top."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,9 @@ class Layers:
     """B scenes of T frames and L layers, the background first, nearer ones later."""
 
     pose: Array
-    """(B, T, L, 3, 3): from each layer's own coordinates to the picture of a frame."""
+    """(B, T, L, 3, 3): from each layer's own coordinates to those of each frame."""
     shapes: npt.NDArray[np.int64]
-    """(B, L): index into ``SHAPES``; -1 where there is no such layer."""
+    """(B, L): index into ``SHAPES``; -1 if the scene has no such layer."""
     labels: npt.NDArray[np.int64]
     """(B, L)"""
     families: npt.NDArray[np.int64]
@@ -31,7 +31,7 @@ class Layers:
 def with_parts(config: ScenesConfig, plain: Layers, draws: Draws) -> Layers:
     """The layers with a rim below every object and a part on some, as the configuration says.
 
-    They are rigid with their object, so that what is seen of it stays seen, and flow and occlusion stay exact.
+    They move rigidly with their object, so flow and occlusion stay exact.
     """
     if not config.border and not config.parts:
         return plain
@@ -55,17 +55,17 @@ def with_parts(config: ScenesConfig, plain: Layers, draws: Draws) -> Layers:
         stacks.append((plain.pose[:, :, 1:] @ fixed, shapes, families))
     count = len(stacks)
 
-    def woven(background: npt.NDArray[Any], axis: int, parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Layers of one object after each other."""
+    def interleaved(background: npt.NDArray[Any], axis: int, parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Interleave the parts, so that the layers of one object follow each other."""
         joined = np.stack(parts, axis=axis + 1)
         shape = list(joined.shape)
         shape[axis : axis + 2] = [objects * count]
         return np.concatenate([background, joined.reshape(shape)], axis=axis)
 
     return Layers(
-        pose=woven(plain.pose[:, :, :1], 2, [pose for pose, _, _ in stacks]),
-        shapes=woven(plain.shapes[:, :1], 1, [shapes for _, shapes, _ in stacks]),
-        labels=woven(plain.labels[:, :1], 1, [plain.labels[:, 1:]] * count),
-        families=woven(plain.families[:, :1], 1, [families for _, _, families in stacks]),
-        instances=woven(plain.instances[:, :1], 1, [plain.instances[:, 1:]] * count),
+        pose=interleaved(plain.pose[:, :, :1], 2, [pose for pose, _, _ in stacks]),
+        shapes=interleaved(plain.shapes[:, :1], 1, [shapes for _, shapes, _ in stacks]),
+        labels=interleaved(plain.labels[:, :1], 1, [plain.labels[:, 1:]] * count),
+        families=interleaved(plain.families[:, :1], 1, [families for _, _, families in stacks]),
+        instances=interleaved(plain.instances[:, :1], 1, [plain.instances[:, 1:]] * count),
     )

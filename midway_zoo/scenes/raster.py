@@ -1,4 +1,4 @@
-"""Layers to pixels: which layer is seen where, and what covers it later. Tensor operations on whole batches."""
+"""From layers to pixels: which layer is seen where, and what covers it in the next frame."""
 
 from dataclasses import dataclass
 
@@ -20,11 +20,11 @@ class Coverage:
     owner: Tensor
     """uint8: the layer that covers the pixel's centre."""
     top: Tensor
-    """uint8: the nearest layer that touches the pixel; differs from ``owner`` only where it covers less than half."""
+    """uint8: the nearest layer that touches the pixel; differs from ``owner`` only if it covers less than half."""
     under: Tensor
     """uint8: the layer below ``top``."""
     share: Tensor
-    """float32: how much of the pixel ``top`` covers, 0 to 1."""
+    """float32: fraction of the pixel that ``top`` covers, 0 to 1."""
 
 
 def affine(maps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ def affine(maps: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 class Outlines:
     """Outlines of all objects of a batch.
 
-    Objects of one depth are grouped by formula, so that each formula is worked out where it is needed only.
+    The objects of one layer are grouped by formula, and each formula is evaluated only for the samples that need it.
     """
 
     def __init__(self, layout: Layout, device: torch.device) -> None:
@@ -57,14 +57,14 @@ class Outlines:
         return groups
 
     def distance(self, layer: int, frames: slice, x: Tensor, y: Tensor) -> Tensor | None:
-        """(B, T', H, W): pixels from the outline of each sample's object in this layer, < 0 inside.
+        """(B, T', H, W): distance in pixels to the outline of each sample's object in this layer, < 0 inside.
 
         None if no sample has one.
 
         Args:
             layer: 1 or higher.
-            frames: T' of them.
-            x: broadcasts against (B, T', H, W), centred pixels.
+            frames: the T' frames.
+            x: broadcasts against (B, T', H, W), in pixels from the frame's centre.
             y: as ``x``.
         """
         whole: Tensor | None = None

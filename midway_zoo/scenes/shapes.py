@@ -1,4 +1,4 @@
-"""Shapes of objects as signed distances, and the classes that shape and texture make together."""
+"""Shapes of objects as signed distances, and the classes that shapes and textures make together."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class Shape(NamedTuple):
-    """Numbers of a shape's formula; see :func:`signed_distance`."""
+    """A formula and its parameters; see :func:`signed_distance`."""
 
     formula: str
     numbers: tuple[float, float, float]
@@ -31,7 +31,7 @@ FORMULAS = ("radial", "folded", "triangle")
 def class_names(classes: int, *, procedural: bool = True) -> list[str]:
     """Names by class id: "background", then e.g. "disc stripes" (with images as textures e.g. "disc").
 
-    Class ``c`` (from 0, before the background is put in front) has shape ``c mod 6`` and texture ``c mod 5``:
+    Class ``c`` (counted from 0 without the background) has shape ``c mod 6`` and texture ``c mod 5``:
     6 and 5 share no factor, so the first 30 differ, and from 7 classes on neither shape nor texture alone
     tells them all apart.
     """
@@ -46,8 +46,8 @@ def class_names(classes: int, *, procedural: bool = True) -> list[str]:
 def signed_distance(formula: str, u: Tensor, v: Tensor, numbers: Tensor) -> Tensor:
     """How far points (u, v) are outside (> 0) or inside (< 0) a shape.
 
-    The zero line is the outline; close to it the value grows by 1 per unit of length, which is all that
-    antialiasing needs. ``u`` and ``v`` are overwritten.
+    The zero line is the outline; close to it the value grows by 1 per unit of length, as antialiasing
+    needs. ``u`` and ``v`` are overwritten.
 
     Args:
         formula: of ``FORMULAS``: "radial": | |p| - a | - b; "folded": a star, cross or square with the symmetry
@@ -58,7 +58,7 @@ def signed_distance(formula: str, u: Tensor, v: Tensor, numbers: Tensor) -> Tens
         numbers: (3, N, 1, ...): a, b and c.
 
     Returns:
-        As ``u``.
+        The shape of ``u``.
     """
     a, b, c = numbers
     if formula == "radial":

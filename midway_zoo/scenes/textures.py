@@ -20,25 +20,25 @@ from midway_zoo.scenes.shapes import TEXTURES
 
 
 class Texture(Protocol):
-    """A family of textures; every layer of every sample has its numbers."""
+    """A kind of textures; every layer of every sample has its own parameters."""
 
     def draw(self, draws: Draws, families: npt.NDArray[np.int64]) -> tuple[Array, Array]:
-        """Numbers of layers.
+        """Draw the parameters of layers.
 
         Args:
-            draws: gives (B, ...).
+            draws: random numbers of the B samples.
             families: (B, L) indices into ``TEXTURES``.
 
         Returns:
-            (B, L, 3, 3): from pixels on the layer to texture coordinates; (B, L, R): numbers for :meth:`paint`.
+            (B, L, 3, 3): from pixels on the layer to texture coordinates; (B, L, R): parameters for :meth:`paint`.
         """
 
     def paint(self, p: Tensor, q: Tensor, numbers: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Red, green and blue in [0, 1] at texture coordinates (p, q), (N,) each, with R numbers (N,)."""
+        """Red, green and blue in [0, 1] at texture coordinates (p, q), (N,) each, with R parameters (N,)."""
 
 
-# How each family mixes the waves below: first, second, product of both, the two slanted ones, constant, and by how
-# much the second bends the first.
+# Weights of the waves below in each family: the first, the second, their product, the two slanted ones, a constant, and
+# how much the second bends the first.
 _MIX = {
     "stripes": (1.0, 0.0, 0.0, 0.0, 0.0, 0.0),
     "checks": (0.0, 0.0, 1.5, 0.0, 0.0, 0.0),
@@ -49,10 +49,10 @@ _MIX = {
 
 
 class Procedural:
-    """Sums of waves, squashed to sharpen them, between two random colours. Colours say nothing about the family.
+    """Sums of waves, sharpened by a sigmoid, between two random colours that say nothing about the family.
 
-    All are shaded by slower waves that never line up again: a pattern that repeats would match itself after
-    one period, and stripes after any move along them, so that motion could not be told from the pictures.
+    All are shaded by slower waves that never line up again. Otherwise a pattern would match itself after one period,
+    and stripes after any shift along them, so that the motion could not be inferred from the frames.
     """
 
     def __init__(self, config: ScenesConfig) -> None:
@@ -61,7 +61,7 @@ class Procedural:
     def draw(self, draws: Draws, families: npt.NDArray[np.int64]) -> tuple[Array, Array]:
         layers, config = families.shape[1], self._config
         period = draws.log_uniform(layers, low=config.period[0], high=config.period[1])
-        # The waves of "noise" never line up again: where a layer lies among them makes it a picture of its own.
+        # The waves of "noise" never line up again, so a random offset makes each layer unique.
         place = draws.uniform(layers, 2, low=-50, high=50)
         coordinates = _turned(draws.uniform(layers, high=2 * math.pi), 2 * math.pi / period, place)
         mix = np.array([_MIX[name] for name in TEXTURES])[families]
@@ -87,9 +87,9 @@ class Procedural:
 
 
 class Images:
-    """The user's images, and pictures drawn by formula, mirrored at their sides.
+    """The user's images and generated pictures, mirrored at their sides.
 
-    They are sampled bilinearly, which defines what lies between texels.
+    Values between texels are defined by bilinear interpolation.
 
     Args:
         atlas: (N, S, S, 3) uint8.
@@ -103,7 +103,7 @@ class Images:
 
     @classmethod
     def load(cls, config: ScenesConfig, device: torch.device) -> "Images":
-        """Every image under ``config.textures``, in the order of their paths, and ``config.pictures`` drawn ones.
+        """Every image under ``config.textures``, in the order of their paths, and ``config.pictures`` generated ones.
 
         Raises:
             MissingFileError: if there is no such folder.

@@ -1,8 +1,8 @@
-"""How fresh dynamics begin; among others so that the midway path already looks at the same place of the other frame.
+"""Initialisation of the dynamics, optionally with a midway path that attends to the same place of the other frame.
 
-From ordinary fresh weights (truncated normal, std 0.02) the midway path must first find by itself that a token's
-partner is near the same place of the other frame. The released networks had millions of pairs for it; a small network
-with tens of thousands does not get there, and its flow stays at zero. :func:`align` gives that one fact, nothing about
+From ordinary initial weights (truncated normal, std 0.02) the midway path must first learn that a token's partner is
+near the same place of the other frame. The released networks had millions of pairs for that; a small network with tens
+of thousands does not learn it, and its flow stays at zero. :func:`align` provides just this prior, nothing about
 motion.
 """
 
@@ -20,18 +20,18 @@ from midway_zoo.models.places import PlacedAttention
 INITS = ("released", "normal", "aligned")
 """Values of ``network.dynamics_init``, see :func:`initialise_dynamics`."""
 
-_AMPLITUDE = 1.5  # of the position channels, where those of content have a standard deviation of about 1
-_SHARPNESS = 4.0  # of queries and keys: about 0.65 of the attention goes to the same place of the other frame
-_PERIOD = 4.0  # the shortest, in tokens; beyond it, positions a period apart would be taken for each other
+_AMPLITUDE = 1.5  # scale of the position channels, while content has a standard deviation of about 1
+_SHARPNESS = 4.0  # scale of queries and keys: about 0.65 of the attention goes to the same place of the other frame
+_PERIOD = 4.0  # shortest period in tokens; beyond it, positions a period apart would be confused
 
 
 @torch.no_grad()
 def initialise_dynamics(network: MidwayNetwork, kind: str) -> None:
-    """Begin fresh dynamics in one of the ways of :data:`INITS`.
+    """Initialise fresh dynamics in one of the ways of :data:`INITS`.
 
-    "released": as the released runs began: the motion tokens and the motion position table at zero (the tokens then
-    stay alike for long), and the encoder's class token with a standard deviation of 0.02. "normal": tokens and tables
-    with a standard deviation of 0.02 as every weight, which is what a fresh network has. "aligned": see :func:`align`.
+    "released": like the released runs, with motion tokens and motion position table at zero (the tokens then stay
+    similar for long), and the encoder's class token with a standard deviation of 0.02. "normal": tokens and tables have
+    a standard deviation of 0.02 like all weights, as in a fresh network. "aligned": see :func:`align`.
     """
     dynamics = network.dynamics
     if kind == "released":
@@ -45,16 +45,16 @@ def initialise_dynamics(network: MidwayNetwork, kind: str) -> None:
 
 @torch.no_grad()
 def align(dynamics: Dynamics) -> None:
-    """Give fresh dynamics an initialisation in which frames are matched by place.
+    """Initialise fresh dynamics so that frames are matched by position.
 
     The last head's worth of channels of the midway path is kept free of content: the position tables hold sines and
     cosines of the token's column and row there, and a sign for the frame. The first block of every level attends by
-    these channels alone, to the same place of the *other* frame, and passes its content on by random rotations. All
-    linear layers have a standard deviation of 1 / sqrt(fan in), for the content to matter beside the positions.
-    With ``config.forward_places`` the placed blocks of the forward dynamics begin by taking what is at their own place.
+    these channels alone, to the same place of the *other* frame, and passes on its content through random rotations.
+    All linear layers have a standard deviation of 1 / sqrt(fan in), so that content matters beside the positions.
+    With ``config.forward_places`` the placed blocks of the forward dynamics start by copying from their own place.
 
     Raises:
-        ConfigError: if a head of the midway path has too few channels to tell the places of the grid apart.
+        ConfigError: if a head of the midway path has too few channels to distinguish the places of the grid.
     """
     config = dynamics.config
     width, heads = config.motion_dim, config.midway_heads
@@ -92,7 +92,7 @@ def align(dynamics: Dynamics) -> None:
 
 
 def _look_at_the_same_place(attention: PlacedAttention) -> None:
-    """What a token takes from the place that it looks at is what is there; no displacement is known yet."""
+    """Initially a token copies from its own place, since no displacement is known yet."""
     width = attention.proj.in_features
     attention.qkv.weight[2 * width :] = torch.eye(width)
     attention.proj.weight.copy_(torch.eye(width))

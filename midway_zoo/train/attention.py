@@ -1,4 +1,4 @@
-"""Attention on a CPU under bfloat16: in bfloat16, or in float32 where that turns out to be faster."""
+"""Attention on a CPU under bfloat16 autocast: in float32 if that is measured to be faster."""
 
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -14,15 +14,15 @@ from torch.overrides import TorchFunctionMode
 from midway_zoo.train.config import RunConfig
 
 _REPEATS = 3
-_WORTH = 1.3  # times as fast, so that shapes for which it hardly matters are always taken alike
+_WORTH = 1.3  # required speed-up, so that the choice does not vary for shapes where it hardly matters
 
 
 class MeasuredAttention(TorchFunctionMode):
-    """Decides for every shape of ``scaled_dot_product_attention`` in which precision a CPU takes it under autocast.
+    """Decides for every shape of ``scaled_dot_product_attention`` in which precision a CPU computes it under autocast.
 
     For sequences of a few dozen tokens PyTorch's bfloat16 kernel is several times slower than float32's, forward and
-    backward; for long ones it can be faster, the more so on machines with AMX. Shapes that were met are measured when
-    the block is left, and decided from the next time on; decisions are kept, so that a resumed run computes the same.
+    backward; for long ones it can be faster, especially on machines with AMX. New shapes are measured at the end of the
+    context, and the decision holds from then on. Decisions are saved, so that a resumed run computes the same.
 
     Attributes:
         chosen: "float32" or "bfloat16" by shape "batch x heads x queries x keys x width".
@@ -62,7 +62,7 @@ class MeasuredAttention(TorchFunctionMode):
 
 def faster_precision(queries: torch.Size, keys: torch.Size) -> str:
     """ "float32" or "bfloat16": in which attention of these shapes, forward and backward, is clearly faster here."""
-    generator = torch.Generator().manual_seed(0)  # the run's own randomness is left alone
+    generator = torch.Generator().manual_seed(0)  # the run's random state must not change
     drawn = [torch.randn(shape, generator=generator).bfloat16() for shape in (queries, keys, keys)]
 
     def seconds(dtype: torch.dtype) -> float:
@@ -76,17 +76,17 @@ def faster_precision(queries: torch.Size, keys: torch.Size) -> str:
             taken.append(time.perf_counter() - begun)
         return min(taken[1:])
 
-    with torch.enable_grad(), torch.autocast("cpu", enabled=False):  # it may be asked for under autocast
+    with torch.enable_grad(), torch.autocast("cpu", enabled=False):  # this may be called under autocast
         return "float32" if _WORTH * seconds(torch.float32) < seconds(torch.bfloat16) else "bfloat16"
 
 
 def attention_of(
     config: RunConfig, accelerator: Accelerator, model: nn.Module, chosen: dict[str, str]
 ) -> AbstractContextManager[Any]:
-    """What the model runs in: nothing special but for one process on a CPU in bfloat16.
+    """The context in which the model runs: a :class:`MeasuredAttention` for a single process on a CPU in bfloat16.
 
-    Several processes would have to agree; a compiled step cannot change; and a block that is computed again in the
-    backward pass, which no mode reaches, must be what it was.
+    Several processes would have to agree, a compiled step cannot change, and a block recomputed in the backward pass,
+    which the context does not reach, must compute the same.
     """
     alone = accelerator.device.type == "cpu" and accelerator.num_processes == 1
     fixed = config.compile or any(getattr(module, "grad_checkpointing", False) for module in model.modules())

@@ -1,4 +1,4 @@
-"""Checkpoints written while training goes on: a copy of what is saved, and a thread that writes it."""
+"""Checkpoints written while training continues: a copy of the state, and a thread that writes it."""
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,7 +13,7 @@ from midway_zoo.errors import CheckpointError
 def snapshot(values: Any) -> Any:
     """A copy in host memory of all tensors in nested mappings, lists and tuples; training may then change them.
 
-    From a GPU they are copied into pinned memory, all at once, and waited for.
+    From a GPU they are copied into pinned memory all at once, and the copies are waited for.
     """
     copied = _copied(values)
     if torch.cuda.is_available():
@@ -34,24 +34,24 @@ def _copied(values: Any) -> Any:
 
 
 class BackgroundWriter:
-    """Writes one checkpoint at a time in a thread of its own. What goes wrong there is raised by the next call."""
+    """Writes one checkpoint at a time in a thread of its own. Errors in it are raised by the next call."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._running: tuple[int, Future[None]] | None = None
 
     def start(self, step: int, write: Callable[[], None]) -> None:
-        """Begin to write the checkpoint of a step, once the one before it is whole."""
+        """Start writing the checkpoint of a step, once the previous one is complete."""
         self.wait()
         self._running = step, self._pool.submit(write)
 
     def check(self) -> None:
-        """Raise :class:`CheckpointError` if a write has failed; does not wait for one that goes on."""
+        """Raise :class:`CheckpointError` if a write has failed; does not wait for a write in progress."""
         if self._running is not None and self._running[1].done():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is being written.
+        """Wait until nothing is being written.
 
         Raises:
             CheckpointError: if the write failed.
@@ -64,9 +64,9 @@ class BackgroundWriter:
         except Exception as error:
             raise CheckpointError(
                 f"the checkpoint of step {step} could not be written ({type(error).__name__}: {error}). Make room on "
-                "the disk, or mend the folder, and start the command again: it resumes from the checkpoint before."
+                "the disk, or repair the folder, and start the command again: it resumes from the previous checkpoint."
             ) from error
 
     def close(self) -> None:
-        """Wait for a write without raising what it raises: for the way out after another error."""
+        """Wait for a write and ignore its errors, while another error is being raised."""
         self._pool.shutdown(wait=True)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: whole or absent, read without running anything, old ones removed."""
+"""Checkpoints of a run: complete or absent, read without executing code, old ones removed."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ class Checkpoint:
 
     path: Path
     step: int
-    """Optimizer steps that were done when it was written."""
+    """Number of optimizer steps done when it was written."""
 
     def state(self) -> dict[str, Any]:
         """Step, task state and provenance."""
@@ -46,7 +46,7 @@ class Checkpoint:
         return loaded
 
     def model(self, renamed: Mapping[str, str] | None = None) -> dict[str, Tensor]:
-        """State of the task's model; ``renamed``: names of earlier versions -> names of now."""
+        """State of the task's model; ``renamed`` maps names of earlier versions to current ones."""
         try:
             state = load_file(self.path / MODEL)
         except (OSError, SafetensorError) as error:
@@ -54,10 +54,10 @@ class Checkpoint:
         return {(renamed or {}).get(name, name): tensor for name, tensor in state.items()}
 
     def config(self) -> dict[str, Any]:
-        """The configuration that it was trained with."""
+        """The configuration of the training run, as nested dicts."""
         try:
             loaded: dict[str, Any] = OmegaConf.to_container(OmegaConf.load(self.path / CONFIG))  # type: ignore[assignment]
-        except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
+        except Exception as error:  # includes PyYAML's own classes, which OmegaConf does not wrap
             raise CheckpointError(f"{self.path / CONFIG} is not readable ({error}); {self._remedy()}") from error
         return loaded
 
@@ -65,12 +65,12 @@ class Checkpoint:
         """State of the optimizer, and of the gradient scaler if there was one."""
         try:
             loaded: dict[str, Any] = torch.load(self.path / OPTIMIZER, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever its reader stumbles over
+        except Exception as error:  # torch.load raises all kinds of errors for damaged files
             raise CheckpointError(f"{self.path / OPTIMIZER} is not readable ({error}); {self._remedy()}") from error
         return loaded
 
     def _remedy(self) -> str:
-        return f"remove {self.path} to resume from the one before it."
+        return f"remove {self.path} to resume from the previous one."
 
 
 def find_checkpoints(out: Path) -> list[Checkpoint]:
@@ -91,12 +91,12 @@ def latest_checkpoint(out: Path) -> Checkpoint | None:
 
 
 def mark_best(out: Path, figure: str) -> Checkpoint | None:
-    """Find the checkpoint whose validation has the lowest ``figure`` (of equals the first), and name it in best.json.
+    """Find the checkpoint with the lowest validation ``figure`` (the first if equal), and name it in best.json.
 
-    Those that are there say which it is; as the best is never pruned, it is the best of the run so far.
+    Only existing checkpoints are compared; since the best is never pruned, this is the best of the run so far.
 
     Returns:
-        The checkpoint, or None if none was validated by that figure.
+        The checkpoint, or None if none has that figure.
     """
     best: tuple[float, Checkpoint, dict[str, Any]] | None = None
     for checkpoint in find_checkpoints(out):
@@ -112,7 +112,7 @@ def mark_best(out: Path, figure: str) -> Checkpoint | None:
 
 
 def best_checkpoint(out: Path) -> Checkpoint | None:
-    """The checkpoint that best.json names, or None if there is none, or not any more."""
+    """The checkpoint that best.json names, or None if there is none, or it no longer exists."""
     try:
         step = json.loads((out / BEST).read_text(encoding="utf-8"))["step"]
     except FileNotFoundError:
@@ -123,7 +123,7 @@ def best_checkpoint(out: Path) -> Checkpoint | None:
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A checkpoint folder, whatever it is called by now."""
+    """Open a checkpoint folder, whatever its name."""
     try:
         step = int(json.loads((path / STATE).read_text(encoding="utf-8"))["step"])
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -140,7 +140,7 @@ def save_checkpoint(
     state: Mapping[str, Any],
     config: str,
 ) -> Checkpoint:
-    """Write a checkpoint under a temporary name, then rename it: a kill at any moment leaves the old ones whole."""
+    """Write a checkpoint under a temporary name, then rename it: the old ones survive a kill at any moment."""
     folder = out / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step_{step:08d}"
@@ -151,9 +151,9 @@ def save_checkpoint(
         (temporary / CONFIG).write_text(config, encoding="utf-8")
         (temporary / STATE).write_text(json.dumps({"step": step, **state}, indent=2) + "\n", encoding="utf-8")
         for path in (*temporary.iterdir(), temporary):
-            make_ordinary(path, 0o777 if path == temporary else 0o666)  # safetensors makes files for their owner alone
+            make_ordinary(path, 0o777 if path == temporary else 0o666)  # safetensors' are readable by their owner only
             _sync(path)
-        if final.exists():  # the same step, written by a run that was resumed from before it
+        if final.exists():  # the same step, written before the run was resumed from an earlier one
             shutil.rmtree(final)
         temporary.rename(final)
         _sync(folder)
@@ -164,13 +164,13 @@ def save_checkpoint(
 
 
 def prune_checkpoints(out: Path, *, keep_last: int, keep_every: int | None, keep: frozenset[int] = frozenset()) -> None:
-    """Remove what is neither among the newest, nor a multiple of ``keep_every``, nor in ``keep``; and remains of
-    interrupted writes."""
+    """Remove checkpoints that are neither among the newest, nor multiples of ``keep_every``, nor in ``keep``, and the
+    remains of interrupted writes."""
     found = find_checkpoints(out)
     for checkpoint in found[:-keep_last]:
         if checkpoint.step in keep or (keep_every and checkpoint.step % keep_every == 0):
             continue
-        # Renamed first, so that a kill in between leaves no half checkpoint under a valid name.
+        # Renamed first, so that a kill in between leaves no incomplete checkpoint under a valid name.
         doomed = checkpoint.path.with_name(f".{checkpoint.path.name}.part")
         checkpoint.path.rename(doomed)
     for remains in (out / "checkpoints").glob(".step_*.part"):
@@ -178,7 +178,7 @@ def prune_checkpoints(out: Path, *, keep_last: int, keep_every: int | None, keep
 
 
 def check_same_run(checkpoint: Checkpoint, theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> None:
-    """Raise :class:`ConfigError` for the first thing that a checkpoint was trained with and that is another now."""
+    """Raise :class:`ConfigError` for the first setting in which a checkpoint and the current run differ."""
     for key, before, now in differences(theirs, ours):
         if key == "data":
             raise ConfigError(
@@ -192,7 +192,8 @@ def check_same_run(checkpoint: Checkpoint, theirs: Mapping[str, Any], ours: Mapp
 
 
 def differences(theirs: Any, ours: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """(dotted key, their value, our value) wherever two nested mappings differ; keys of one alone are left out."""
+    """(dotted key, their value, our value) wherever two nested mappings differ; keys of only one of them are
+    ignored."""
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         for name in (name for name in theirs if name in ours):
             yield from differences(theirs[name], ours[name], f"{key}.{name}" if key else name)
@@ -209,7 +210,7 @@ def _sync(path: Path) -> None:
 
 
 def run_checkpoint(path: Path) -> Checkpoint | None:
-    """The checkpoint folder that ``path`` is, the newest of the run folder or the best that it means, or None."""
+    """The checkpoint that ``path`` names: a checkpoint folder, best.json, or the newest of a run folder; else None."""
     if path.name == BEST and path.is_file():
         return best_checkpoint(path.parent)
     if (path / MODEL).is_file() and (path / STATE).is_file():

@@ -1,4 +1,4 @@
-"""What the ``midway-zoo train`` commands do."""
+"""The work of the ``midway-zoo train`` commands."""
 
 import logging
 import shlex
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def run_task(
     name: str, recipe: str | None, settings: Sequence[str], *, print_config: bool = False, dry_run: bool = False
 ) -> None:
-    """Train; prints how it ended, and how to go on if it was stopped."""
+    """Train, and print how it ended and how to continue if it was stopped."""
     schema = config_class(name)
     if print_config:
         sys.stdout.write(describe_config(schema, recipe, settings))
@@ -35,7 +35,7 @@ def run_task(
     if package.getEffectiveLevel() < logging.ERROR:  # not with --quiet
         package.setLevel(logging.INFO)
     accelerator = make_accelerator(config)
-    with accelerator.main_process_first():  # the first builds the index, the others read it
+    with accelerator.main_process_first():  # the first process builds the index, the others read it
         task: Task[Any] = task_class(name)(config)
     if dry_run:
         _dry_run(task, accelerator)
@@ -46,12 +46,12 @@ def run_task(
 
 
 def describe(result: RunResult, name: str, recipe: str | None, settings: Sequence[str], processes: int = 1) -> str:
-    """How a run ended, and what to do next, in a line or two."""
+    """One or two lines about how a run ended and what to do next."""
     values = ", ".join(f"{key} {value:.4g}" for key, value in result.last.items())
     ended = f"{result.reason} after {result.step} steps ({values})." if values else f"{result.reason}."
     if result.finished:
         return f"{ended}\nmidway-zoo train export {result.best or result.checkpoint} OUT  # to use it"
-    # `resume` as it was given would refuse the checkpoint that was just written if it was "never".
+    # With the given resume=never, the new checkpoint would be refused.
     again = [setting for setting in settings if not setting.startswith("resume=")]
     program = ["midway-zoo", "train"]
     if processes > 1:
@@ -61,7 +61,7 @@ def describe(result: RunResult, name: str, recipe: str | None, settings: Sequenc
 
 
 def _dry_run(task: Task[Any], accelerator: Accelerator) -> None:
-    """Two steps, nothing written."""
+    """Run two steps without writing anything, and print speed, memory and duration."""
     trial = try_out(task, accelerator=accelerator)
     if not accelerator.is_main_process:
         return
@@ -81,7 +81,7 @@ def _dry_run(task: Task[Any], accelerator: Accelerator) -> None:
 def _peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    import resource  # not on Windows, which has no CUDA-less training worth measuring
+    import resource  # imported here since Windows does not have it
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
@@ -95,7 +95,7 @@ def _duration(seconds: float) -> str:
 
 
 def run_index(root: Path, output: Path | None, *, workers: int | None, force: bool) -> None:
-    """Write an index and say what is in it."""
+    """Write an index and print a summary."""
     location = index_path(root, output)
     known = Index.load(location, base_folder(root)) if location.is_file() and not force else None
     check_index_path(location)
@@ -108,6 +108,6 @@ def run_index(root: Path, output: Path | None, *, workers: int | None, force: bo
 def run_prepare(
     root: Path, out: Path, *, height: int, gop: int, layout: Literal["video", "frames"], workers: int | None
 ) -> None:
-    """Re-encode and say what it took."""
+    """Re-encode videos and print a summary."""
     report = prepare(root, out, height=height, gop=gop, format=layout, workers=workers)
     sys.stdout.write(f"{report}\n")

@@ -1,10 +1,11 @@
 """Configuration: strict dataclasses, YAML recipes that ship with the package, ``key.sub=value`` overrides."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from typing import Any, ClassVar, TypeVar, get_origin
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,7 +19,7 @@ Config = TypeVar("Config", bound="RunConfig")
 
 @dataclass
 class RunConfig:
-    """What every training run has, whatever it trains. These keys are stable."""
+    """Settings of every training run, whatever it trains. These keys are stable."""
 
     out: str = MISSING
     """Run folder: config.yaml, log.jsonl, checkpoints/, pictures/."""
@@ -32,44 +33,47 @@ class RunConfig:
     max_seconds: float | None = field_range(None, above=0)
     """Stop (and save) after this much wall-clock time; the run can be resumed."""
     batch_size: int = field_range(MISSING, at_least=1)
-    """Pairs (or images) of one optimizer step, over all processes."""
+    """Pairs (or images) per optimizer step, over all processes."""
     accumulate: int = field_range(1, at_least=1)
-    """Micro-batches that a process splits its share of a step into; the gradients are those of the whole."""
+    """Micro-batches that each process splits its share of a step into; the gradients are those of the whole batch."""
     num_workers: int = field_range(8, at_least=0)
-    """Data workers of each process; 0 loads in the process itself. The data do not depend on it."""
+    """Data workers of each process; 0 loads in the process itself. The number does not affect the data."""
     precision: str = field_range("bf16", choices=("no", "bf16", "fp16"))
     """no, bf16 or fp16 autocast."""
     cpu_attention: str = field_range("measured", choices=("measured", "autocast"))
-    """measured: a CPU under bf16 takes attention in float32 where that is faster there; autocast: in bf16."""
+    """measured: a CPU under bf16 computes attention in float32 if that is measured to be faster; autocast: in bf16."""
     compile: bool = False
-    """Compile the training step with torch.compile; on an accelerator what precedes it too, as pretraining's colours.
-    Recommended on GPUs: it takes minutes at the start."""
+    """Compile the training step with torch.compile, on an accelerator also the preceding augmentation. Recommended on
+    GPUs, though it takes minutes at the start."""
     shard: bool = False
     """Shard parameters, gradients and optimizer state over the processes (FSDP2) instead of replicating them (DDP).
-    Checkpoints are the same, and a run may change this when it is resumed."""
+    Checkpoints are the same, and a resumed run may change this."""
     save_every: int = field_range(1000, at_least=1)
     """Steps between checkpoints."""
     keep_last: int = field_range(3, at_least=1)
-    """Newest checkpoints that are kept."""
+    """How many of the newest checkpoints are kept."""
     keep_every: int | None = field_range(None, above=0)
-    """Checkpoints whose step is a multiple of this are kept for good."""
+    """Checkpoints whose step is a multiple of this are always kept."""
     resume: str = field_range("auto", choices=("auto", "never", "must"))
-    """auto: continue when ``out`` holds a checkpoint; never: refuse an ``out`` that holds one; must: insist on one."""
+    """auto: continue if ``out`` holds a checkpoint; never: refuse an ``out`` that holds one; must: require one."""
     init_from: str | None = None
     """Initial weights: a pretrained name, a file or folder that load_checkpoint reads, or an exported run."""
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers that Accelerate knows: tensorboard, wandb, trackio, ...; may be empty."""
     tracker_project: str = "midway_zoo"
-    """Project of the trackers."""
+    """Project name for the trackers."""
     tracker_name: str | None = None
-    """Name of the run there; null takes that of the run folder. A resumed run continues its wandb run."""
+    """Name of the run for the trackers; null for that of the run folder. A resumed run continues its wandb run."""
     log_every: int = field_range(10, at_least=1)
     """Steps between reports to the trackers; log.jsonl has every step."""
     picture_every: int | None = field_range(None, above=0)
     """Steps between pictures."""
 
+    renamed_keys: ClassVar[Mapping[str, str]] = {}
+    """Dotted keys of earlier versions -> their names now, in the same section."""
+
     def check(self) -> None:
-        """Raise :class:`ConfigError` for a value, or a combination of values, that cannot be trained with."""
+        """Raise :class:`ConfigError` for a value or a combination of values that training cannot use."""
         check_fields(self)
 
 
@@ -81,16 +85,16 @@ def recipe_names() -> list[str]:
 def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequence[str] = ()) -> Config:
     """A configuration whose values are within their ranges: the schema's defaults, then the recipe, then the overrides.
 
-    What belongs together is checked by ``config.check()``, which a task calls; a configuration may be read without.
+    Combinations of values are not checked here but by ``config.check()``, which a task calls.
 
     Args:
-        schema: dataclass that says which keys there are, and their types.
+        schema: dataclass that defines the keys and their types.
         recipe: name of a bundled recipe, path of a YAML file, or None.
         overrides: ``key.sub=value``, values in YAML.
 
     Raises:
-        ConfigError: for an unknown key (with the nearest one), a value of the wrong type, or a key that has to be
-            given and is not.
+        ConfigError: for an unknown key (with the nearest one), a value of the wrong type, or a required key that is
+            missing.
         MissingFileError: if there is no such recipe.
     """
     merged = _merged(schema, recipe, overrides)
@@ -104,15 +108,35 @@ def load_config(schema: type[Config], recipe: str | Path | None, overrides: Sequ
         pick = "" if recipe is not None else f"pick a recipe: --recipe {' | '.join(_recipes_of(schema))}; or "
         raise ConfigError(f"no value for {', '.join(missing)}; {pick}pass {given}.")
     config: Config = whole  # type: ignore[assignment]
-    if config.precision == "False":  # what YAML makes of precision=no
+    if config.precision == "False":  # YAML parses precision=no as False
         config.precision = "no"
     check_fields(config)
     return config
 
 
 def describe_config(schema: type[RunConfig], recipe: str | Path | None, overrides: Sequence[str] = ()) -> str:
-    """The configuration that :func:`load_config` would give, as YAML; what has to be given yet is ``???``."""
+    """The configuration that :func:`load_config` would give, as YAML; required values that are missing are ``???``."""
     return OmegaConf.to_yaml(_merged(schema, recipe, overrides))
+
+
+def current_names(content: Mapping[str, Any], renamed: Mapping[str, str]) -> dict[str, Any]:
+    """Nested mappings with the keys of earlier versions by their names now; the rest as it is.
+
+    Raises:
+        ConfigError: if both names of a key are given.
+    """
+    result: dict[str, Any] = copy.deepcopy(dict(content))
+    for old, new in renamed.items():
+        *sections, last = old.split(".")
+        section: Any = result
+        for name in sections:
+            section = section.get(name) if isinstance(section, dict) else None
+        if isinstance(section, dict) and last in section:
+            current = new.rpartition(".")[2]
+            if current in section:
+                raise ConfigError(f"{old} is called {new} now, and both are given; remove {old}.")
+            section[current] = section.pop(last)
+    return result
 
 
 def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Sequence[str]) -> DictConfig:
@@ -120,11 +144,18 @@ def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Seque
     layers = []
     if recipe is not None:
         origin, text = read_recipe(recipe)
-        layers.append((origin, _parse(text, origin)))
+        content: Any = OmegaConf.to_container(_parse(text, origin))
+        try:
+            layers.append((origin, OmegaConf.create(current_names(content, schema.renamed_keys))))
+        except ConfigError as error:
+            raise ConfigError(f"{origin}: {error}") from error
     for override in overrides:
-        key, equals, _ = override.partition("=")
+        key, equals, value = override.partition("=")
         if not equals:
             raise ConfigError(f"{override!r} is not KEY=VALUE. Overrides look like data.root=/videos.")
+        if key in schema.renamed_keys:
+            new = schema.renamed_keys[key]
+            raise ConfigError(f"{override}: {key} is called {new} now; pass {new}={value}.")
         layers.append((override, _parsed(override, OmegaConf.from_dotlist, [override])))
     merged = OmegaConf.structured(schema)
     for origin, layer in layers:
@@ -141,7 +172,7 @@ def _merged(schema: type[RunConfig], recipe: str | Path | None, overrides: Seque
 
 
 def _recipes_of(schema: type[RunConfig]) -> list[str]:
-    """Bundled recipes whose keys are all this configuration's."""
+    """Bundled recipes whose keys all belong to this configuration."""
     known = list(key_names(schema))
     fitting = []
     for name in recipe_names():
@@ -167,7 +198,8 @@ def write_config(config: RunConfig, path: Path) -> None:
 
 
 def key_names(schema: type[Any], prefix: str = "") -> Iterator[str]:
-    """Dotted names of a schema's leaves; a mapping's ends in ``.*``, what is in it is its reader's business."""
+    """Dotted names of a schema's leaves; the name of a mapping ends in ``.*``, and its contents are not checked
+    here."""
     for entry in fields(schema):
         if is_dataclass(entry.type) and isinstance(entry.type, type):
             yield from key_names(entry.type, f"{prefix}{entry.name}.")
@@ -211,7 +243,7 @@ def _parse(text: str, origin: str) -> DictConfig:
 def _parsed(origin: str, parse: Callable[[Any], Any], text: Any) -> Any:
     try:
         return parse(text)
-    except Exception as error:  # PyYAML's own classes, which OmegaConf lets through
+    except Exception as error:  # includes PyYAML's own classes, which OmegaConf does not wrap
         raise ConfigError(f"{origin}: not readable YAML: {' '.join(str(error).split())}") from error
 
 

@@ -1,6 +1,7 @@
-"""The processes of a run: starting them with Accelerate, sharding a model over them (FSDP2), stopping in good order.
+"""The processes of a run: starting them with Accelerate, sharding a model over them (FSDP2), and orderly stops.
 
-Checkpoints do not show how many there were: they hold whole tensors, and a run may be resumed with sharding or without.
+Checkpoints do not depend on the number of processes: they hold whole tensors, and a run may be resumed with or without
+sharding.
 """
 
 import copy
@@ -49,7 +50,7 @@ _SWITCHES = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_
 def check_launch() -> None:
     """Raise :class:`ConfigError` if Accelerate was told, by its launcher or a plugin, to shard the model by itself.
 
-    Clipping per tensor, averages of weights, and checkpoints have to know how a model is sharded.
+    Clipping per tensor, averages of weights and checkpoints must know how a model is sharded.
     """
     for switch in _SWITCHES:  # launcher and plugins both set them
         if parse_flag_from_env(switch):
@@ -63,12 +64,12 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     """Accelerate for this process, as launched by ``accelerate launch``, torchrun, SLURM or by itself.
 
     Raises:
-        ConfigError: if the processes do not see each other, the batch does not divide among them, or the device has
-            not the precision, or Accelerate was told to shard the model by itself.
+        ConfigError: if the processes do not see each other, the batch does not divide among them, the device does not
+            support the precision, or Accelerate was told to shard the model by itself.
     """
     check_launch()
     if config.precision == "fp16" and not torch.accelerator.is_available():
-        raise ConfigError("precision=fp16 needs a GPU, and there is none here; use precision=bf16 or precision=no.")
+        raise ConfigError("precision=fp16 needs a GPU, and none is available; use precision=bf16 or precision=no.")
     unknown = [name for name in config.trackers if name not in LoggerType.list()]
     if unknown or "all" in config.trackers:
         raise ConfigError(f"trackers={config.trackers}: known are {', '.join(sorted(LoggerType.list()))}, except all.")
@@ -76,12 +77,12 @@ def make_accelerator(config: RunConfig) -> Accelerator:
     if absent:
         raise ConfigError(f"trackers={config.trackers}: {absent[0]} is not installed; pip install {absent[0]}.")
     accelerator = Accelerator(
-        # Unless told so, Accelerate takes processes that torchrun starts on CPUs for as many runs of their own.
+        # Without this, Accelerate treats processes that torchrun starts on CPUs as separate runs.
         cpu=not torch.accelerator.is_available(),
         mixed_precision=config.precision,
         log_with=list(config.trackers) or None,
         project_dir=config.out,
-        # The center is averaged by hand, once a step; nothing else is a buffer that differs between processes.
+        # The center is averaged explicitly once per step; no other buffer differs between processes.
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             # The first process validates and saves while the others wait.
@@ -104,22 +105,22 @@ def make_accelerator(config: RunConfig) -> Accelerator:
 
 
 def check_agreement(accelerator: Accelerator, step: int | None, out: Path) -> None:
-    """Processes that see different folders would train different models under one name.
+    """Check that all processes see the same checkpoints, since otherwise they would train different models.
 
     Args:
-        accelerator: of this process; each has to call this.
-        step: of the newest checkpoint that this process sees, None for none.
+        accelerator: the accelerator of this process; every process has to call this.
+        step: step of the newest checkpoint that this process sees; None if there is none.
         out: the run folder.
 
     Raises:
-        CheckpointError: naming the machines and what each sees.
+        CheckpointError: if they differ, naming the machines and what each sees.
     """
     seen = gather_object([(platform.node(), accelerator.process_index, step)])
     if len({step for _, _, step in seen}) > 1:
         told = (f"process {rank} on {host} {'none' if at is None else f'step {at}'}" for host, rank, at in seen)
         raise CheckpointError(
-            f"the processes see different newest checkpoints in out={out}: {', '.join(told)}. It must be a folder that "
-            "all machines share."
+            f"the processes see different newest checkpoints in out={out}: {', '.join(told)}. It must be a folder "
+            "shared by all machines."
         )
 
 
@@ -128,12 +129,12 @@ def shard_model(model: nn.Module, units: Iterable[nn.Module], accelerator: Accel
 
     Args:
         model: the same weights in every process.
-        units: submodules whose weights are gathered while they run and let go after; what is in none of them is
+        units: submodules whose weights are gathered while they run and released afterwards; other weights are
             gathered while ``model`` runs. Only their ``forward`` may read their weights.
-        accelerator: says which processes and devices there are. With one process there is nothing to divide.
+        accelerator: provides processes and devices. With one process there is nothing to divide.
 
     Raises:
-        ConfigError: for processes that talk through Gloo (those on CPUs do), with a torch before 2.8.
+        ConfigError: for processes that communicate through Gloo (those on CPUs) with torch before 2.8.
     """
     if accelerator.num_processes == 1:
         logger.info("shard=true: there is one process, which keeps everything")
@@ -146,7 +147,7 @@ def shard_model(model: nn.Module, units: Iterable[nn.Module], accelerator: Accel
     mesh = init_device_mesh(device, (accelerator.num_processes,))
     for unit in units:
         fully_shard(unit, mesh=mesh)
-    # FSDP would keep what the root gathers until a backward pass; a forward without one would then see old weights.
+    # FSDP keeps what the root gathers until a backward pass; a forward pass without one would see old weights.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for module in model.modules() if gloo else ():
         if isinstance(module, FSDPModule):
@@ -166,7 +167,8 @@ def _check_gloo_is_supported() -> None:
 
 @contextmanager
 def unsynchronised(model: nn.Module) -> Iterator[None]:
-    """Backward passes in here add to the gradients of this process only; the next one outside sums over them all."""
+    """Within the context, backward passes add to this process's gradients only; the next one outside synchronises
+    them."""
     if not isinstance(model, FSDPModule):
         yield
         return
@@ -179,13 +181,13 @@ def unsynchronised(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def local_shards(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """This process's part of each tensor, sharing its memory; tensors that are whole stay as they are."""
+    """This process's part of each tensor, sharing its memory; undivided tensors stay as they are."""
     return [tensor.to_local() if isinstance(tensor, DTensor) else tensor for tensor in tensors]
 
 
 @torch.no_grad()
 def whole_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Norm of each tensor, over all its shards; one communication for all, none if they are whole."""
+    """Norm of each tensor, over all its shards; one communication for all, none if they are undivided."""
     norms = torch._foreach_norm(local_shards(tensors))
     divided = [isinstance(tensor, DTensor) for tensor in tensors]
     if not any(divided):
@@ -204,26 +206,27 @@ def whole_model_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def whole_optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """As :func:`whole_model_state`: the optimizer's state, by names of the model's parameters."""
-    plain: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)  # Accelerate's wraps it
+    """As :func:`whole_model_state`, for the optimizer's state by names of the model's parameters."""
+    plain: torch.optim.Optimizer = getattr(optimizer, "optimizer", optimizer)  # wrapped by Accelerate's optimizer
     return dict(get_optimizer_state_dict(model, plain, options=_WHOLE))
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: Mapping[str, Any]) -> None:
-    """Read what :func:`whole_optimizer_state` gave into an optimizer whose parameters may be divided.
+    """Load the result of :func:`whole_optimizer_state` into an optimizer whose parameters may be divided.
 
-    Not by ``set_optimizer_state_dict``: it wants a state of every parameter, and those that took no gradient yet (the
-    projection head's last layer, at first) have none. Learning rates and the like are the optimizer's own.
+    ``set_optimizer_state_dict`` does not work here: it expects a state for every parameter, but parameters without a
+    gradient so far (at first the projection head's last layer) have none. Learning rates and other options of the
+    optimizer stay as they are.
 
     Raises:
-        ValueError: if the state is of other parameters.
+        ValueError: if the state belongs to other parameters.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     saved = {name for group in state["param_groups"] for name in group["params"]}
     wanted = {names[parameter] for parameter in parameters}
     if saved != wanted:
-        raise ValueError(f"it is of {len(saved)} parameters, {len(saved & wanted)} of them among these {len(wanted)}")
+        raise ValueError(f"it has {len(saved)} parameters, {len(saved & wanted)} of them among these {len(wanted)}")
     own = optimizer.state_dict()
     entries = {
         index: _divided_like(parameter, state["state"][names[parameter]])
@@ -234,9 +237,9 @@ def load_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, state: Ma
 
 
 def named_optimizer_state(state: Mapping[str, Any], model: nn.Module) -> Mapping[str, Any]:
-    """A state by names of parameters; of one that an earlier version wrote by their positions, too.
+    """An optimizer state by names of parameters, also from one that an earlier version wrote by positions.
 
-    Those had two groups over the whole model, what is decayed before what is not.
+    Those had two groups over the whole model, the parameters with weight decay before those without.
 
     Raises:
         ValueError: if the positions are not those of this model.
@@ -248,7 +251,7 @@ def named_optimizer_state(state: Mapping[str, Any], model: nn.Module) -> Mapping
     plain = [name for name, parameter in trained if parameter.ndim <= 1 or name.endswith(".bias")]
     names = [name for name, _ in trained if name not in set(plain)] + plain
     if len(names) != len(positions):
-        raise ValueError(f"it is of {len(positions)} parameters, not {len(names)}")
+        raise ValueError(f"it has {len(positions)} parameters, not {len(names)}")
     return {
         "state": {names[position]: entry for position, entry in state["state"].items()},
         "param_groups": [{**group, "params": [names[i] for i in group["params"]]} for group in state["param_groups"]],
@@ -265,8 +268,8 @@ def _divided_like(parameter: Tensor, entry: Mapping[str, Any]) -> dict[str, Any]
 
 
 class WholeCopy:
-    """A copy of a model, without memory of its own until weights are lent to it: one process alone cannot run a
-    model that is divided."""
+    """A copy of a model that has no memory of its own until weights are lent to it: a single process cannot run a
+    divided model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy.deepcopy(model)
@@ -274,7 +277,8 @@ class WholeCopy:
 
     @contextmanager
     def stands_in(self, task: Task[Any], state: Mapping[str, Tensor], device: torch.device) -> Iterator[None]:
-        """``task.model`` is the copy in here, with the weights of ``state`` (see :func:`whole_model_state`)."""
+        """Within the context, ``task.model`` is the copy with the weights of ``state`` (see
+        :func:`whole_model_state`)."""
         divided = task.model
         self.model.load_state_dict(state, assign=True)
         task.model = self.model.to(device)
@@ -309,7 +313,7 @@ class StopRequest:
 
     @contextmanager
     def saving(self) -> Iterator[None]:
-        """In here no SIGINT interrupts: a checkpoint that was begun is finished."""
+        """Within the context no SIGINT interrupts, so that a checkpoint is completed."""
         self._saving = True
         try:
             yield

@@ -1,4 +1,4 @@
-"""What a run tells while it goes: log.jsonl, the progress bar, and values read without stalling the device."""
+"""Reports of a run: log.jsonl, the progress bar, and values read without stalling the device."""
 
 import json
 import logging
@@ -24,11 +24,11 @@ logger = logging.getLogger(__name__)
 
 
 class StepLog:
-    """``log.jsonl``: one line a step, in order, each step once.
+    """``log.jsonl``: one line per step, in order, each step once.
 
     Args:
-        path: the file; lines of steps from ``first_step`` on, and a torn last line, are dropped from it.
-        first_step: the step that comes next.
+        path: the file; lines of steps from ``first_step`` on, and an incomplete last line, are removed.
+        first_step: the next step.
     """
 
     def __init__(self, path: Path, first_step: int) -> None:
@@ -38,17 +38,17 @@ class StepLog:
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append one step; the line reaches the file at once. Infinite numbers become null: JSON has none."""
+        """Append one step; the line is flushed at once. Infinite numbers become null, since JSON has none."""
         finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()}
         self._file.write(json.dumps(finite) + "\n")
 
     def close(self) -> None:
-        """No more lines."""
+        """Close the file."""
         self._file.close()
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a ``log.jsonl``; a torn line, which a kill can leave, is left out."""
+    """Lines of a ``log.jsonl``; an incomplete line, which a kill can leave, is skipped."""
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
@@ -75,14 +75,14 @@ class Delayed:
             self._values = values
 
     def read(self) -> dict[str, float]:
-        """Wait until they are there, if they are not."""
+        """The numbers, waiting until they have arrived."""
         if self._event is not None:
             self._event.synchronize()
         return dict(zip(self.names, self._values.tolist(), strict=True))
 
 
 class Progress:
-    """The bar on stderr; silent when that is no terminal, and on all processes but the first."""
+    """The bar on stderr; shown only in a terminal, and only by the first process."""
 
     def __init__(self, first_step: int, last_step: int, *, shown: bool, unit: str, values: Sequence[str] = ()) -> None:
         self.unit, self.values = unit, ("loss", *values, "lr")
@@ -103,7 +103,7 @@ class Progress:
 
 
 def publish_pictures(pictures: Mapping[str, Tensor], step: int, folder: Path, trackers: Sequence[Any]) -> None:
-    """Write pictures, uint8 (3, H, W), as PNG and to the trackers of Accelerate that show pictures."""
+    """Write pictures, uint8 (3, H, W), as PNG and to those of Accelerate's trackers that support pictures."""
     folder.mkdir(exist_ok=True)
     for name, picture in pictures.items():
         write_png(folder / f"{name}_{step + 1:08d}.png", picture, overwrite=True)
@@ -117,7 +117,7 @@ def publish_pictures(pictures: Mapping[str, Tensor], step: int, folder: Path, tr
 
 
 def provenance() -> dict[str, Any]:
-    """What made a checkpoint, without asking git."""
+    """Versions that made a checkpoint, without asking git."""
     return {
         "midway_zoo": __version__,
         "torch": torch.__version__,
@@ -128,7 +128,7 @@ def provenance() -> dict[str, Any]:
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys and values that every tracker takes."""
+    """A flat mapping with dotted keys and values that every tracker accepts."""
     found: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -139,11 +139,11 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def tracker_arguments(out: Path, name: str | None) -> dict[str, dict[str, Any]]:
-    """What trackers are told of a run, by tracker: its name, and an identity that stays when the run is resumed.
+    """Arguments about a run by tracker: its name, and an identifier that stays the same when the run is resumed.
 
     Args:
-        out: the run folder; the identity is kept in it.
-        name: of the run; None takes the folder's.
+        out: the run folder; the identifier is stored in it.
+        name: name of the run; None for that of the folder.
     """
     file = out / "tracker_id.txt"
     if not file.is_file():

@@ -1,4 +1,4 @@
-"""The training loop, for any task: Accelerate does devices, processes, precision and trackers."""
+"""The training loop for any task; Accelerate handles devices, processes, precision and trackers."""
 
 import copy
 import logging
@@ -50,7 +50,7 @@ from midway_zoo.train.optim import set_hyperparameters, total_norm
 from midway_zoo.train.task import Task, split_batch, trainable
 
 logger = logging.getLogger(__name__)
-_WAITED = "waited/"  # + rank: seconds that a process waited for a batch
+_WAITED = "waited/"  # followed by the rank: seconds that a process waited for a batch
 
 
 class TrainingDivergedError(MidwayZooError, FloatingPointError):
@@ -62,7 +62,7 @@ class RunResult:
     """How a run ended."""
 
     step: int
-    """Optimizer steps done, in this process and those it resumed from."""
+    """Optimizer steps done in total, including those before it was resumed."""
     finished: bool
     """False if it was stopped by a signal or a time limit and can be resumed."""
     reason: str
@@ -70,27 +70,27 @@ class RunResult:
     last: dict[str, float]
     """The values of the last step's line in log.jsonl."""
     best: Path | None = None
-    """The checkpoint whose validation was best, where the task says what that is."""
+    """The checkpoint with the best validation, if the task defines that."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a run would take, from its first steps."""
+    """Estimates of a run from its first steps."""
 
     first_seconds: float
-    """Of the first step, from the moment the run was set up."""
+    """Seconds of the first step, including start-up after the set-up of the run."""
     seconds: float
-    """Of the step after it."""
+    """Seconds of the second step."""
     last: dict[str, float]
-    """The values of that step."""
+    """The values of the second step."""
 
 
 def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult:
     """Train until the schedule, ``max_steps``, ``max_seconds`` or a signal ends it.
 
     Args:
-        task: what is trained; ``task.config`` says how long, where to, and from where.
-        accelerator: made from the configuration if None.
+        task: the task; ``task.config`` sets duration, run folder and initial weights.
+        accelerator: None to create it from the configuration.
 
     Raises:
         TrainingDivergedError: if a loss is not finite.
@@ -100,10 +100,10 @@ def fit(task: Task[Any], *, accelerator: Accelerator | None = None) -> RunResult
 
 
 def try_out(task: Task[Any], *, accelerator: Accelerator | None = None) -> Trial:
-    """Two steps of a new run, timed; ``out`` is neither read nor written, and no tracker is told.
+    """Time two steps of a new run, without reading or writing ``out`` and without trackers.
 
     Raises:
-        ConfigError: if the schedule has one step only.
+        ConfigError: if the schedule has only one step.
     """
     if task.total_steps < 2:
         raise ConfigError("the schedule has one step, and a dry run needs two; raise epochs or schedule_steps.")
@@ -160,7 +160,7 @@ class Run:
         task, accelerator = self.task, self.accelerator
         state = checkpoint.state() if checkpoint else {}
         if checkpoint:
-            check_same_run(checkpoint, {**task.assumed, **state["identity"]}, self._identity())
+            check_same_run(checkpoint, task.recorded_identity(state), self._identity())
             try:
                 task.model.load_state_dict(checkpoint.model(task.renamed))
             except RuntimeError as error:
@@ -204,7 +204,7 @@ class Run:
         self.optimizer = accelerator.prepare(task.optimizer())
 
     def _lend_whole(self, state: dict[str, Tensor]) -> AbstractContextManager[None]:
-        """The task's model can be run by the main process alone in here; ``state`` holds whole tensors."""
+        """Within the context the main process can run the task's model alone; ``state`` holds whole tensors."""
         return self.whole.stands_in(self.task, state, self.accelerator.device) if self.whole else nullcontext()
 
     def _without_sync(self) -> AbstractContextManager[None]:
@@ -250,7 +250,7 @@ class Run:
             batch = self._next(batches)
             waited = time.perf_counter() - waited
             self._step(step, batch, waited)
-            # On a GPU the values of a step are read while the next one runs; on a CPU they are there already.
+            # On a GPU the values of a step are read while the next one runs; on a CPU they are available at once.
             self._report(keep=1 if self.accelerator.device.type == "cuda" else 0)
             reason = self._stop_reason()
             if (step + 1) % self.config.save_every == 0 or step + 1 == self.last_step or reason:
@@ -269,7 +269,7 @@ class Run:
 
     def _next(self, batches: Iterator[Any]) -> Any:
         batch = next(batches)
-        self.task.observe(batch)  # not before its step: what it counts belongs into checkpoints
+        self.task.observe(batch)  # not earlier than its step, since its counts are saved in checkpoints
         return batch
 
     def _step(self, step: int, batch: Any, waited: float) -> None:
@@ -297,7 +297,7 @@ class Run:
         self.optimizer.zero_grad(set_to_none=True)
         task.after_update(step)
         sums["stop"] = self._filled(self._wants_to_stop())
-        # Every process's wait has a place of its own, so that one communication brings them all.
+        # Every process's wait has its own entry, so that one communication collects them all.
         rank, world = accelerator.process_index, accelerator.num_processes
         sums |= {f"{_WAITED}{other}": self._filled(waited * world * (other == rank)) for other in range(world)}
         values = reduce(torch.stack(list(sums.values())), "mean")
@@ -306,7 +306,7 @@ class Run:
         self.pending.append(Delayed(step, list(sums), values, extra))
 
     def _filled(self, value: float) -> Tensor:
-        """Filled on the device: a copy from the host would wait for it."""
+        """A scalar filled on the device: a copy from the host would wait for the device."""
         return torch.full((), float(value), device=self.accelerator.device)
 
     def _wants_to_stop(self) -> bool:
@@ -314,7 +314,7 @@ class Run:
         return self.stop.requested or (limit is not None and time.monotonic() - self.started >= limit)
 
     def _stop_reason(self) -> str:
-        """Agreed between the processes: the values that say so were averaged over them."""
+        """The same in all processes, since the values it depends on were averaged over them."""
         if not self.last_values.get("stop"):
             return ""
         return self.stop.name or (f"max_seconds={self.config.max_seconds}" if self.config.max_seconds else "a signal")
@@ -360,7 +360,7 @@ class Run:
         )
 
     def _check_weights(self, step: int) -> None:
-        """A gradient can be infinite where the loss is not."""
+        """Check the weights too: gradients can be infinite while the loss is finite."""
         tensors = [*self.task.model.parameters(), *self.task.model.buffers()]
         tensors = [tensor for tensor in local_shards(tensors) if tensor.is_floating_point() and tensor.numel()]
         bad = torch.stack([~tensor.isfinite().all() for tensor in tensors]).any().float()
@@ -373,7 +373,7 @@ class Run:
             )
 
     def _save(self, step: int) -> None:
-        self._report()  # raises if a value is not finite: what is saved is always good
+        self._report()  # raises if a value is not finite, so that only valid weights are saved
         if self.saved_step == step:
             return
         self._check_weights(step)
@@ -382,7 +382,7 @@ class Run:
         model = whole_model_state(self.task.model)
         optimizer = whole_optimizer_state(self.task.model, self.optimizer)
         if main:
-            if not self.stop.requested:  # whoever sent the signal may not wait for more than the checkpoint
+            if not self.stop.requested:  # the sender of the signal may not wait for more than the checkpoint
                 with self._lend_whole(model):
                     self.task.model.eval()
                     figures = self.task.validate(step, self.out)
@@ -399,7 +399,7 @@ class Run:
                 "provenance": provenance(),
                 "attention": dict(getattr(self.attention, "chosen", {})),
             }
-            self.writer.wait()  # before the copy: never are there two of them in memory
+            self.writer.wait()  # before the copy, so that memory never holds two of them
             self.writer.start(step, partial(self._write, step, snapshot(content), state))
             if figures:
                 logger.info("step %d: %s", step, ", ".join(f"{key} {value:.4g}" for key, value in figures.items()))
@@ -410,7 +410,7 @@ class Run:
         self.last_reported = time.perf_counter()
 
     def _write(self, step: int, content: dict[str, Any], state: dict[str, Any]) -> None:
-        """In the writer's thread: touches nothing that training changes."""
+        """Runs in the writer's thread and touches nothing that training changes."""
         config, task = self.config, self.task
         save_checkpoint(self.out, step, **content, state=state, config=to_yaml(config))
         best = mark_best(self.out, task.best_by) if task.best_by else None
@@ -432,7 +432,7 @@ class Run:
 
     @staticmethod
     def _told(values: Mapping[str, float]) -> dict[str, float]:
-        """Those that a person reads."""
+        """The values of interest to a person."""
         return {name: value for name, value in values.items() if name != "stop" and not name.startswith(_WAITED)}
 
     @staticmethod
@@ -442,7 +442,7 @@ class Run:
     def _result(self, step: int, last: dict[str, float], reason: str, *, finished: bool = True) -> RunResult:
         with self.stop.saving():
             self.writer.wait()
-        self.accelerator.wait_for_everyone()  # the first process has written it: all name the same checkpoint
+        self.accelerator.wait_for_everyone()  # the first process has written it, and all read the same one
         checkpoint = latest_checkpoint(self.out)
         best = best_checkpoint(self.out) if self.task.best_by else None
         paths = [found.path if found else None for found in (checkpoint, best)]

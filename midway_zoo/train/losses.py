@@ -10,10 +10,10 @@ from midway_zoo.errors import ConfigError
 
 
 class DynamicsLoss(nn.Module):
-    """How far predictions are from the target frame's tokens, over the levels (equation 3).
+    """Distance of predictions from the target frame's tokens, over the levels (equation 3).
 
     Args:
-        weights: of levels 2, 1, 0, or of as many as there are.
+        weights: weights of levels 2, 1, 0, or of as many as there are.
         reduction: "sum" of the levels, as in the released runs, or "mean", as in the paper's equation.
     """
 

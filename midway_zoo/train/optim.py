@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from midway_zoo.errors import ConfigError, nearest
 from midway_zoo.train.distributed import local_shards, whole_norms
 
-_DECAYED = 1.0  # only to be told from 0
+_DECAYED = 1.0  # only distinguishes it from 0
 
 
 def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float | None = None) -> list[dict[str, Any]]:
     """AdamW groups by timm's rule: biases and tensors of one dimension have no weight decay; frozen ones are left out.
 
     Args:
-        modules: whose parameters they hold.
-        weight_decay: of the decayed group throughout; None takes each step's.
+        modules: modules whose parameters are grouped.
+        weight_decay: constant weight decay of the decayed group; None for that of each step.
     """
     groups = param_groups_weight_decay(nn.ModuleList(modules), weight_decay=_DECAYED)
     for group in groups:
@@ -29,10 +29,10 @@ def parameter_groups(modules: Iterable[nn.Module], *, weight_decay: float | None
 
 
 def freeze(network: nn.Module, parts: Sequence[str]) -> None:
-    """Take the gradient from parts of a network.
+    """Exclude parts of a network from training.
 
     Args:
-        network: whose modules and parameters are named as in its state dict.
+        network: a network; parts are named as in its state dict.
         parts: names such as "encoder" or "dynamics.forward_dynamics.0".
 
     Raises:
@@ -43,7 +43,7 @@ def freeze(network: nn.Module, parts: Sequence[str]) -> None:
     for part in parts:
         if part not in modules and part not in parameters:
             raise ConfigError(
-                f"network.freeze={part}: no part of the network.{nearest(part, modules | set(parameters))}"
+                f"network.freeze={part}: the network has no such part.{nearest(part, modules | set(parameters))}"
             )
         for name, parameter in parameters.items():
             if name == part or name.startswith(f"{part}."):
@@ -53,8 +53,8 @@ def freeze(network: nn.Module, parts: Sequence[str]) -> None:
 
 
 def layer_groups(vit: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
-    """AdamW groups of an encoder that is fine-tuned, by timm's rules for it: layer by layer downwards, the learning
-    rate is ``layer_decay`` times less; biases, tensors of one dimension and what the ViT names have no weight decay;
+    """AdamW groups for fine-tuning an encoder, by timm's rules: from each layer to the one below, the learning rate is
+    multiplied by ``layer_decay``; biases, tensors of one dimension and those that the ViT names have no weight decay;
     frozen ones are left out."""
     spared: Any = getattr(vit, "no_weight_decay", None)
     groups = param_groups_layer_decay(
@@ -75,7 +75,7 @@ def layer_groups(vit: nn.Module, layer_decay: float) -> list[dict[str, Any]]:
 
 
 def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_decay: float) -> None:
-    """Write this step's values into the groups of :func:`parameter_groups`."""
+    """Set this step's values in the groups of :func:`parameter_groups`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_scale", 1.0)
         if group["scheduled"]:
@@ -83,7 +83,7 @@ def set_hyperparameters(optimizer: torch.optim.Optimizer, lr: float, weight_deca
 
 
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Norm of all gradients together, over all their shards; a scalar on their device."""
+    """Norm of all gradients together, over all shards; a scalar on their device."""
     return torch.linalg.vector_norm(torch.stack(whole_norms(gradients)).float())
 
 
@@ -108,7 +108,7 @@ def ema_update(averages: Sequence[Tensor], values: Sequence[Tensor], momentum: f
 
 
 def paired_parameters(modules: Iterable[tuple[nn.Module, nn.Module]]) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-    """(average, value) parameters of modules that are averaged copies of others."""
+    """Pairs (average, value) of parameters, from modules that are averaged copies of others."""
     for average, value in modules:
         yield from zip(average.parameters(), value.parameters(), strict=True)
 
@@ -121,8 +121,8 @@ def cosine(step: int, total: int, start: float, end: float, *, warmup: int = 0, 
         total: steps of the whole schedule, the warm-up included.
         start: value after the warm-up.
         end: value that step ``total`` would have.
-        warmup: steps of the warm-up; its first step has ``warmup_start``, its last has ``start`` (as
-            ``numpy.linspace`` has them).
+        warmup: steps of the warm-up; its first step has ``warmup_start``, its last has ``start`` (as in
+            ``numpy.linspace``).
         warmup_start: value of step 0 if there is a warm-up.
     """
     if step < warmup:

@@ -1,4 +1,4 @@
-"""What a run trains: the generic loop knows only this."""
+"""The interface between a kind of training and the generic loop."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -12,43 +12,43 @@ from torch.nn.parameter import Parameter
 
 from midway_zoo.errors import ConfigError
 from midway_zoo.train.checkpoints import Checkpoint
-from midway_zoo.train.config import Config
+from midway_zoo.train.config import Config, current_names
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """What the schedules give for one step."""
+    """Values of the schedules for one step."""
 
     lr: float
     weight_decay: float
     momentum: float | None = None
-    """Of the EMA, where there is one."""
+    """Momentum of the EMA, if there is one."""
 
 
 class Task(ABC, Generic[Config]):
-    """Owns model, loss, data, optimizer groups, averages and checkpoint content of one kind of training.
+    """Model, loss, data, optimizer groups, averages and checkpoint content of one kind of training.
 
-    The loop calls, for every step: the loader, :meth:`to_inputs`, the model's forward, backward,
+    For every step the loop calls: the loader, :meth:`to_inputs`, the model's forward, backward,
     :meth:`before_update`, the optimizer, :meth:`after_update`.
     """
 
     name: str
     model: nn.Module
-    """Takes what :meth:`to_inputs` gives; returns scalars, "loss" among them. All of its state is saved."""
+    """Maps the result of :meth:`to_inputs` to scalars, including "loss". Its whole state is saved."""
     total_steps: int
-    """Length of the schedules."""
+    """Length of the schedules in optimizer steps."""
     steps_per_epoch: float
     unit = "pairs"
-    """What batch_size counts."""
+    """Unit of batch_size."""
     best_by: str | None = None
-    """Which of :meth:`validate`'s figures tells the best checkpoint, by its lowest value."""
+    """Name of the figure of :meth:`validate` whose lowest value marks the best checkpoint."""
 
     shown: ClassVar[tuple[str, ...]] = ()
-    """Values of a step that the progress bar shows, beside the loss and the learning rate."""
+    """Values of a step that the progress bar shows in addition to loss and learning rate."""
     renamed: ClassVar[Mapping[str, str]] = {}
-    """Tensors of the model in checkpoints of earlier versions -> what they are called now."""
+    """Tensors of the model in checkpoints of earlier versions -> their names now."""
     assumed: ClassVar[Mapping[str, Any]] = {}
-    """What a checkpoint of an earlier version was trained with where its :meth:`identity` does not say."""
+    """Values for keys that the :meth:`identity` of checkpoints of earlier versions lacks."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -59,7 +59,7 @@ class Task(ABC, Generic[Config]):
 
     @abstractmethod
     def to_inputs(self, batch: Any, step: int) -> Any:
-        """The model's argument, from a batch (or a micro-batch) that is on the device already."""
+        """The model's argument from a batch (or micro-batch) that is already on the device."""
 
     @abstractmethod
     def hyperparameters(self, step: int) -> Hyperparameters:
@@ -81,26 +81,30 @@ class Task(ABC, Generic[Config]):
         """Configuration keys and values that must not change when a run is resumed; JSON types."""
         return {"schedule_steps": self.total_steps}
 
-    def observe(self, batch: Any) -> None:
-        """Look at a batch of this process before it is used (counting failures, for instance).
+    def recorded_identity(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """:meth:`identity` from a checkpoint's state, also of an earlier version."""
+        return current_names({**self.assumed, **state["identity"]}, self.config.renamed_keys)
 
-        Its tensors are on the device already, so that reading their values would wait for it.
+    def observe(self, batch: Any) -> None:
+        """Inspect a batch of this process before it is used, for example to count failures.
+
+        Its tensors are already on the device, so reading their values would wait for the device.
         """
 
     def before_update(self, step: int) -> None:
-        """After the backward pass, before the optimizer: clipping, freezing."""
+        """Called after the backward pass and before the optimizer step, for clipping and freezing."""
 
     def after_update(self, step: int) -> None:
-        """After the optimizer: averages, centers."""
+        """Called after the optimizer step, for averages and centers."""
 
     def health(self, values: Mapping[str, float], step: int) -> str | None:
-        """A warning that names the remedy, if the step's values say that training goes wrong."""
+        """A warning with a remedy if the step's values indicate that training goes wrong; else None."""
         return None
 
     def validate(self, step: int, folder: Path) -> dict[str, float]:
-        """Figures that tell how good the model is by now.
+        """Validate the model.
 
-        Run on the main process, the others waiting, when a checkpoint is written; not if a signal asks for it.
+        Runs in the main process while the others wait, whenever a checkpoint is written except after a signal.
         """
         return {}
 
@@ -109,12 +113,12 @@ class Task(ABC, Generic[Config]):
         return {}
 
     def describe(self) -> dict[str, Any]:
-        """Entries of a checkpoint's state.json that say what the model is; "network" is needed for exports."""
+        """Entries of a checkpoint's state.json that describe the model; exports need "network"."""
         return {}
 
     @classmethod
     def export_files(cls, checkpoint: Checkpoint) -> dict[str, tuple[dict[str, Tensor], dict[str, Any]]]:
-        """What an export holds beside the network: file name -> tensors and metadata of a safetensors file."""
+        """Further files of an export: file name -> tensors and metadata of a safetensors file."""
         return {}
 
     @classmethod
@@ -124,10 +128,12 @@ class Task(ABC, Generic[Config]):
         Raises:
             ConfigError: if there is no such layout of this task.
         """
-        raise ConfigError(f"{checkpoint.path} is of a {cls.name} run, which has no layout {layout!r}: --layout zoo.")
+        raise ConfigError(
+            f"{checkpoint.path} is of a {cls.name} run, which has no layout {layout!r}: use --layout zoo."
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs beside model and optimizer; JSON types."""
+        """State of the task beside model and optimizer, in JSON types."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -135,7 +141,7 @@ class Task(ABC, Generic[Config]):
 
 
 def split_batch(batch: Any, parts: int) -> list[Any]:
-    """Micro-batches: tensors are split along their first dimension, anything else is given to each."""
+    """Micro-batches: tensors are split along their first dimension, and anything else goes to each of them."""
     if parts == 1:
         return [batch]
     chunks = {key: value.chunk(parts) if isinstance(value, Tensor) else [value] * parts for key, value in batch.items()}

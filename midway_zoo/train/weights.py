@@ -1,6 +1,6 @@
-"""Weights into a run (``init_from=``) and out of one (``midway-zoo train export``).
+"""Initial weights of a run (``init_from=``) and exports from one (``midway-zoo train export``).
 
-What a task adds of its own, beside the network, it says itself: ``initialise`` in its folder, ``Task.export_files`` and
+The parts beside the network are up to the task: ``initialise`` in its folder, ``Task.export_files`` and
 ``Task.export_as``.
 """
 
@@ -42,12 +42,12 @@ def network_from(source: str, *, paired: bool) -> MidwayNetwork:
     """The network of a pretrained name, of a file or folder that ``load_checkpoint`` reads, or of a run.
 
     Args:
-        source: what ``init_from=`` says.
-        paired: both encoders; if the source holds one only, it serves as student and as teacher.
+        source: value of ``init_from=``.
+        paired: load both encoders; if the source has only one, it serves as student and teacher.
 
     Raises:
-        MissingFileError: if it is neither a name nor a path that exists.
-        MidwayZooError: whatever reading it raises.
+        MissingFileError: if it is neither a name nor an existing path.
+        MidwayZooError: if it cannot be read.
     """
     path = Path(source)
     if not path.exists():
@@ -55,7 +55,7 @@ def network_from(source: str, *, paired: bool) -> MidwayNetwork:
         if source in names or source in {name.partition(".")[0] for name in names}:
             return _both_encoders(source, partial(create_model, source, pretrained=True), paired=paired)
         raise MissingFileError(
-            f"init_from={source!r} is neither a path that exists nor a pretrained name.{nearest(source, names)} "
+            f"init_from={source!r} is neither an existing path nor a pretrained name.{nearest(source, names)} "
             f"Names: {', '.join(names)}."
         )
     run = run_checkpoint(path)
@@ -67,7 +67,7 @@ def network_from(source: str, *, paired: bool) -> MidwayNetwork:
 
 
 def _both_encoders(name: object, read: Callable[..., MidwayNetwork], *, paired: bool) -> MidwayNetwork:
-    """``read(paired=paired)``; where one encoder is all there is, it serves as both."""
+    """``read(paired=paired)``; if there is only one encoder, it serves as both."""
     try:
         return read(paired=paired)
     except SingleEncoderError:
@@ -85,13 +85,13 @@ def load_into(network: MidwayNetwork, source: MidwayNetwork, name: str, *, rooms
     """Copy the weights of ``source`` into ``network``; position tables are resampled to its grid.
 
     Args:
-        network: takes the weights.
-        source: gives them.
-        name: of the source, for messages.
-        rooms: only these parts, such as ("encoder",); all if empty.
+        network: network to fill.
+        source: network to copy from.
+        name: name of the source, for messages.
+        rooms: copy only these parts, such as ("encoder",); all if empty.
 
     Raises:
-        ConfigError: if a tensor is missing or has another shape; nothing is copied then.
+        ConfigError: if a tensor is missing or has another shape; then nothing is copied.
     """
     given = fit_tables(source.state_dict(), source.config, network.config)
     wanted = {key: value for key, value in network.state_dict().items() if not rooms or key.partition(".")[0] in rooms}
@@ -110,7 +110,7 @@ def check_shapes(wanted: Mapping[str, Tensor], given: Mapping[str, Tensor], name
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
         raise ConfigError(
             f"init_from={name} does not fit the network: {'; '.join(wrong[:3])}{more}. "
-            "Choose network.name and network.overrides as it was trained."
+            "Choose network.name and network.overrides as in its training."
         )
 
 
@@ -139,11 +139,11 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
         run: run folder, or one of its ``checkpoints/step_*``.
         out: for "zoo" a folder: ``model.safetensors`` and ``config.json`` (for ``load_checkpoint``,
             ``MidwayNetwork.from_pretrained``, and ``init_from=``), and in ``encoder/`` the (teacher's) encoder for
-            timm's ``local-dir:``; and what the task adds, such as ``segmentation_head.safetensors`` (for
-            :func:`midway_zoo.load_segmenter`). For another layout what the task says:
-            "released" is a ``.pth`` file in the authors'.
-        layout: "zoo", or one that the run's task has ("released" of pretraining).
-        best: the checkpoint whose validation was best (best.json); ``run`` is the run folder then.
+            timm's ``local-dir:``; and further files of the task, such as ``segmentation_head.safetensors`` (for
+            :func:`midway_zoo.load_segmenter`). For other layouts it depends on the task:
+            "released" is a ``.pth`` file in the authors' layout.
+        layout: "zoo", or a layout of the run's task ("released" for pretraining).
+        best: export the checkpoint with the best validation (best.json); ``run`` is then the run folder.
         overwrite: replace an earlier export.
 
     Returns:
@@ -160,7 +160,7 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     if layout != _ZOO:
         return [task.export_as(layout, checkpoint, out, overwrite=overwrite)]
     further = task.export_files(checkpoint)
-    # A task that can train a ViT of timm too says so by a null there, and exports that itself.
+    # null if the task trained a ViT of timm, which the task exports itself.
     midway = checkpoint.state().get("network", {}) is not None
     network = network_of_checkpoint(checkpoint, paired=None) if midway else None
     folders = (out, out / ENCODER_FOLDER)
@@ -187,7 +187,7 @@ def _best(run: Path) -> Checkpoint:
     found = best_checkpoint(run)
     if found is None:
         raise MissingFileError(
-            f"{run / BEST} names no checkpoint that is there: no checkpoint of this run was validated. "
+            f"{run / BEST} does not name an existing checkpoint: no checkpoint of this run was validated. "
             "Without --best the newest one is exported."
         )
     return found
@@ -197,8 +197,9 @@ def network_of_checkpoint(checkpoint: Checkpoint, *, paired: bool | None) -> Mid
     """The network in a run's checkpoint.
 
     Args:
-        checkpoint: which one.
-        paired: None as trained; False the teacher alone; True both (an encoder trained alone serves as both).
+        checkpoint: the checkpoint.
+        paired: None for the encoders as trained; False for the teacher alone; True for both (a single encoder serves
+            as both).
     """
     state, facts = checkpoint.model(), checkpoint.state()
     described = facts.get("network")

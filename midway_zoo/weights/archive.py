@@ -64,7 +64,7 @@ class TorchArchive:
         """The pickle that describes the file's content."""
         pickled = self.entries.get("data.pkl")
         if pickled is None:
-            raise CheckpointError(f"{self.name} is a zip file but no torch.save file: it holds no data.pkl.")
+            raise CheckpointError(f"{self.name} is a zip file but not a torch.save file: it holds no data.pkl.")
         if pickled.file_size > MAX_PICKLE_BYTES:
             raise CheckpointError(f"{self.name}: data.pkl claims {pickled.file_size} bytes; no checkpoint needs that.")
         order = self.entries.get("byteorder")
@@ -178,7 +178,7 @@ def _check_signature(file: BinaryIO, name: str) -> None:
         raise CheckpointError(f"{name} is a safetensors file: rename it to end in .safetensors.")
     if head[:1] in (b"\x80", b"c", b"(", b"}", b"]"):
         _refuse_pickle(file, name)
-    raise CheckpointError(f"{name} is no torch.save file (it starts with {head[:8]!r}). Pass a released .pth file.")
+    raise CheckpointError(f"{name} is not a torch.save file (it starts with {head[:8]!r}). Pass a released .pth file.")
 
 
 def _refuse_pickle(file: BinaryIO, name: str) -> None:

@@ -1,9 +1,9 @@
 """Unpickling without running anything.
 
 The released checkpoints pickle an OmegaConf configuration, so ``torch.load(weights_only=True)``
-refuses them, and a full unpickling would run any code that a file carries. Here every global is
-resolved through an allow-list: tensors become inert references, NumPy scalars plain numbers, every class that the
-released files mention becomes an inert stand-in, anything else is refused by name before it exists.
+refuses them, and full unpickling would run any code that a file carries. Here every global is
+resolved through an allow-list: tensors become inert references, NumPy scalars become plain numbers, and every class
+that the released files mention becomes an inert stand-in. Anything else is refused by name before it is created.
 """
 
 import math
@@ -34,8 +34,8 @@ def refused(asked: str) -> UnsafeFileError:
     )
 
 
-# NumPy scalars, read without NumPy: plain numbers instead, and no arrays. Training loops read learning rates out of a
-# schedule array and leave NumPy scalars in the optimizer's groups. Such a scalar is pickled as three calls,
+# NumPy scalars are read as plain numbers, without NumPy; arrays are refused. Training loops read learning rates out of
+# a schedule array and leave NumPy scalars in the optimizer's groups. Such a scalar is pickled as three calls,
 # scalar(dtype("f8", False, True), encode("...", "latin1")). The stand-ins below take exactly that, for kinds of plain
 # numbers and text, and refuse everything else by name.
 _KINDS = re.compile(r"b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|[SU]\d{1,6}")
@@ -43,12 +43,13 @@ _CODES = {
     "b1": "?", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "u2": "H", "u4": "I", "u8": "Q",
     "f2": "e", "f4": "f", "f8": "d", "c8": "ff", "c16": "dd",
 }  # fmt: skip
-_LONGEST_TEXT = 256  # bytes; longer ones are of no use and stay undecoded
+_LONGEST_TEXT = 256  # bytes; longer texts are not needed and stay undecoded
 
 
-# No __dict__ in any of these: a pickle can set attributes on whatever it is given.
+# None of these has a __dict__: a pickle can set attributes on whatever it is given.
 class EncodedBytes:
-    """Bytes that a pickle of protocol 2 spells as text. Kept as text: repeated calls must not multiply it."""
+    """Bytes that a pickle of protocol 2 spells as text. Kept as text: repeated calls must not
+    multiply it."""
 
     __slots__ = ("text",)
 
@@ -56,7 +57,7 @@ class EncodedBytes:
         self.text = text
 
     def __setstate__(self, state: Any) -> None:
-        raise refused("a change of what _codecs.encode gave")
+        raise refused("a change to the result of _codecs.encode")
 
 
 class DtypeStandIn:
@@ -77,7 +78,7 @@ class DtypeStandIn:
         if version != 3 or type(order) is not str or order not in ("<", ">", "=", "|"):
             raise refused(f"numpy.dtype({self.kind!r}) with an unknown state")
         if any(type(number) is not int for number in numbers) or numbers[0] not in (-1, self.size):
-            raise refused(f"numpy.dtype({self.kind!r}) of another size than its own")
+            raise refused(f"numpy.dtype({self.kind!r}) of the wrong size")
         self.order = ">" if order == ">" else "<"
 
 
@@ -87,7 +88,7 @@ class _RefusedError(Exception):
 
 def _encode(text: Any = None, codec: Any = None, *others: Any) -> EncodedBytes:
     if type(text) is not str or type(codec) is not str or others:
-        raise _RefusedError(" of something that is no text and codec")
+        raise _RefusedError(" of something other than text and a codec")
     if codec != "latin1":
         raise _RefusedError(f" with the codec {short(codec, 20)!r}")
     return EncodedBytes(text)
@@ -95,7 +96,7 @@ def _encode(text: Any = None, codec: Any = None, *others: Any) -> EncodedBytes:
 
 def _dtype(kind: Any = None, *flags: Any) -> DtypeStandIn:
     if type(kind) is not str or any(type(flag) not in (bool, int) for flag in flags) or len(flags) > 2:
-        raise _RefusedError(" of something that is no plain kind")
+        raise _RefusedError(" of something other than a plain kind")
     if not _KINDS.fullmatch(kind):
         raise _RefusedError(f"({short(kind, 20)!r}){' (Python objects)' if 'O' in kind else ''}")
     return DtypeStandIn(kind)
@@ -104,7 +105,7 @@ def _dtype(kind: Any = None, *flags: Any) -> DtypeStandIn:
 def _scalar(dtype: Any = None, data: Any = None, *others: Any) -> Any:
     """The Python number or text; None if Python has no equivalent."""
     if type(dtype) is not DtypeStandIn or type(data) not in (EncodedBytes, bytes) or others:
-        raise _RefusedError(" of something that is no plain number")
+        raise _RefusedError(" of something other than a plain number")
     length = len(data) if isinstance(data, bytes) else len(data.text)
     if length != dtype.size:
         raise CheckpointError(
@@ -134,7 +135,7 @@ class _Call:
         self._asked, self._function = asked, function
 
     def __setstate__(self, state: Any) -> None:
-        raise refused(f"a change of {self._asked}")
+        raise refused(f"a change to {self._asked}")
 
     def __call__(self, *args: Any) -> Any:
         try:
@@ -188,7 +189,7 @@ _INERT = {
     *((module, name) for module in ("builtins", "__builtin__") for name in _BUILTINS),
     ("argparse", "Namespace"),
     ("types", "SimpleNamespace"),
-    # What a training loop leaves beside its state dicts: metrics, a date, the place of the data, versions, a run's id.
+    # What a training loop saves beside its state dicts: metrics, a date, the path of the data, versions, a run's id.
     *(("datetime", name) for name in ("date", "datetime", "time", "timedelta", "timezone")),
     *((module, name) for module in ("pathlib", "pathlib._local") for name in _PATHS),
     *(("torch", name) for name in ("Size", "device", *_DTYPES)),
@@ -201,7 +202,7 @@ _ITEMS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict",
 _ATTRIBUTES = ("argparse.Namespace", "types.SimpleNamespace")
 
 _DAMAGED = "The file is damaged; get it again."
-_MAX_NODES = 100_000  # of a configuration; the released ones have about a hundred
+_MAX_NODES = 100_000  # in a configuration; the released ones have about a hundred
 
 
 class Inert(dict[Any, Any]):
@@ -210,7 +211,7 @@ class Inert(dict[Any, Any]):
     kind: str = ""
     """Module and name of the class."""
     state: Any = None
-    __hash__ = object.__hash__  # type: ignore[assignment]  # it may stand in a set, or be a key
+    __hash__ = object.__hash__  # type: ignore[assignment]  # it may be in a set, or a key of a dict
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Inert":
         return super().__new__(cls)
@@ -228,14 +229,14 @@ class Inert(dict[Any, Any]):
 
     @property
     def content(self) -> Any:
-        """For a configuration its dict, list or value; None for anything else."""
+        """The dict, list or value of a configuration; None for anything else."""
         if self.kind in _ITEMS:
             return dict(self)
         state = self.state if isinstance(self.state, Mapping) else {}
         return dict(state) if self.kind in _ATTRIBUTES else state.get("_content", state.get("_val"))
 
 
-# Named tuples: a pickle can set attributes on whatever it has built, and on these it cannot.
+# Named tuples: a pickle can set attributes on most objects that it has built, but not on these.
 class StorageRef(NamedTuple):
     """A storage that the pickle refers to: an entry of the zip, not read yet."""
 
@@ -258,7 +259,7 @@ class TensorRef(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Larger than the storage's where numbers are repeated (stride 0)."""
+        """Larger than the storage's if numbers are repeated (stride 0)."""
         return math.prod(self.shape)
 
 
@@ -328,7 +329,7 @@ def safe_unpickle(file: BinaryIO, name: str) -> Any:
 
 
 def _check_memo(file: BinaryIO) -> None:
-    """Refuse a memo index beyond the pickle's length: the unpickler would allocate that many places."""
+    """Refuse a memo index beyond the pickle's length: the unpickler would allocate that many entries."""
     start = file.tell()
     highest = 0
     try:
@@ -336,7 +337,7 @@ def _check_memo(file: BinaryIO) -> None:
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT"):
                 highest = max(highest, int(argument or 0))
     except (ValueError, EOFError, IndexError, KeyError, OverflowError, UnicodeDecodeError):
-        pass  # damaged, or refused below; only what precedes the damage counts
+        pass  # damaged, or refused below; only what comes before the damage counts
     length = file.tell() - start
     file.seek(start)
     if highest > max(length, 255):

@@ -92,7 +92,7 @@ def _check_pins(where: str, entry: Mapping[str, Any], source: Source) -> None:
     digest, size = entry.get("sha256"), entry.get("size_bytes")
     if digest is not None and source.sha256 is None:
         raise CheckpointError(
-            f"{where}: the manifest pins sha256 {digest}, the server gives ETag {source.etag}, which is no SHA-256: "
+            f"{where}: the manifest pins sha256 {digest}, the server gives ETag {source.etag}, which is not a SHA-256: "
             "they cannot be compared. Fetch it from the Hub itself (unset HF_ENDPOINT)."
         )
     if digest is not None and digest != source.sha256:

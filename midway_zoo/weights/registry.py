@@ -113,7 +113,7 @@ def resolve_network(model: Any) -> MidwayNetwork:
     if isinstance(inner, MidwayNetwork):
         return inner
     raise InputTypeError(
-        f"{type(model).__name__} is no Midway network: pass the result of create_model or load_checkpoint, or a "
+        f"{type(model).__name__} is not a Midway network: pass the result of create_model or load_checkpoint, or a "
         "pretrained name. (timm.create_model gives the encoder alone.)"
     )
 

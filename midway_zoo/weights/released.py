@@ -71,15 +71,16 @@ VARIANT_SWITCHES: dict[str, dict[str, Any]] = {
     "refinement": {"motion_agg_type": None, "motion_pred_input": False},
     "gating": {"gating_type": None},
 }
-"""Field of :class:`MidwayConfig` -> what ``midway_model_configs`` says where that field is false. What the authors'
-ablation runs say is not published; a file that says anything else than this or the full method is refused."""
+"""Field of :class:`MidwayConfig` -> what ``midway_model_configs`` holds if that field is false. The settings of the
+authors' ablation runs are not published: a file with anything but these or the full method is refused."""
 
 # Tensors that only the full method has: a variant is believed if the switches say so and these are absent.
 _VARIANT_TENSORS = {"backward": r"(student|teacher)_feature_blocks_", "gating": r"gating_mlps_"}
 
 
 def _unwrapped(name: str) -> str:
-    """A stored name without what DistributedDataParallel (``module.``) and torch.compile (``_orig_mod.``) add."""
+    """A stored name without the prefixes of DistributedDataParallel (``module.``) and torch.compile
+    (``_orig_mod.``)."""
     return re.sub(r"^(module\.)+", "", re.sub(r"(?<![^.])_orig_mod\.", "", name))
 
 
@@ -100,7 +101,7 @@ def load_released(
 ) -> MidwayNetwork:
     """Build a network from a released-layout file on disk; see :func:`midway_zoo.load_checkpoint`.
 
-    ``config`` overrides what the file says of itself, ``supplied`` fills in what it does not say.
+    ``config`` overrides what the file says about itself, ``supplied`` fills in what it leaves open.
     """
     with open_archive(path) as archive:
         parts = Parts(archive)
@@ -131,10 +132,10 @@ class Parts:
         except CheckpointError as error:
             raise CheckpointError(f"{self.name}: {error}") from error
         if not isinstance(args, dict):
-            raise CheckpointError(f"{self.name}: args is a {type(args).__name__}, no configuration.")
+            raise CheckpointError(f"{self.name}: args is a {type(args).__name__}, not a configuration.")
         self.args = RunConfig(args)
         self.filled: set[str] = set()
-        """Fields of the configuration last asked for that the file does not tell, and ``supplied`` did."""
+        """Fields of the configuration last asked for that came from ``supplied``, since the file leaves them open."""
 
     def tensors(self, part: str) -> dict[str, TensorRef]:
         """Tensors of one part without the prefixes of wrappers; the projection head is left out."""
@@ -148,7 +149,7 @@ class Parts:
             if any(isinstance(held, TensorRef) for held in self._content.values()):
                 raise CheckpointError(
                     f"{self.name} has no part {part!r}: it is a plain state_dict ({known}, ...), which "
-                    "does not say of what network. Build that with create_model(NAME), call "
+                    "does not say which network it belongs to. Build that network with create_model(NAME), call "
                     "load_state_dict(torch.load(FILE, weights_only=True)), and save_pretrained(FOLDER): the folder can "
                     "be passed as a model."
                 )
@@ -160,7 +161,7 @@ class Parts:
             name = _unwrapped(str(name))
             if not isinstance(value, TensorRef):
                 raise CheckpointError(
-                    f"{self.name}: {part}/{name} is no tensor. The file is damaged or another layout."
+                    f"{self.name}: {part}/{name} is not a tensor. The file is damaged or another layout."
                 )
             if name in tensors:
                 raise CheckpointError(f"{self.name}: part {part!r} holds {name} twice, with and without 'module.'.")
@@ -180,7 +181,7 @@ class Parts:
 
     @property
     def encoder(self) -> EncoderName:
-        """Of the encoders in the file the one to prefer."""
+        """The encoder to prefer among those in the file."""
         return "student" if self._content.get("student") and not self._content.get("teacher") else "teacher"
 
     def part_refs(self, network: MidwayNetwork, part: str) -> dict[str, TensorRef]:
@@ -212,10 +213,10 @@ class Parts:
         """Infer the configuration: shapes from tensors, head counts and gate bias from ``args``.
 
         Args:
-            encoder: from which part the encoder's shape is read.
-            paired: of the network; the student's shape is read then.
-            overrides: fields that win over what the file says; ``dynamics=False`` asks nothing about dynamics.
-            supplied: fields for what the file does not say, such as those of the manifest.
+            encoder: the part that the encoder's shape is read from.
+            paired: of the network; if true, the student's shape is read.
+            overrides: fields that win over the file; with ``dynamics=False`` nothing is read about dynamics.
+            supplied: fields that the file leaves open, such as those of the manifest.
 
         Raises:
             ConfigError: if the configuration is incomplete or contradicts itself.
@@ -238,12 +239,12 @@ class Parts:
             raise ConfigError(f"{self.name}: {error} Pass config={{...}} to override what the file says.") from error
 
     def _check_supplied(self, known: Mapping[str, Any], told: Mapping[str, Any]) -> None:
-        """What was supplied for a file must agree with what the file itself tells."""
+        """What was supplied for a file must agree with what the file itself says."""
         for key, value in known.items():
             if key in told and not same(value, told[key]):
                 raise CheckpointError(
                     f"{self.name}: the file says {key}={told[key]!r}, the configuration that is listed for it says "
-                    f"{key}={value!r}. It is another file than the one that was listed, or the listing "
+                    f"{key}={value!r}. Either it is not the file that was listed, or the listing "
                     "(weights_manifest.json, register_weights) is wrong."
                 )
 
@@ -253,7 +254,7 @@ class Parts:
         shape = tensors[name].shape
         if len(shape) != ndim or 0 in shape:
             raise CheckpointError(
-                f"{self.name}: {part}/{name} has shape {list(shape)}, {ndim} positive sides expected."
+                f"{self.name}: {part}/{name} has shape {list(shape)}, {ndim} positive sides are expected."
             )
         return shape
 
@@ -277,7 +278,7 @@ class Parts:
         return values | self._encoder_heads(width, given)
 
     def _grid(self, tokens: int, patch: int, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The native grid: the crop size in the configuration where it fits the table, what is given, else a square."""
+        """The native grid: from the crop size if that fits the position table, else as given, else a square."""
         for key in ("motion_crop_resolution", "global_crop_resolution"):
             sides = self.args.get(key)
             if isinstance(sides, list) and len(sides) == 2 and all(isinstance(side, int) for side in sides):
@@ -285,12 +286,12 @@ class Parts:
                 if rows * columns == tokens:
                     return {"grid": (rows, columns)}
         if "grid" in given:
-            return {}  # its product is compared with the table where tensors are
+            return {}  # checked against the position table with the other tensors' shapes
         side = math.isqrt(max(tokens, 0))
         if side < 1 or side * side != tokens:
             raise ConfigError(
-                f"{self.name}: the position table has {tokens} patch rows, no square, and no crop size in its "
-                "configuration fits. Pass config={'grid': (rows, columns)}."
+                f"{self.name}: the position table has {tokens} patch rows, not a square number, and no crop size in "
+                "its configuration fits. Pass config={'grid': (rows, columns)}."
             )
         return {"grid": (side, side)}
 
@@ -301,13 +302,13 @@ class Parts:
             return {"num_heads": heads}
         if "num_heads" not in given:
             raise ConfigError(
-                f"{self.name}: the encoder's head count cannot be told: its configuration says arch={arch!r}, "
+                f"{self.name}: the encoder's head count is unknown: its configuration says arch={arch!r}, "
                 f"its tensors are {width} wide. Pass config={{'num_heads': ...}}."
             )
         return {}
 
     def _encoder_alone(self) -> bool:
-        """Whether the file was written by a run without dynamics: it says so, and holds nothing of them."""
+        """Whether the file was written by a run without dynamics: it says so, and holds no tensors of them."""
         return self._content.get("motion_loss") == {} and self.args.says_no_dynamics()
 
     def _variant(self, tensors: Mapping[str, TensorRef], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -353,8 +354,8 @@ class Parts:
                 continue
             if not usable:
                 raise ConfigError(
-                    f"{self.name}: its configuration has no usable {theirs} (found {number!r}), and shapes cannot "
-                    f"tell it. Pass config={{'{ours}': ...}}."
+                    f"{self.name}: its configuration has no usable {theirs} (found {number!r}), and shapes do not "
+                    f"show it. Pass config={{'{ours}': ...}}."
                 )
             values[ours] = float(number) if ours == "gate_bias" else number
         return values
@@ -364,9 +365,9 @@ class Selection(NamedTuple):
     """Some parts of a released file."""
 
     config: MidwayConfig
-    """Of a network of these parts: without dynamics, unless they are among them."""
+    """Of a network of these parts; without dynamics unless they were asked for."""
     filled: list[str]
-    """Its fields that the file does not tell and the listing did."""
+    """Its fields that came from ``supplied``, since the file leaves them open."""
     refs: dict[str, dict[str, TensorRef]]
     """By part, then by the names of our modules."""
 
@@ -374,15 +375,15 @@ class Selection(NamedTuple):
 def select_parts(archive: TorchArchive, supplied: Mapping[str, Any], wanted: Sequence[str]) -> Selection:
     """Parts of a file ("teacher", "student", "dynamics"), accounted for tensor by tensor.
 
-    An encoder alone needs nothing of what the file says, or does not say, about dynamics and the other encoder.
+    For an encoder alone it does not matter what the file says about dynamics and the other encoder.
 
     Args:
-        archive: on disk or remote; nothing but its structure is read.
-        supplied: fields of the configuration for what the file does not tell; where it does, they must agree.
+        archive: on disk or remote; only its structure is read.
+        supplied: fields of the configuration that the file may leave open; if it does not, the two must agree.
         wanted: the parts.
 
     Raises:
-        ConfigError, CheckpointError: as :meth:`Parts.config` and for tensors that do not fit.
+        ConfigError, CheckpointError: as :meth:`Parts.config`, and for tensors that do not fit.
     """
     contents = Parts(archive)
     encoder: EncoderName = "teacher" if "teacher" in wanted else "student" if "student" in wanted else contents.encoder
@@ -404,9 +405,9 @@ FROM_SETTINGS = {
     "forward_heads": "num_pred_heads",
     "gate_bias": "gating_bias",
 }
-"""Field of :class:`MidwayConfig` -> its key in ``midway_model_configs``, for what shapes cannot tell."""
+"""Field of :class:`MidwayConfig` -> its key in ``midway_model_configs``, for what shapes do not show."""
 
-# What a variant does not use need not be in its file.
+# A file of a variant may leave out the settings that the variant does not use.
 _USED_WITH = {"backward_heads": "backward", "gate_bias": "gating"}
 
 
@@ -422,7 +423,7 @@ def _count(tensors: Mapping[str, TensorRef], pattern: str, name: str) -> int:
     for index in range(len(found)):
         if str(index) not in found:
             kind = pattern.replace("\\", "").replace("(d+)", str(index))
-            raise CheckpointError(f"{name}: it holds {len(found)} blocks, but misses {kind}*.")
+            raise CheckpointError(f"{name}: it holds {len(found)} blocks, but {kind}* is missing.")
     return len(found)
 
 
@@ -435,7 +436,7 @@ def _nearest_architecture(values: Mapping[str, Any]) -> MidwayConfig:
 
 
 def checkpoint_summary(archive: TorchArchive) -> dict[str, Any]:
-    """What a released file says of itself, without reading tensors: epoch, architecture, training data."""
+    """What a released file says about itself, without reading tensors: epoch, architecture, training data."""
     parts = Parts(archive)
     epoch = archive.content.get("epoch")
     return {

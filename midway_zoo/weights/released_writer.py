@@ -1,8 +1,8 @@
 """Writing the released checkpoint layout, and reading the parts of it that only training needs.
 
 The inverse of :mod:`midway_zoo.weights.released`: a file written here is read by ``load_checkpoint`` and has
-the names that the authors' code loads. It is the one place that writes a pickle, because that layout is one;
-safetensors is what everything else is saved in.
+the names that the authors' code loads. This is the only place that writes a pickle, since the layout prescribes one;
+everything else is saved as safetensors.
 """
 
 from collections.abc import Mapping
@@ -41,7 +41,7 @@ _GAIN, _DIRECTIONS = "last_layer.parametrizations.weight.original0", "last_layer
 
 _ENCODER_FIELDS = ("embed_dim", "depth", "num_heads", "patch_size", "grid", "feature_blocks", "paired")
 
-# Not of the layout: timm's name follows from the shapes, and a flow head is trained later.
+# Not in the layout: timm's name follows from the shapes, and a flow head is trained later.
 _ELSEWHERE = {"encoder", "flow_head", "flow_size"}
 
 # What a torch.amp.GradScaler that was never used saves.
@@ -72,12 +72,12 @@ def write_released(
 ) -> None:
     """Write a training state as a released ``.pth``.
 
-    The file is read back (its structure, no numbers) before it takes its name, so that ``load_checkpoint``
-    gives a network of ``config`` or nothing is written.
+    The structure of the file is read back before it gets its final name: either ``load_checkpoint`` gives a network
+    of ``config``, or nothing is written.
 
     Args:
         path: where to; its folder must exist.
-        config: the network's shape. ``paired`` is of no consequence: the layout holds both encoders.
+        config: the network's shape. ``paired`` has no effect: the layout holds both encoders.
         student: the student encoder's tensors, by timm's names.
         teacher: the teacher encoder's.
         dynamics: those of :class:`~midway_zoo.models.dynamics.Dynamics`; empty for ``config.dynamics=False``.
@@ -85,15 +85,15 @@ def write_released(
             ``last_layer.parametrizations.weight.original0`` (gain, (out, 1)) and ``original1`` ((out, bottleneck)).
         teacher_head: the teacher's.
         center: (1, out), of the invariance objective.
-        epoch: epochs that are done.
+        epoch: how many epochs are done.
         args: the run's configuration in plain values. What describes the architecture is set from ``config``.
         optimizer: AdamW's state dict; None writes an empty one, from which a run cannot be resumed.
-        fp16_scaler: the loss scaler's state dict; None writes that of a fresh one.
+        fp16_scaler: the loss scaler's state dict; None writes the state of a fresh one.
         overwrite: replace an existing file.
 
     Raises:
         CheckpointError: if a tensor is missing, unexpected or of another shape than ``config`` says.
-        ConfigError: if the layout cannot say what ``config`` says.
+        ConfigError: if the layout cannot express ``config``.
         OutputExistsError: if ``path`` exists and ``overwrite`` is false.
         MissingFileError: if its folder does not exist.
         MissingExtraError: without OmegaConf, whose type the layout's ``args`` has.
@@ -210,7 +210,7 @@ def _dict_config(values: Mapping[str, Any]) -> Any:
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """On the CPU and alone in its storage: torch.save writes whole storages."""
+    """The tensor on the CPU, alone in its storage: torch.save writes whole storages."""
     tensor = tensor.detach().cpu().contiguous()
     return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
@@ -268,10 +268,10 @@ def _check_written(temporary: Path, name: str, config: MidwayConfig) -> None:
         parts = Parts(archive)
         found = parts.config("student", paired=config.paired)
         wanted, seen = config.to_dict(), found.to_dict()
-        # An encoder alone says nothing of dynamics.
+        # The file of an encoder alone says nothing about dynamics.
         told = {"dynamics", *_ENCODER_FIELDS} if not config.dynamics else wanted.keys() - _ELSEWHERE
         different = [key for key in wanted if key in told and wanted[key] != seen[key]]
         if different:
             values = ", ".join(f"{key}={wanted[key]!r} (it would be read as {seen[key]!r})" for key in different)
-            raise ConfigError(f"{name}: the released layout cannot say {values}; save_pretrained keeps it.")
+            raise ConfigError(f"{name}: the released layout cannot express {values}; save_pretrained keeps it.")
         parts.network_refs(empty_network(MidwayNetwork, found), "student")

@@ -193,11 +193,6 @@ def _passing(error: BaseException, url: str) -> PassingError:
     return PassingError(text, attempts=ATTEMPTS_WITHOUT_NETWORK if absent else ATTEMPTS)
 
 
-def _sleep(seconds: float, stop: threading.Event) -> None:
-    if stop.wait(seconds):
-        raise StoppedError
-
-
 class Patience:
     """Decides when to retry a request, and when to give up.
 
@@ -230,6 +225,7 @@ class Patience:
 
         Raises:
             NetworkError: if there should be no further try.
+            StoppedError: if the fetch was aborted meanwhile.
         """
         self._failed += 1
         pause = min(BACKOFF_SECONDS * 2 ** (self._failed - 1), 8.0) if failure.wait is None else failure.wait
@@ -245,7 +241,8 @@ class Patience:
                 f"{clean(str(failure))} (given up after {tries} in {silent:.0f} s)", status=failure.status
             )
         self._say(f"{self._what}: {failure}; trying again in {pause:.1f} s ({self._failed + 1} of {attempts})")
-        _sleep(pause, self._stop)
+        if self._stop.wait(pause):
+            raise StoppedError
         if failure.wait is not None:
             self._waited += pause
             self._since += pause

@@ -215,7 +215,7 @@ def test_an_index_belongs_to_its_weights_and_is_brought_up_to_date(tmp_path: Pat
     assert (analysis.index_clips(nano, tmp_path / "clips", gap=2, known=index).motion != 7).any()
     newer.clip[0] = 5
     newer.save(tmp_path / "torn")
-    with pytest.raises(InputError, match="do not belong together"):
+    with pytest.raises(InputError, match="do not fit together"):
         analysis.MotionIndex.load(tmp_path / "torn")
     (tmp_path / "no").write_bytes(b"no index")
     for path, error in ((tmp_path / "no", InputError), (tmp_path / "none", MissingFileError)):

@@ -100,7 +100,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, nano) -> None:
     with pytest.raises(InputError, match=r"\(n, 5, 2\)"):
         read_points(tmp_path / "a.npz", 5, (64, 96))
     np.savez(tmp_path / "a.npz", points=np.full((1, 6, 2), 30.0), occluded=np.zeros((1, 6), bool))
-    with pytest.raises(InputError, match="shares of width and height"):
+    with pytest.raises(InputError, match="fractions of width and height"):
         read_points(tmp_path / "a.npz", 6, (64, 96))
     (tmp_path / "a.csv").write_text("point,frame,x\n1,2,3\n")
     with pytest.raises(InputError, match="columns point, frame, x, y, occluded"):

@@ -164,7 +164,7 @@ def test_another_model_beside(callbacks, names, shown, only) -> None:
     other = after(callbacks.compare(page["session"], "v", names["head"], names["ungated"]))
     assert "has no gates" in other["gates-said"]
     refused = after(callbacks.compare(page["session"], "v", names["head"], "hf-hub:somebody/something"))
-    assert "the models of its list alone" in refused["status"]
+    assert "only the models in its list" in refused["status"]
     page = after(callbacks.compare(page["session"], "v", names["head"], ""))
     assert Image.open(page["flow"]).size == alone.size
     assert set(page["session"].tensors["flow"]) == {"flow", "flow_confidence"}
@@ -205,7 +205,7 @@ def test_what_goes_wrong_is_said(callbacks, shown, names, tmp_path, monkeypatch,
     assert "&lt;b&gt;notes.txt" in page["status"]  # names are the visitor's: they are shown, not obeyed
     assert str(tmp_path) not in page["status"]
     assert not list((callbacks.rooms.folder / "upload").iterdir())
-    assert "no frames yet" in after(callbacks.click(Session(), "v", names["head"], [1, 1]))["status"]
+    assert "no frames (" in after(callbacks.click(Session(), "v", names["head"], [1, 1]))["status"]
     assert "Nothing was dropped" in after(callbacks.drop(Session(), "v", names["head"], []))["status"]
     page = shown
     assert "outside" in after(callbacks.point(page["session"], "v", names["head"], 1e4, 0.0))["status"]
@@ -249,7 +249,7 @@ def test_models(names) -> None:
     assert "midway_vits.bdd100k" in closed.names()
     assert closed.get(names["head"]) is closed.get(names["head"])
     for name in (names["plain"], "hf-hub:somebody/something", "/etc/passwd"):
-        with pytest.raises(InputError, match="the models of its list alone"):
+        with pytest.raises(InputError, match="only the models in its list"):
             closed.get(name)
     with pytest.raises(InputError, match="No model is chosen"):
         closed.get(" ")

@@ -65,7 +65,7 @@ def test_the_server_and_what_it_leaves() -> None:
         status, answer = post(address, "large.png", b"x" * 600_000)
         assert status == 413
         port = int(address.rstrip("/").rpartition(":")[2])
-        with pytest.raises(InputError, match="cannot listen at 127"), serving(settings, port=port):
+        with pytest.raises(InputError, match="cannot listen on 127"), serving(settings, port=port):
             pass
     assert not folder.exists()
     with pytest.raises(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port), timeout=2):
@@ -99,7 +99,7 @@ def test_the_command_refuses_what_makes_no_sense(capsys) -> None:
     assert main(["app", "--frames", "1"]) == 1
     assert "frames=1" in capsys.readouterr().err
     assert main(["app", "--host", "192.0.2.1", "--port", "7860"]) == 1
-    assert "cannot listen at 192.0.2.1:7860" in capsys.readouterr().err
+    assert "cannot listen on 192.0.2.1:7860" in capsys.readouterr().err
 
 
 def space() -> ModuleType:

@@ -32,7 +32,7 @@ def test_table() -> None:
     assert " ".join(lines[1].split()) == "median quartiles images/s speed CPU by CPU peak MiB GFLOP of ceiling"
     assert " ".join(lines[2].split()) == "theirs 500 ms 400 ms - 600 ms 16 1.00"
     assert " ".join(lines[3].split()) == "ours 250 ms 200 ms - 300 ms 32 2.00 200 ms 1.50 12 4.5 61%"
-    assert lines[4] == "  speed: times as fast as theirs, by the clock and by the processor's seconds"
+    assert lines[4] == "  speed relative to theirs, by the clock and by processor seconds"
     assert lines[5] == "  OpenCV is not measured"
     alone = Comparison("images", "images", None, (PEER,))
     assert "ceiling" not in table(alone)

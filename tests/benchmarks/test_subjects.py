@@ -62,7 +62,7 @@ def test_motion(how: How) -> None:
     assert names(found) == ["2 pairs, one by one", "clip", "encoder alone"]
     assert found.peer == "2 pairs, one by one"
     assert found.row("clip").gflop > found.row("encoder alone").gflop
-    assert found.notes[-1].startswith("frames a second of the clip by the encoder's alone: ")
+    assert found.notes[-1].startswith("frames per second of the clip, relative to the encoder alone: ")
 
 
 def test_flow(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from midway_zoo.app.views import Moment, Picture, View
 from tests.app.files import write_clip, write_pictures
 from tests.browser.conftest import need_browser
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]  # seconds; a busy machine is no fault of the page
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1500)]  # seconds; a busy machine is not a fault of the page
 need_browser()
 from tests.browser.page import PATIENCE  # noqa: E402  (needs Selenium, which may not be there)
 

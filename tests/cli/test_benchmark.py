@@ -40,7 +40,7 @@ def test_what_is_asked_wrongly(capsys: pytest.CaptureFixture[str], monkeypatch: 
     assert "Did you mean 'encoder'" in capsys.readouterr().err
     for wrong, said in {
         "flow --parts head,zeroshot": "Did you mean 'zero-shot'",
-        "flow --sizes 100": "no size such as 1024x436",
+        "flow --sizes 100": "not a size such as 1024x436",
         "motion --frames 1": "two frames or more",
         "extract --workers 0": "numbers from 1 on",
         "hub --latency -1": "negative",

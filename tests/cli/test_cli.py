@@ -222,7 +222,7 @@ def test_failures_are_one_line(checkpoint, images, tmp_path, capsys) -> None:
     assert "there is no image" in failure(capsys, "flow", str(checkpoint), images[0], "no.png", *out)
     assert "there is no file" in failure(capsys, "flow", "no.pth", *images, *out)
     assert "midway-bdd-vit-s-ep300.pth" in failure(capsys, "flow", "midway_vits", *images, *out)
-    assert "no torch.save file" in failure(capsys, "convert", images[0], str(tmp_path / "x"))
+    assert "not a torch.save file" in failure(capsys, "convert", images[0], str(tmp_path / "x"))
     assert "cannot be decoded as video" in failure(
         capsys, "motion", str(checkpoint), str(checkpoint), "-o", str(tmp_path / "o.npz")
     )

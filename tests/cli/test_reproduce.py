@@ -105,4 +105,4 @@ def test_what_cannot_be_is_refused(tmp_path: Path, capsys) -> None:
     assert "Did you mean 'vits-linear-bdd100k'" in capsys.readouterr().err
     arguments = ["reproduce", "table2", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--row", "venice-flow", "--set", "no_such=1"]) == 1
-    assert "ended with 1; mend that" in capsys.readouterr().err
+    assert "ended with 1; fix the cause" in capsys.readouterr().err

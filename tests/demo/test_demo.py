@@ -62,7 +62,7 @@ def test_generated_clip(models, tmp_path, capsys) -> None:
     assert "of zero flow " in lines[2]
     assert lines[3].startswith("motion latents: 3 x 10 x 12, norm ")
     assert lines[4].startswith("tracks: 4 points, off by ")
-    assert lines[5].startswith("real clip: neighbours are ")
+    assert lines[5].startswith("real clip: neighbouring frames differ by ")
     assert all(f" {name} " in lines[7] for name in ("features", "flow", "heat map", "track"))
     assert lines[8].startswith(f"wrote {out / 'demo.png'} (")
     page = Image.open(out / "demo.png")
@@ -211,7 +211,7 @@ def test_points_have_texture_and_move() -> None:
     first = notable_points(frame, flow)[0]
     assert 24 <= first[1] < 40
     assert 32 <= first[0] < 48
-    assert len(notable_points(torch.zeros(3, 8, 8), torch.zeros(2, 8, 8))) >= 1  # nothing to be seen is no failure
+    assert len(notable_points(torch.zeros(3, 8, 8), torch.zeros(2, 8, 8))) >= 1  # nothing to be seen is not a failure
 
 
 def test_pair_of_one_size(images) -> None:

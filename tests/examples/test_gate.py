@@ -51,7 +51,9 @@ def test_figures_of_a_network_and_of_random_weights(gate: ModuleType, tmp_path: 
         assert figures["epe_vector"] < figures["epe_zero"]
     assert results["midway_nano.scenes"]["epe_head"] > 0
     assert results["midway_nano.scenes"]["warped_clip_zero"] > 0
-    assert "epe_head" not in results["random"]
+    rests = [results["midway_nano.scenes"][f"rest_{name}"] for name in ("still_refined", "still", "bars")]
+    assert 0 <= rests[0] < rests[1] < rests[2]
+    assert not {"epe_head", "rest_still"} & set(results["random"])
     for name in ("gate.png", "random.pca.png", "midway_nano.scenes.pca.png"):
         assert Image.open(tmp_path / name).width > 100
 

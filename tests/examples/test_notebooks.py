@@ -38,7 +38,7 @@ def test_stored_outputs(path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # seconds of work; a machine that is busy otherwise is no fault of theirs
+@pytest.mark.timeout(900)  # seconds of work; a machine that is busy otherwise is not a fault of theirs
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbclient = pytest.importorskip("nbclient")

@@ -180,7 +180,7 @@ def test_a_file_that_does_something_else_is_not_kept(
         mz.export(tiny, tmp_path / "a.ts")
     monkeypatch.setitem(checking.COSINE, "fp16", 1.1)
     monkeypatch.setattr(files, "runner", real)
-    with pytest.raises(ExportError, match=r"cosine of \w+ with the network's float32 is [01]\.\d+, 1.1 is asked"):
+    with pytest.raises(ExportError, match=r"cosine of \w+ with the network's float32 is [01]\.\d+, at least 1.1 is"):
         mz.export(tiny, tmp_path / "a.ts", dtype="fp16")
     assert not list(tmp_path.iterdir())
 

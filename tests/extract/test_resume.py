@@ -178,7 +178,7 @@ def test_what_ends_the_process_is_left_out(
         with pytest.raises(Killed):
             run(nano, clips, tmp_path / "out")
     assert run(nano, clips, tmp_path / "out").items == 3
-    assert "the process ended twice" in failures(tmp_path / "out")["a2.mp4"]
+    assert "the process died twice" in failures(tmp_path / "out")["a2.mp4"]
     assert_same(rows(tmp_path / "out"), {key: value for key, value in expected.items() if key[0] != "a2.mp4"})
     assert not list((tmp_path / "out" / "attempts").glob("*"))
 

@@ -28,7 +28,7 @@ def assert_same_motion(found: mz.MotionLatent, expected: mz.MotionLatent, atol: 
 
 
 def as_folder(frames: np.ndarray, folder: Path) -> Path:
-    """Named so that neither time nor creation order is the order of the names; with files that are no frames."""
+    """Named so that neither time nor creation order is the order of the names; with files that are not frames."""
     folder.mkdir()
     for index in reversed(range(len(frames))):
         Image.fromarray(frames[index]).save(folder / f"frame_{index:03}.{'png' if index % 2 else 'PNG'}")

@@ -18,7 +18,7 @@ STRAYS = ("._frame_1.png", ".DS_Store", "Thumbs.db", "data.h5", "clip.mpg", "not
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """frame_1.png to frame_12.png, brighter and brighter, among files that are no frames."""
+    """frame_1.png to frame_12.png, brighter and brighter, among files that are not frames."""
     for number in range(1, 13):
         Image.new("RGB", (32, 32), (20 * number,) * 3).save(tmp_path / f"frame_{number}.png")
     for name in STRAYS:

@@ -359,5 +359,7 @@ def test_the_refused_image_of_several_is_named(images: Any, error: type[MidwayZo
 
 def test_pictures_of_phones_that_pillow_cannot_open_say_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-    with pytest.raises(InputError, match=r"IMG_1\.HEIC is no image .*: convert it to JPEG or PNG, or .* pillow-heif"):
+    with pytest.raises(
+        InputError, match=r"IMG_1\.HEIC is not an image .*: convert it to JPEG or PNG, or .* pillow-heif"
+    ):
         to_tensor(tmp_path / "IMG_1.HEIC")

@@ -24,7 +24,7 @@ from tests.inference.calls import (
 @EVERY_CALL
 @pytest.mark.parametrize("model", [None, 5, torch.nn.Identity()], ids=lambda m: type(m).__name__)
 def test_a_model_of_another_type_is_refused(call: Callable[..., Any], model: Any) -> None:
-    with pytest.raises(InputTypeError, match=rf"{type(model).__name__} is no Midway network.*create_model"):
+    with pytest.raises(InputTypeError, match=rf"{type(model).__name__} is not a Midway network.*create_model"):
         call(model, *pair())
 
 

@@ -84,7 +84,7 @@ def test_chosen_tokens_are_rows_of_the_full_matrix(nano: mz.MidwayNetwork) -> No
 
 @pytest.mark.parametrize("tokens", [[-1], [16], [1.5], torch.tensor([3]), torch.tensor([3, 16])], ids=repr)
 def test_tokens_that_do_not_exist_are_refused(nano: mz.MidwayNetwork, tokens: Any) -> None:
-    """-1 would be the class token, which is no place in the picture."""
+    """-1 would be the class token, which is not a place in the picture."""
     source, target = (normalised(images) for images in pair())
     with pytest.raises(InputError, match="token"):
         sensitivity(nano, source, target, tokens=tokens)

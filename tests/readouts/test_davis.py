@@ -58,7 +58,7 @@ def test_a_network_follows_coloured_squares(nano, tmp_path) -> None:
 
 
 def test_void_and_late_objects(nano, tmp_path, monkeypatch) -> None:
-    """255 is no object; one that only comes later is not counted: the benchmark counts those of the first mask."""
+    """255 is not an object; one that only comes later is not counted: the benchmark counts those of the first mask."""
     write_davis(tmp_path, {"one": 1})
     for index in (0, 2):
         path = tmp_path / f"Annotations/480p/one/{index:05d}.png"

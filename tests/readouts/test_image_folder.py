@@ -47,7 +47,7 @@ def test_what_cannot_be_is_refused(tmp_path) -> None:
         split_images(tmp_path / "train")
     write_classes(tmp_path / "val", 1)
     (tmp_path / "val" / "n99999999").mkdir()
-    with pytest.raises(DataError, match="n99999999 is of no class"):
+    with pytest.raises(DataError, match="n99999999 is not a class"):
         split_images(tmp_path)
     (tmp_path / "val" / "n99999999").rmdir()
     (tmp_path / "train" / "n00000000").mkdir()

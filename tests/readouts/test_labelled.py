@@ -81,7 +81,7 @@ def test_every_label_id_of_cityscapes(tmp_path: Path) -> None:
     assert labels[0, kept].tolist() == list(range(19))
     assert (np.delete(labels[0].numpy(), kept) == 255).all()
     save(tmp_path / "a.png", every * 3)
-    with pytest.raises(InputError, match=r"a\.png: the value 36 is no labelId"):
+    with pytest.raises(InputError, match=r"a\.png: the value 36 is not a labelId"):
         read_labelled(tmp_path / "i.png", tmp_path / "a.png", 19, SETS["cityscapes"])
 
 
@@ -156,8 +156,8 @@ def test_refused(tmp_path: Path) -> None:
         find_labelled("ade20k", tmp_path, "validation")
     for text, message in (
         ("a\n\nb", "line 2"),
-        ("a\t1 2", "no colour"),
-        ("a\t1 2 300", "no colour"),
+        ("a\t1 2", "not a colour"),
+        ("a\t1 2 300", "not a colour"),
         ("a\nb\t1 2 3", "1 of 2"),
     ):
         with pytest.raises(InputError, match=message):
@@ -169,7 +169,7 @@ def test_refused(tmp_path: Path) -> None:
     [
         (np.full((48, 64), 9, np.uint8), r"value 9: 0 to 2, or 255"),
         (np.zeros((48, 60), np.uint8), "size"),
-        (np.zeros((64, 48), np.uint8), "turned by its EXIF"),
+        (np.zeros((64, 48), np.uint8), "rotated by its EXIF"),
         (np.zeros((48, 64, 3), np.uint8), "one channel"),
     ],
 )

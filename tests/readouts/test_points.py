@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from midway_zoo.errors import InputError
-from midway_zoo.readouts.points import THRESHOLDS, to_raster, tracking_scores
+from midway_zoo.readouts.points import THRESHOLDS, tracking_scores
 
 
 def truth(frames: int = 5) -> dict[str, torch.Tensor]:
@@ -72,10 +72,6 @@ def test_shares_of_nothing_are_no_number() -> None:
     scores = tracking_scores(given["true_xy"], given["true_hidden"], **given)
     assert scores["occlusion_accuracy"] == 1
     assert math.isnan(scores["position_accuracy"])
-
-
-def test_raster() -> None:
-    torch.testing.assert_close(to_raster(torch.tensor([[427.0, 120.0]]), (480, 854)), torch.tensor([[128.0, 64.0]]))
 
 
 def test_shapes_that_do_not_fit_are_refused() -> None:

@@ -89,7 +89,7 @@ def test_what_cannot_be_is_refused(nano: MidwayNetwork) -> None:
         PropagationOptions(top=0)
     with pytest.raises(UnknownModelError, match="timm has no model"):
         load_backbone("timm:vit_smal")
-    with pytest.raises(ConfigError, match="no ViT"):
+    with pytest.raises(ConfigError, match="not a ViT"):
         load_backbone(timm.create_model("resnet18", pretrained=False))
 
 

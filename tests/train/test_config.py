@@ -99,3 +99,18 @@ def test_recipe_files(tmp_path) -> None:
     own.write_text("optin:\n  base_lr: 1\n")
     with pytest.raises(ConfigError, match=r"own\.yaml: unknown configuration key 'optin"):
         load_config(PretrainConfig, own, GIVEN)
+
+
+def test_a_configuration_of_an_earlier_version_is_read_by_its_old_names(tmp_path) -> None:
+    own = tmp_path / "config.yaml"
+    own.write_text("views:\n  grey_p: 0.3\n  solarise_p: [0.1, 0.2, 0.3]\n  hue: 0.05\n")
+    views = load_config(PretrainConfig, own, [*GIVEN, "batch_size=2"]).views
+    assert (views.grayscale_p, tuple(views.solarize_p), views.hue) == (0.3, (0.1, 0.2, 0.3), 0.05)
+    own.write_text("views:\n  grey_p: 0.3\n  grayscale_p: 0.2\n")
+    with pytest.raises(ConfigError, match=r"config\.yaml: views\.grey_p is called views\.grayscale_p now.*remove"):
+        load_config(PretrainConfig, own, GIVEN)
+
+
+def test_an_old_name_as_an_override_says_the_new_one() -> None:
+    with pytest.raises(ConfigError, match=r"views\.solarise_p is called .*; pass views\.solarize_p=\[0,0\.5,0\]\."):
+        load_config(PretrainConfig, "nano", [*GIVEN, "views.solarise_p=[0,0.5,0]"])

@@ -11,7 +11,10 @@ from safetensors.torch import load_file, save_file
 from midway_zoo.cli import main
 from midway_zoo.errors import CheckpointError, ConfigError
 from midway_zoo.train.checkpoints import latest_checkpoint
+from midway_zoo.train.config import load_config
 from midway_zoo.train.loop import fit
+from midway_zoo.train.tasks.pretrain.config import PretrainConfig
+from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from tests.train.test_resume import assert_same_weights, lines
 
 AS_BEFORE = ("optim.dynamics_weight_decay=scheduled", "network.resample=timm", "network.drop_path=0.2")
@@ -40,6 +43,8 @@ def make_earlier(run: Path, task) -> None:
     facts = json.loads((checkpoint.path / "state.json").read_text())
     for key in ("optim.dynamics_weight_decay", "network.resample"):
         del facts["identity"][key]
+    views = facts["identity"]["views"]
+    views["grey_p"], views["solarise_p"] = views.pop("grayscale_p"), views.pop("solarize_p")
     (checkpoint.path / "state.json").write_text(json.dumps(facts))
 
 
@@ -49,6 +54,22 @@ def earlier(make_task, tmp_path) -> Path:
     fit(make_task(*AS_BEFORE, "max_steps=3"))
     make_earlier(tmp_path / "run", make_task(*AS_BEFORE))
     return tmp_path / "run"
+
+
+def test_renamed_keys_are_compared_by_their_new_names(earlier, make_task) -> None:
+    with pytest.raises(ConfigError, match=r"was trained with views\.grayscale_p=0\.2, not 0\.9"):
+        fit(make_task(*AS_BEFORE, "views.grayscale_p=0.9", "resume=must"))
+
+
+def test_resumes_from_its_own_configuration_with_old_names(earlier) -> None:
+    """The config.yaml of the folder as the recipe, as an earlier version wrote it."""
+    old = earlier / "config.yaml"
+    text = old.read_text().replace("grayscale_p", "grey_p").replace("solarize_p", "solarise_p")
+    assert "grey_p" in text
+    old.write_text(text)
+    config = load_config(PretrainConfig, old, ["max_steps=null", "resume=must"])
+    assert fit(PretrainTask(config)).step == 8
+    assert "grayscale_p" in old.read_text()
 
 
 def test_goes_on_as_if_it_were_the_same_version(earlier, make_task, tmp_path) -> None:

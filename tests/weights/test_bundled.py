@@ -188,7 +188,7 @@ def test_commands(entry: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert "flow head    widths 24, 32, 48, 64, 32" in text
     assert f"midway-zoo train flow --recipe {entry['flow_recipe']}" in text
     assert json.loads(said("info", "midway_nano", "--json"))["weights"]["name"] == NAME
-    assert f"nothing to fetch: {path}" in said("download", "midway_nano")
+    assert f"nothing needs to be fetched: {path}" in said("download", "midway_nano")
     assert "holds one encoder" in said("download", NAME, "--encoder", "student", status=1)
     assert "no revision" in said("download", NAME, "--revision", "main", status=1)
     text = said("verify", NAME)

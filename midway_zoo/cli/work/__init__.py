@@ -1,1 +1,1 @@
-"""What the commands do; imported when one is run."""
+"""The work of the commands, imported when one runs."""

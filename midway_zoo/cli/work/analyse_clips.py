@@ -13,7 +13,7 @@ from midway_zoo.inference.frames import Frame
 
 
 def track(options: argparse.Namespace) -> None:
-    """Points followed through a clip by one rule or several."""
+    """Track points through a clip by one rule or several."""
     network = prepared(options, options.video)
     rules = list(dict.fromkeys(options.rule or ["paper"]))
     frames = clip_frames(options.video, options)
@@ -37,7 +37,7 @@ def track(options: argparse.Namespace) -> None:
 
 
 def similarity(options: argparse.Namespace) -> None:
-    """Likeness of the motions along a clip."""
+    """Similarity of the motions along a clip."""
     network = prepared(options, options.video)
     frames = clip_frames(options.video, options)
     found = analysis.clip_similarity(
@@ -90,7 +90,7 @@ def pca(options: argparse.Namespace) -> None:
 
 
 def _film(frames: list[Frame], draw: Callable[[int], Any]) -> Callable[[], Iterator[tuple[Tensor, float, float]]]:
-    """A figure for each frame, all cut to the size of the first."""
+    """A figure per frame, all cropped to the size of the first."""
 
     def film() -> Iterator[tuple[Tensor, float, float]]:
         size: torch.Size | None = None

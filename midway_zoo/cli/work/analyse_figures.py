@@ -34,7 +34,7 @@ def index(options: argparse.Namespace) -> None:
 
 
 def retrieve(options: argparse.Namespace) -> None:
-    """Clips that answer a pair of frames."""
+    """Find the clips that match a pair of frames."""
     network = prepared(options, options.source, options.target, options.index)
     found = analysis.MotionIndex.load(options.index)
     source, target = to_tensor(options.source), to_tensor(options.target)
@@ -64,7 +64,7 @@ def retrieve(options: argparse.Namespace) -> None:
 
 
 def latent(options: argparse.Namespace) -> None:
-    """What the latent carries."""
+    """Report what the latent carries."""
     network = prepared(options, *options.clips)
     found = analysis.latent_report(
         network,
@@ -109,7 +109,7 @@ _NAMES = {
 
 
 def tracking(options: argparse.Namespace) -> None:
-    """Every rule of tracking against the truth, of every network."""
+    """Every tracking rule of every network against the truth."""
     scores: dict[str, analysis.TruthScores] = {}
     chosen = {name: getattr(options, name) for name in ("pairs", "level", "draws", "textures")}
     networks = _networks(options)
@@ -127,7 +127,7 @@ def tracking(options: argparse.Namespace) -> None:
         next(iter(networks.values())),
         figure=lambda: figures.truth_figure(scores),
         numbers=_plain({"networks": {name: asdict(found) for name, found in scores.items()}}),
-        said=f"percent; {first.tokens} tokens can be followed, {first.moved} of them move by a patch or more; "
+        said=f"percent; {first.tokens} tokens can be tracked, {first.moved} of them move by a patch or more; "
         f"a token drawn at random hits {first.chance:.1f}",
         weights={name: state_digest(one) for name, one in networks.items()},
         pairs=options.pairs,
@@ -135,7 +135,7 @@ def tracking(options: argparse.Namespace) -> None:
 
 
 def retrieval(options: argparse.Namespace) -> None:
-    """Retrieval among generated clips, of every network."""
+    """Retrieval among generated clips by every network."""
     scores: dict[str, analysis.RetrievalScores] = {}
     chosen = {name: getattr(options, name) for name in ("motions", "pictures", "rounds", "textures")}
     networks = _networks(options)
@@ -161,7 +161,7 @@ def retrieval(options: argparse.Namespace) -> None:
 
 
 def _networks(options: argparse.Namespace) -> dict[str, MidwayNetwork]:
-    """The networks of a command that takes several, by what they are called in its figures."""
+    """The networks of a command that takes several, by their names in its figures."""
     models = list(dict.fromkeys(options.model))
     options.model = models[0]
     networks = [prepared(options)]
@@ -184,7 +184,7 @@ def _shown(value: float) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN (null), and names only as keys."""
+    """Values for JSON, which has no NaN and only strings as keys."""
     if isinstance(value, dict):
         return {str(name): _plain(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

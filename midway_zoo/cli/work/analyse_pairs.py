@@ -70,9 +70,9 @@ def heatmap(options: argparse.Namespace) -> None:
 
 
 def matrix(options: argparse.Namespace) -> None:
-    """The sensitivity matrix of a pair, in bounded memory where it goes to a table."""
+    """The sensitivity matrix of a pair, in bounded memory if it is written as tensors."""
     if not options.outputs and not options.time:
-        raise InputError("nothing would be kept of the matrix: pass -o OUT, or --time N.")
+        raise InputError("the matrix would not be written: pass -o OUT, or --time N.")
     network = prepared(options, options.source, options.target)
     source, target = to_tensor(options.source), to_tensor(options.target)
     if options.time:
@@ -98,7 +98,7 @@ def matrix(options: argparse.Namespace) -> None:
 
 
 def _timed(network: Any, source: Tensor, target: Tensor, options: argparse.Namespace) -> str:
-    """Seconds of N directional derivatives at once, one after the other by torch.func.jvp, and as N heat maps."""
+    """Time N directional derivatives at once, one by one with torch.func.jvp, and as N heat maps."""
     level = match_level(network, options.level)
     with inference(network):
         (batch,) = pair_batches(network, source, target, options.size, 1)
@@ -116,7 +116,7 @@ def _timed(network: Any, source: Tensor, target: Tensor, options: argparse.Names
             lambda: [single(torch.tensor(token, device=features.device), directions[token]) for token in chosen],
             lambda: [sensitivity(network, *batch.images, tokens=[token], level=level) for token in chosen],
         ]
-        single(torch.tensor(0, device=features.device), directions[0])  # the first one prepares what later ones share
+        single(torch.tensor(0, device=features.device), directions[0])  # the first run includes one-time preparations
         taken = [_seconds(way, network.device) for way in ways]
     each = [1e3 * clock / len(chosen) for clock, _ in taken]
     times = [
@@ -132,7 +132,7 @@ def _timed(network: Any, source: Tensor, target: Tensor, options: argparse.Names
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """By the clock, and of this process on the processor."""
+    """Wall-clock and processor seconds."""
 
     def now() -> tuple[float, float]:
         if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What the ``analyse`` commands share: outputs that are checked before the work, and how each is written."""
+"""What the ``analyse`` commands share: checking outputs before the work, and writing them."""
 
 import argparse
 import sys
@@ -53,7 +53,7 @@ def write(
     said: str = "",
     **facts: Any,
 ) -> None:
-    """Write every output, each as its ending says, and say what was found and where it is."""
+    """Write every output according to its ending, and report the result on stdout."""
     options.command = f"analyse {options.task}"
     about = description(options, network, **facts)
     for path in options.outputs:
@@ -87,12 +87,12 @@ def clip_frames(path: Path, options: argparse.Namespace) -> list[Frame]:
 
 
 def again(frames: list[Frame]) -> Any:
-    """Frames that were read, as a clip."""
+    """A clip of frames that were read before."""
     return iter(frames)
 
 
 def labels_of(frames: list[Frame]) -> list[str]:
-    """Names of frames for pictures."""
+    """Captions of frames in pictures."""
     return [
         f"frame {number}" if frame.pts_seconds is None else f"{frame.pts_seconds:.2f} s"
         for number, frame in enumerate(frames)
@@ -100,7 +100,7 @@ def labels_of(frames: list[Frame]) -> list[str]:
 
 
 def shown_times(frames: list[Frame]) -> list[tuple[float, float]]:
-    """Seconds from and to which frames are shown; those without times at ten a second."""
+    """Seconds from and to which frames are shown; frames without times are shown at ten per second."""
     starts = [number / _FPS if frame.pts_seconds is None else frame.pts_seconds for number, frame in enumerate(frames)]
     last = starts[-1] - starts[-2] if len(starts) > 1 else 1 / _FPS
     return list(zip(starts, [*starts[1:], starts[-1] + last], strict=True))

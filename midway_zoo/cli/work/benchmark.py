@@ -1,4 +1,4 @@
-"""``midway-zoo benchmark``: measures, prints each comparison as it comes, and writes the files at the end."""
+"""``midway-zoo benchmark``: measures, prints each comparison when it is done, and writes the files at the end."""
 
 import argparse
 import shlex
@@ -51,7 +51,7 @@ def run_benchmark(options: argparse.Namespace) -> Report:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Failing late would waste the work."""
+    """Check options early: failing late would waste the work."""
     if options.warmup < 0:
         raise InputError(f"--warmup {options.warmup}: 0 or more is expected.")
     paths: list[Any] = [path for path in (options.json, options.plot) if path]

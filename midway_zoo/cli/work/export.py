@@ -10,7 +10,7 @@ from midway_zoo.exporting.files import require_onnx
 
 
 def run_export(options: argparse.Namespace) -> None:
-    """Write the file, and say how far it is from the network."""
+    """Write the file, and report its difference from the network."""
     if options.size == "full":
         raise InputError("--size full: an exported file has one size, such as 224 or 384x640; or pass --dynamic size.")
     chosen = check_request(options.output, options.format, options.part, options.dynamic, options.dtype)

@@ -11,7 +11,7 @@ _RUNNING = ("engine", "workers", "ray_address", "batch_size", "readers", "shard_
 
 
 def run_extract(options: argparse.Namespace) -> Summary:
-    """Extract, or go on with it."""
+    """Start or resume an extraction."""
     settings = Settings(**{name: getattr(options, name) for name in _SETTINGS})
     running = Running(**{name: getattr(options, name) for name in _RUNNING})
     options.device = options.device or str(launched(options.engine).device)

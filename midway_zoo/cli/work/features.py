@@ -24,11 +24,11 @@ from midway_zoo.inference.spool import TensorSpool
 from midway_zoo.results import Features
 from midway_zoo.visualize import features_to_image, side_by_side
 
-_PICTURED = 64  # images of a picture at most: their maps are kept in memory
+_PICTURED = 64  # largest number of images in a picture, since their maps are kept in memory
 
 
 def run_features(options: argparse.Namespace) -> None:
-    """Write the features of everything that is named, in order, a batch at a time."""
+    """Write the features of all inputs in order, a batch at a time."""
     check_suffix(options.output, TABLES, "features")
     check_integer("batch_size", options.batch_size, 1)
     source, names = _inputs(options)
@@ -78,7 +78,7 @@ def _add(spool: TensorSpool, features: Features, frames: list[Frame]) -> None:
 
 
 def _inputs(options: argparse.Namespace) -> tuple[FrameSource, list[str]]:
-    """Images one at a time, and their names; of a video no names."""
+    """Images one at a time, and their names (none for a video)."""
     files: list[Path] = []
     if len(options.images) == 1 and is_animation(options.images[0]):
         return open_frames(options.images[0], stride=options.stride, fps=options.fps), []

@@ -22,7 +22,7 @@ _OPTIONS = ("method", "size", "tile", "overlap", "coarse", "refine", "mirrored",
 
 
 def run_flow(options: argparse.Namespace) -> None:
-    """Of two images, or of a clip."""
+    """Flow of two images or of a clip."""
     if options.target is None:
         _check_clip(options)
     else:
@@ -40,12 +40,14 @@ def _check_pair(options: argparse.Namespace) -> None:
     if options.stride != 1 or options.fps is not None:
         raise InputError("--stride and --fps are for a video; leave out B to pass one.")
     if options.format:
-        raise InputError("--format is for a folder of flow files of a video; the name of the output says the rest.")
+        raise InputError(
+            "--format is for a folder of flow files of a video; otherwise the ending of the output decides."
+        )
 
 
 def _check_clip(options: argparse.Namespace) -> None:
     if options.picture:
-        raise InputError("--picture is for two images; of a video, an .mp4 is the picture.")
+        raise InputError("--picture is for two images; for a video write an .mp4.")
     if options.format or not options.output.suffix or options.output.is_dir():
         taken = options.output.is_dir() and any(options.output.iterdir())
         if options.output.exists() and not options.output.is_dir():
@@ -63,7 +65,7 @@ def _of_pair(options: argparse.Namespace, network: MidwayNetwork, chosen: FlowOp
     with taken_back(options.picture):
         if options.picture:
             longest = _longest(prediction)
-            shown = options.max_flow or max(longest, STILL)  # noise shall look pale
+            shown = options.max_flow or max(longest, STILL)  # noise should look pale
             picture = flow_to_image(flow, max_flow=shown)
             picture = above_legend(picture, flow_legend(picture.shape[2], shown, longest=longest))
             write_png(options.picture, picture, metadata=facts, overwrite=options.force)
@@ -116,13 +118,13 @@ def _frames(options: argparse.Namespace) -> FrameSource:
     return open_frames(options.source, stride=options.stride, fps=options.fps)
 
 
-_LOOKED, _WITHIN = 5, 600  # pairs of a first look, and frames of the beginning among which they are spread
+_LOOKED, _WITHIN = 5, 600  # number of pairs to estimate it from, and of first frames that they are spread over
 
 
 def first_look(network: MidwayNetwork, options: argparse.Namespace, chosen: FlowOptions) -> float:
-    """A length in pixels at which the colours of a whole video are full: what few of its vectors exceed.
+    """Estimate a length in pixels for full saturation that few vectors of a video exceed.
 
-    Some pairs, spread over the first frames, are looked at: the scale must be known before the first picture.
+    It comes from some pairs, spread over the first frames, since the scale must be known before the first picture.
     """
     total = min(_frames(options).total or _WITHIN, _WITHIN)
     wanted = (

@@ -1,5 +1,5 @@
-"""Where the flow of a clip goes, pair by pair. Each is a context manager; ``finish`` makes it whole, also when it is
-interrupted, and leaving it otherwise removes what there is."""
+"""Outputs for the flow of a clip, written pair by pair. Each is a context manager: ``finish`` completes the file, also
+after an interruption, and leaving the context without it removes the file."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -19,12 +19,12 @@ from midway_zoo.results import FlowPrediction
 from midway_zoo.visualize import above_legend, flow_legend, flow_to_image
 
 FOLDER_FPS = 10.0
-"""Of a folder of frames, which have no times."""
+"""Frames per second for a folder of frames, which have no times."""
 INDEX = "index.json"
 
 
 class FlowTable:
-    """One .npz or .safetensors: flow, confidence, times and what is concealed."""
+    """One .npz or .safetensors: flow, confidence, times and concealed frames."""
 
     def __init__(self, path: Path, facts: Mapping[str, Any], *, overwrite: bool) -> None:
         self._spool, self._facts, self._overwrite = TensorSpool(path), dict(facts), overwrite
@@ -50,7 +50,7 @@ class FlowTable:
 
 
 class FlowFolder:
-    """A flow file for every pair, and index.json: which is which, and how they were made."""
+    """A flow file for every pair, and index.json: the list of files, and how they were made."""
 
     def __init__(self, folder: Path, kind: str, facts: Mapping[str, Any], *, overwrite: bool) -> None:
         self._folder, self._kind, self._facts, self._overwrite = folder, kind, dict(facts), overwrite
@@ -67,7 +67,7 @@ class FlowFolder:
     def __exit__(self, *error: object) -> None:
         if self._finished or self._overwrite:
             return
-        for pair in self._pairs:  # a repeated command must not find a part in its way
+        for pair in self._pairs:  # an incomplete folder must not block the same command
             (self._folder / pair["file"]).unlink(missing_ok=True)
         if self._made:
             self._folder.rmdir()
@@ -92,13 +92,13 @@ class FlowFolder:
 
 
 class FlowVideo:
-    """Source frames and flow side by side, at the source's times, above a legend; all in one scale.
+    """Source frames and flow side by side, at the source's times, above a legend; one scale for all frames.
 
     Args:
-        path: of the .mp4.
-        frames: the same frames that the flow is made of.
-        max_flow: length in pixels at full colour.
-        facts: written into the file as its comment.
+        path: the .mp4 to write.
+        frames: the frames that the flow is computed from.
+        max_flow: length in pixels at full saturation.
+        facts: stored in the file as its comment.
         overwrite: replace an existing file.
     """
 
@@ -136,7 +136,8 @@ class FlowVideo:
         self._number += 1
 
     def finish(self, pairs: int) -> None:
-        """The last picture is shown for the last frame too, which has no flow: the length is that of the source."""
+        """Complete the video. The last picture also stands for the last frame, which has no flow, so that the duration
+        is that of the source."""
         if self._last is None:
             raise InputError(f"there are no frames to write to {self._path.name}.")
         picture, start, stop = self._last

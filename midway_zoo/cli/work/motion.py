@@ -9,7 +9,7 @@ from midway_zoo.inference.spool import TensorSpool
 
 
 def run_motion(options: argparse.Namespace) -> None:
-    """Write the motion latents of a clip, as they come."""
+    """Write the motion latents of a clip while they are computed."""
     check_suffix(options.output, TABLES, "motion latents")
     network = load(options)
     chosen = {name: getattr(options, name) for name in ("stride", "fps", "gap", "size", "batch_size")}

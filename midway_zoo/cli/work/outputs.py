@@ -1,4 +1,4 @@
-"""Outputs of commands: checked before the work, described in what is written, kept when the work is interrupted."""
+"""Outputs of commands: checks before the work, descriptions in the files, and results kept after interruptions."""
 
 import argparse
 import signal
@@ -40,8 +40,8 @@ def check_outputs(options: argparse.Namespace) -> None:
 
 @contextmanager
 def taken_back(path: Path | None) -> Iterator[None]:
-    """Remove a first output that was not there before if what is written after it fails: it would be in the way of the
-    same command. An interrupted one too."""
+    """Remove a new first output if writing a later one fails or is interrupted, since it would block the same
+    command."""
     fresh = path is not None and not path.exists()
     try:
         yield
@@ -52,7 +52,7 @@ def taken_back(path: Path | None) -> Iterator[None]:
 
 
 def description(options: argparse.Namespace, network: MidwayNetwork, **facts: Any) -> dict[str, Any]:
-    """What every output says of how it was made."""
+    """The description of how it was made, stored in every output."""
     names = (
         "stride",
         "fps",
@@ -80,7 +80,7 @@ def description(options: argparse.Namespace, network: MidwayNetwork, **facts: An
 
 
 class Progress:
-    """How far work got."""
+    """How much work is done."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -89,7 +89,7 @@ class Progress:
         self._handler: Any = None
 
     def step(self, count: int = 1, seconds: float | None = None) -> None:
-        """Note that more is done, up to a time of the footage."""
+        """Note that more is done, and the time reached in the footage."""
         self.done += count
         self.seconds = self.seconds if seconds is None else seconds
 
@@ -100,7 +100,7 @@ class Progress:
             self._handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def end(self, output: Path, unit: str) -> None:
-        """Raise :class:`InterruptedWorkError` if Ctrl-C ended it, saying what there is."""
+        """Raise :class:`InterruptedWorkError` if Ctrl-C ended the work, saying how much is done."""
         if self._handler is not None:
             signal.signal(signal.SIGINT, self._handler)
         if self.interrupted:
@@ -110,7 +110,7 @@ class Progress:
 
 @contextmanager
 def kept_on_interrupt(progress: Progress) -> Iterator[None]:
-    """Ctrl-C in here ends it, without an error if anything was done: what there is can be closed properly."""
+    """Ctrl-C ends the context, without an error if anything was done, so that the output can be closed properly."""
     try:
         yield
     except KeyboardInterrupt:

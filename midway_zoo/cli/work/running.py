@@ -1,4 +1,4 @@
-"""What all commands that run a network share."""
+"""Functions shared by all commands that run a network."""
 
 import argparse
 import sys
@@ -43,7 +43,7 @@ def device(name: str | None) -> torch.device:
 
 
 def report(options: argparse.Namespace, result: Any) -> None:
-    """Say on stdout what was computed and where it is."""
+    """Report on stdout what was computed and where it was written."""
     if not getattr(options, "quiet", False):
         written = " and ".join(str(path) for path in (options.output, getattr(options, "picture", None)) if path)
         sys.stdout.write(f"{result}\nwrote {written}\n")

@@ -1,1 +1,1 @@
-"""What training reads: videos, pairs of frames and their views, generated scenes, flow datasets."""
+"""Data of training: videos, pairs of frames and their views, generated scenes, flow datasets."""

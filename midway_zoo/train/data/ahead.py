@@ -1,4 +1,4 @@
-"""Batches that are on the device before their step: copied on a stream of their own while others are computed."""
+"""Batches that reach the device before their step: copied on a separate stream during earlier steps."""
 
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -9,7 +9,7 @@ from accelerate.utils import recursively_apply, send_to_device
 from torch import Tensor
 
 AHEAD = 2
-"""Batches that are on their way to the device, or there, beside the one in use."""
+"""Number of batches on their way to the device, or waiting there, in addition to the one in use."""
 
 
 def batches_on(
@@ -17,16 +17,15 @@ def batches_on(
 ) -> Iterator[Any]:
     """The batches, on a device, in their order; each once.
 
-    On a device with streams (CUDA, ROCm, XPU) a batch is copied while earlier ones are computed, from pinned memory
-    without waiting, and the stream that takes it waits for its copy. Elsewhere it is simply moved when its turn comes,
-    and nothing is taken from ``batches`` before. An error of ``batches`` is raised in its turn: those before it are
-    given first.
+    On a device with streams (CUDA, ROCm, XPU) a batch is copied asynchronously from pinned memory while earlier ones
+    are processed, and the consumer's stream waits for the copy. Elsewhere a batch is moved when it is needed, and none
+    is taken from ``batches`` before. An error of ``batches`` is raised after the batches that precede it.
 
     Args:
-        device: where to.
+        device: target device.
         batches: nested lists, tuples and mappings of tensors and other things; those that are not tensors stay as they
             are.
-        ahead: how many.
+        ahead: number of batches to copy ahead.
         streams: module with the ``Stream``, ``Event``, ``stream`` and ``current_stream`` of ``torch.cuda``; None takes
             the device's own.
     """
@@ -37,7 +36,7 @@ def batches_on(
 
 
 def _streams_of(device: torch.device) -> Any:
-    """The module of a device's streams; None where it has none to copy on (torch.cpu has a placeholder)."""
+    """The module of a device's streams; None if it has none to copy on (torch.cpu has a placeholder)."""
     if device.type == "cpu":
         return None
     module = torch.get_device_module(device)
@@ -59,7 +58,7 @@ def _copied(device: torch.device, batches: Iterator[Any], ahead: int, streams: A
                 error, ended = raised, True
             else:
                 waiting.append(_begun(batch, device, copies, streams))
-                del batch  # its pinned memory is free for others as soon as it is copied
+                del batch  # its pinned memory can be reused as soon as it is copied
         if not waiting:
             if error is not None:
                 raise error
@@ -67,14 +66,14 @@ def _copied(device: torch.device, batches: Iterator[Any], ahead: int, streams: A
         moved, done = waiting.popleft()
         taker = streams.current_stream(device)
         taker.wait_event(done)
-        # The memory belongs to the stream of the copies, which must not write to it again before the taker is through.
+        # The memory belongs to the copy stream, which must not reuse it before the consumer is done.
         recursively_apply(lambda tensor, taker=taker: _lent(tensor, taker), moved)
         yield moved
         del moved
 
 
 def _begun(batch: Any, device: torch.device, copies: Any, streams: Any) -> tuple[Any, Any]:
-    # What is on the device already (scenes that were rendered there) was made on the taker's stream, and stays on it.
+    # Tensors already on the device (rendered scenes) were made on the consumer's stream, and stay on it.
     with streams.stream(copies):
         moved = send_to_device(batch, device, non_blocking=True)
         done = streams.Event()

@@ -1,4 +1,4 @@
-"""Augmentation of flow fine-tuning (appendix B.4; CroCo v2): a pair and a random generator in, a crop out."""
+"""Augmentation of flow fine-tuning (appendix B.4; CroCo v2): from a pair and a random generator to a crop."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from midway_zoo.train.data.flow_files import Kind
 from midway_zoo.train.data.photometric import jitter
 
 RESIZING = ("protocol", "independent")
-_MARGIN = 8  # a resized image exceeds the crop by this many pixels at least
+_MARGIN = 8  # a resized image is larger than the crop by at least this many pixels
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -27,9 +27,9 @@ class FlowSample(ShapeRepr):
     """As ``source``."""
     flow: Tensor | None
     """float32 (2, H, W), pixels, source to target, channel 0 = x to the right, 1 = y down; both NaN where invalid.
-    None where it is not published."""
+    None if it is not published."""
     occlusion: Tensor | None = None
-    """bool (H, W): the source pixel is not seen in the target; None where it is not known or was not asked for."""
+    """bool (H, W): the source pixel is not seen in the target; None if it is unknown or was not requested."""
 
     def tensors(self) -> dict[str, Tensor]:
         """``source``, ``target`` and ``flow``, for a batch."""
@@ -39,7 +39,7 @@ class FlowSample(ShapeRepr):
 
 @dataclass
 class FlowAugmentConfig:
-    """What is drawn for each pair. Fields that end in ``_p`` are probabilities."""
+    """Distribution of the augmentation of each pair. Fields that end in ``_p`` are probabilities."""
 
     scale_p: float = field_range(0.8, at_least=0, at_most=1)
     min_scale: float = field_range(-0.2, at_least=-4, at_most=4)
@@ -47,25 +47,25 @@ class FlowAugmentConfig:
     max_scale: float = field_range(0.5, at_least=-4, at_most=4)
     stretch_p: float = field_range(0.8, at_least=0, at_most=1)
     max_stretch: float = field_range(0.2, at_least=0, at_most=4)
-    """Either side on its own by 2 to a power drawn from [-max_stretch, max_stretch]."""
+    """Each side is scaled separately by 2 to a power drawn from [-max_stretch, max_stretch]."""
     resizing: str = field_range("protocol", choices=RESIZING)
-    """protocol: as in CroCo v2 (and RAFT): stretched only what is scaled, neither side by less than what the crop
-    needs of the shorter one, bilinear without antialiasing. independent: stretched whether scaled or not, each side
-    enlarged by what it lacks itself, antialiased; runs begun before there was a choice had this."""
+    """protocol: as in CroCo v2 (and RAFT), stretch only scaled images, scale both sides at least as much as the crop
+    requires of the shorter one, bilinear without antialiasing. independent: stretch whether scaled or not, enlarge each
+    side only as much as it requires itself, with antialiasing; earlier versions had only this."""
     horizontal_flip_p: float = field_range(0.5, at_least=0, at_most=1)
     vertical_flip_p: float = field_range(0.1, at_least=0, at_most=1)
     brightness: float = field_range(0.4, at_least=0)
-    """Strengths of colour jitter, as torchvision's ``ColorJitter`` takes them."""
+    """Strengths of colour jitter as in torchvision's ``ColorJitter``."""
     contrast: float = field_range(0.4, at_least=0)
     saturation: float = field_range(0.4, at_least=0)
     hue: float = field_range(0.5 / 3.14, at_least=0, at_most=0.5)
     asymmetric_p: float = field_range(0.2, at_least=0, at_most=1)
-    """Jitter either frame on its own; otherwise both alike."""
+    """Jitter each frame separately; otherwise both in the same way."""
     still_p: float = field_range(0.0, at_least=0, at_most=1)
-    """The target is the source, without motion. 0 in the protocol, as the next."""
+    """The target is a copy of the source, and the flow is zero. Not in the protocol."""
     letterbox_p: float = field_range(0.0, at_least=0, at_most=1)
-    """Black bars at two opposite sides of both frames, each up to a third of the crop, as films have them: they rest
-    whatever moves between them."""
+    """Black bars that do not move, at two opposite sides of both frames as in films, each up to a third of the crop.
+    Not in the protocol."""
 
 
 def check_augment(config: FlowAugmentConfig) -> None:
@@ -82,7 +82,7 @@ class FlowAugment:
     stretch were drawn or they are smaller than the crop, and never to less than 8 pixels above it.
 
     Args:
-        config: what is drawn.
+        config: distribution of the augmentation.
         size: (height, width) of the crop in pixels.
 
     Raises:
@@ -99,9 +99,9 @@ class FlowAugment:
         """A crop of a pair; a pure function of the arguments.
 
         Args:
-            sample: with flow.
+            sample: a pair with flow.
             kind: how its flow is resized: "sparse" by moving vectors, others by interpolation.
-            rng: is used up.
+            rng: random generator; its state is advanced.
 
         Returns:
             uint8 (3, h, w) images and float32 (2, h, w) flow of the crop, NaN where invalid.
@@ -136,17 +136,17 @@ class FlowAugment:
         return sample
 
     def jitter(self, sample: FlowSample, rng: np.random.Generator) -> FlowSample:
-        """Change the colours alone; the flow stays as it is.
+        """Change only the colours.
 
         Args:
-            sample: of any size.
-            rng: is used up.
+            sample: a pair of any size.
+            rng: random generator; its state is advanced.
         """
         images = torch.stack([sample.source, sample.target]).float().div_(255)
         if rng.random() < self.config.asymmetric_p:
             images = jitter(images, torch.stack([self._jitter_params(rng), self._jitter_params(rng)]))
         else:
-            # Side by side, so that contrast is changed about the mean of both.
+            # Side by side, so that contrast is changed about their common mean.
             side_by_side = jitter(torch.cat([*images], dim=-1)[None], self._jitter_params(rng)[None])[0]
             images = torch.stack(side_by_side.chunk(2, dim=-1))
         source, target = images.mul(255).round_().to(torch.uint8)
@@ -170,7 +170,7 @@ class FlowAugment:
         return new_height, new_width
 
     def _jitter_params(self, rng: np.random.Generator) -> Tensor:
-        """(8,): factors and turn, and their order, as :func:`midway_zoo.train.data.photometric.jitter` takes them."""
+        """(8,): factors, hue shift and order, as for :func:`midway_zoo.train.data.photometric.jitter`."""
         config = self.config
         strengths = (config.brightness, config.contrast, config.saturation)
         factors = [rng.uniform(max(0.0, 1 - strength), 1 + strength) for strength in strengths]
@@ -179,8 +179,8 @@ class FlowAugment:
 
 
 def resize(images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
-    """uint8 images (..., 3, H, W) at another (height, width), bilinear; ``antialias``: when they shrink, over all
-    pixels covered instead of the nearest four."""
+    """uint8 images (..., 3, H, W) at another (height, width), bilinear; with
+    ``antialias`` over all pixels covered when shrinking, instead of the nearest four."""
     if images.shape[-2:] == size:
         return images
     flat = images.reshape(-1, *images.shape[-3:])
@@ -191,7 +191,7 @@ def resize(images: Tensor, size: tuple[int, int], *, antialias: bool) -> Tensor:
 def resize_dense(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Flow (2, H, W) at another (height, width), bilinear, in pixels of that size.
 
-    Whatever an invalid vector has a part in is invalid.
+    Results that depend on an invalid vector are invalid.
     """
     if flow.shape[-2:] == size:
         return flow
@@ -203,7 +203,7 @@ def resize_sparse(flow: Tensor, size: tuple[int, int]) -> Tensor:
     """Sparse flow (2, H, W) at another (height, width), in pixels of that size, without interpolation.
 
     Each valid vector goes to the pixel that its own pixel's centre falls into; of several, the one closest to the
-    centre stays. All other pixels are NaN.
+    centre is kept. All other pixels are NaN.
     """
     if flow.shape[-2:] == size:
         return flow

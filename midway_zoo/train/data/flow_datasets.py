@@ -1,7 +1,7 @@
-"""The published flow data sets, in one table: where they lie, what they hold, how they are evaluated.
+"""The published flow data sets, in one table: folders, contents and evaluation.
 
-A data set is a row of :data:`DATASETS` and the function that lists its pairs; nothing else has to know of it.
-torchvision lists some of them too, by position instead of by name (a missing file shifts all that follow), in the
+A data set is a row of :data:`DATASETS` and a function that lists its pairs; no other code depends on it. torchvision
+lists some of them too, but matches files by position instead of name (a missing file shifts all that follow), in the
 order of the file system, and without a choice of sequences.
 """
 
@@ -61,8 +61,8 @@ def _both_ways(
 
 
 def _sintel(folder: Folder, split: str, passes: Sequence[str] = PASSES, *, invalid: bool = False) -> Iterator[Relative]:
-    """``invalid`` leaves out the pixels that ``training/invalid`` marks; the published figures (RAFT, CroCo v2) count
-    all.
+    """``invalid`` excludes the pixels marked in ``training/invalid``; the published figures (RAFT, CroCo v2) include
+    them.
 
     The sequences of "subval" are held out to choose checkpoints, the other 21 are "subtrain".
     """
@@ -101,7 +101,7 @@ def _sintel_sequence(folder: Folder, images: str, invalid: bool) -> Iterator[Rel
 
 
 def _kitti(folder: Folder, split: str, images: str) -> Iterator[Relative]:
-    # 2015's training images have frames 09 and 12 too in the multi-view download.
+    # In the multi-view download of 2015, the training images include frames 09 and 12.
     top = {"train": "training", "test": "testing"}[split]
     scenes = _numbered_scenes(folder, f"{top}/{images}")
     with_flow = split == "train"
@@ -119,7 +119,7 @@ def _kitti(folder: Folder, split: str, images: str) -> Iterator[Relative]:
 
 
 def _numbered_scenes(folder: Folder, images: str) -> list[str]:
-    """Of files ``<scene>_10.png`` and ``<scene>_11.png``."""
+    """Scene numbers of files ``<scene>_10.png`` and ``<scene>_11.png``."""
     scenes = [name.removesuffix("_10.png") for name in folder.names(images, "_10.png")]
     folder.check(images, (f"{scene}_11.png" for scene in scenes), ".png")
     return scenes
@@ -148,8 +148,9 @@ def _hd1k(folder: Folder, split: str) -> Iterator[Relative]:
 
 
 def _tartanair(folder: Folder, split: str) -> Iterator[Relative]:
-    # Flow follows from depth and the camera's motion, so occluded pixels (which the masks mark too) have it; only
-    # pixels whose flow its authors cut off (mask 200 and above) are invalid. Unpacking doubles an environment's folder.
+    # Flow is computed from depth and camera motion, so occluded pixels (which the masks mark too) have valid flow;
+    # only pixels whose flow its authors clipped (mask 200 and above) are invalid. Unpacking doubles an environment's
+    # folder.
     for environment in folder.folders("."):
         double = f"{environment}/{environment}"
         top = double if folder.has(double) else environment
@@ -186,33 +187,33 @@ def _spring(folder: Folder, split: str, directions: Sequence[str] = DIRECTIONS) 
 
 @dataclass(frozen=True)
 class FlowDataset:
-    """What there is to know of a data set."""
+    """A published flow data set."""
 
     title: str
     short: tuple[str, ...]
-    """What the command line calls it, first, and other names it goes by."""
+    """Its name on the command line, and alternative names."""
     folders: tuple[str, ...]
-    """Names that its folder may have, the first that exists; torchvision's are among them."""
+    """Possible names of its folder, of which the first existing one is used; they include torchvision's."""
     layout: str
-    """What is expected in it."""
+    """Description of the expected layout."""
     read: Callable[..., Iterator[Relative]]
-    """Lists the pairs of a split; further arguments choose among them."""
+    """Lists the pairs of a split; further arguments select among them."""
     splits: Mapping[str, int | None]
-    """With the pairs that each has when it is complete (of each pass), where that is known."""
+    """Split -> number of pairs when complete (per pass), if known."""
     kind: Kind = "dense"
     passes: tuple[str, ...] = ()
-    """Renderings, each with the same flow."""
+    """Rendering passes, which share the flow."""
     evaluated: str = "train"
-    """The split that figures are taken on: one with flow, which fine-tuning does not see where there is a choice."""
+    """The split for evaluation: one with flow, and if possible one that fine-tuning leaves out."""
     form: str | None = None
-    """Of submissions, a key of :data:`FORMS`; None where there is no server for them."""
+    """Form of submissions, a key of :data:`FORMS`; None if there is no server."""
 
     def files(self, root: Path, split: str, **options: Any) -> FlowFiles:
-        """The pairs of a split; ``options`` are the reader's.
+        """The pairs of a split; ``options`` are those of the lister.
 
         Raises:
             MissingFileError: if a folder or file is missing.
-            InputError: if a list of the data set's own is malformed.
+            InputError: if a list file of the data set is malformed.
         """
         title = self.title if len(self.splits) == 1 else f"{self.title} {split}"
         return FlowFiles(title, root, self.kind, self.read(Folder(self.title, root, self.layout), split, **options))
@@ -291,16 +292,16 @@ def _parts() -> dict[str, _Part]:
 
 
 PARTS = _parts()
-"""Names of what mixtures and evaluations are made of: ``<data set>_<split>`` and ``<data set>_<pass>_<split>``."""
+"""Names of the parts of mixtures and evaluations: ``<data set>_<split>`` and ``<data set>_<pass>_<split>``."""
 
 
 def list_part(name: str, root: str | Path | None, roots: Mapping[str, str] | None = None) -> FlowFiles:
-    """The pairs of a part; one that is not complete is warned of.
+    """The pairs of a part, with a warning if it is incomplete.
 
     Args:
         name: one of :data:`PARTS`.
         root: folder that holds the data sets under one of their usual names.
-        roots: data set -> its own folder, instead.
+        roots: data set -> its own folder, if it is elsewhere.
 
     Raises:
         ConfigError: for an unknown part or data set, or without a folder.

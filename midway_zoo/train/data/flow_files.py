@@ -1,4 +1,4 @@
-"""Lists of image pairs with their flow, kept compactly, and the folders that they are read from."""
+"""Lists of image pairs with their flow, stored compactly, and access to their folders."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy as np
 from midway_zoo.errors import MissingFileError
 
 Kind: TypeAlias = Literal["dense", "sparse", "doubled"]
-"""dense: a vector per pixel; sparse: measured points with gaps between them, which must not be interpolated; doubled:
+"""dense: a vector per pixel; sparse: measured points with gaps, which must not be interpolated; doubled:
 dense, at twice the resolution of the images."""
 
 _SEPARATOR = "\0"
@@ -22,15 +22,15 @@ class FlowEntry:
     """The files of one pair."""
 
     name: str
-    """Within its part, as submissions name it: ``clean/alley_1/frame_0001``, ``000000_10``."""
+    """Name within its part, as in submissions: ``clean/alley_1/frame_0001``, ``000000_10``."""
     source: Path
     target: Path
     flow: Path | None = None
-    """None in test sets whose flow is not published."""
+    """The flow file; None in test sets whose flow is not published."""
     occlusion: Path | None = None
-    """What tells source pixels that are not seen in the target; for evaluation."""
+    """File that marks source pixels not visible in the target, for evaluation."""
     mask: Path | None = None
-    """What tells invalid pixels, where the flow file itself does not."""
+    """File that marks invalid pixels, if the flow file does not."""
     kind: Kind = "dense"
 
 
@@ -48,13 +48,13 @@ class Relative(NamedTuple):
 class FlowFiles:
     """The pairs of one part of a data set, in a fixed order.
 
-    Paths are kept in one block of bytes: a list of 300 000 objects would be copied, page by page, into every worker.
+    Paths are stored in one block of bytes: a list of 300 000 objects would be copied, page by page, into every worker.
 
     Args:
-        title: for messages.
+        title: name in messages.
         root: folder of the data set.
-        kind: of its flow.
-        entries: in order.
+        kind: kind of its flow.
+        entries: the pairs, in order.
 
     Raises:
         MissingFileError: if there are none.
@@ -88,23 +88,23 @@ class FlowFiles:
 
 
 class Folder:
-    """A data set's folder, whose complaints name the data set, what is missing and what the layout should be.
+    """A data set's folder; its errors name the data set, the missing file and the expected layout.
 
     Args:
         title: name of the data set.
         root: its folder.
-        layout: what is expected in it, in a line.
+        layout: expected layout, in one line.
     """
 
     def __init__(self, title: str, root: Path, layout: str) -> None:
         self.title, self.root, self.layout = title, root, layout
 
     def complain(self, relative: str) -> MissingFileError:
-        """What to raise if ``relative`` is not there."""
+        """The error to raise if ``relative`` is missing."""
         return MissingFileError(f"{self.title}: there is no {self.root / relative}. Expected: {self.layout}")
 
     def names(self, relative: str, suffix: str = "") -> list[str]:
-        """Sorted names in a folder, of which those that end in ``suffix``; without any, it is missing."""
+        """Sorted names in a folder that end in ``suffix``; an error if there are none."""
         path = self.root / relative
         if not path.is_dir():
             raise self.complain(relative)
@@ -114,15 +114,15 @@ class Folder:
         return found
 
     def folders(self, relative: str) -> list[str]:
-        """Sorted names of the folders in a folder; without any, they are missing."""
+        """Sorted names of the folders in a folder; an error if there are none."""
         found = [name for name in self.names(relative) if (self.root / relative / name).is_dir()]
         if not found:
             raise self.complain(f"{relative}/*/")
         return found
 
     def neighbours(self, relative: str, prefix: str, suffix: str) -> list[tuple[str, str]]:
-        """Numbers, as they are written, of each two consecutive frames ``<prefix><number><suffix>`` in a folder; one
-        between the first and the last may not be missing."""
+        """Numbers, as written, of consecutive frames ``<prefix><number><suffix>`` in a folder; none between the first
+        and the last may be missing."""
         names = (name.removeprefix(prefix).removesuffix(suffix) for name in self.names(relative, suffix))
         numbers = [name for name in names if name.isdecimal()]
         for one, other in pairwise(numbers):
@@ -132,7 +132,7 @@ class Folder:
         return list(pairwise(numbers))
 
     def has(self, relative: str) -> bool:
-        """Whether a folder or file is there."""
+        """Whether a folder or file exists."""
         return (self.root / relative).exists()
 
     def check(self, relative: str, needed: Iterable[str], suffix: str = "") -> None:

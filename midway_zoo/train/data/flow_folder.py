@@ -1,4 +1,4 @@
-"""Pairs with flow in a folder of one's own."""
+"""Pairs with flow in a custom folder."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,13 +17,13 @@ def own_pairs(root: str | Path) -> dict[str, FlowFiles]:
     """Consecutive frames of clips, in natural order, whose flow is known; by clip.
 
     Args:
-        root: holds ``frames/`` and ``flow/``, or folders that do. A flow file leads from the frame of its name to the
-            next one; frames without flow are left out. Where no name fits, there must be a flow file for every frame
-            but the last, which belong together in their order.
+        root: folder with ``frames/`` and ``flow/``, or with folders that have them. A flow file leads from the frame of
+            the same name to the next one; frames without flow are skipped. If no names match, there must be a flow file
+            for every frame except the last, and they are matched by order.
 
     Raises:
-        MissingFileError: if the folders are not there.
-        DataError: if frames and flow do not belong together.
+        MissingFileError: if folders are missing.
+        DataError: if frames and flow do not match.
     """
     root = Path(root)
     if not root.is_dir():
@@ -34,7 +34,7 @@ def own_pairs(root: str | Path) -> dict[str, FlowFiles]:
     found = {}
     for clip in clips:
         pairs = list(_pairs(clip))
-        sparse = all(pair.flow.lower().endswith(".png") for pair in pairs)  # KITTI's format: points that were measured
+        sparse = all(pair.flow.lower().endswith(".png") for pair in pairs)  # KITTI's format holds measured points
         found[clip.name] = FlowFiles(clip.name, clip, "sparse" if sparse else "dense", pairs)
     return found
 

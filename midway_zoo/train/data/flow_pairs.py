@@ -1,6 +1,6 @@
-"""Pairs of flow training: what a run sees, a pure function of the seed and a sample's number, and how it is read.
+"""Pairs for flow training: the sequence of samples, a pure function of seed and sample number, and their reading.
 
-Bad files are replaced; generated scenes take the place of files where nothing is to be downloaded.
+Unreadable files are replaced; generated scenes can be used instead of files.
 """
 
 import logging
@@ -32,8 +32,8 @@ _logger = logging.getLogger(__name__)
 _ORDER, _REPLACE, _AUGMENT = 1, 2, 3
 
 LONGEST = 1e4
-"""Longer vectors, in pixels, are errors of rendering (FlyingThings3D has some); CroCo v2 leaves them out too."""
-_TARTANAIR_CUT_OFF = 200  # lower values of its masks: occluded or out of the picture
+"""Longer vectors, in pixels, are rendering errors (FlyingThings3D has some); CroCo v2 excludes them too."""
+_TARTANAIR_CUT_OFF = 200  # lower values of its masks mean occluded or outside the frame
 
 MIXTURES: dict[str, dict[str, int]] = {
     "full": {
@@ -45,7 +45,7 @@ MIXTURES: dict[str, dict[str, int]] = {
     },
     "small": {"flying_chairs_train": 1, "flying_things_train": 1},
 }
-"""Part -> how often each of its pairs comes in a round. "full" is the paper's (CroCo v2's), "small" its ablations'."""
+"""Part -> number of repeats of its pairs in a round. "full" is the paper's (CroCo v2's), "small" its ablations'."""
 
 
 @dataclass
@@ -55,26 +55,26 @@ class FlowDataConfig:
     source: str = field_range("files", choices=("files", "scenes"))
     """files: the data sets below; scenes: generated pairs with exact flow, which need no download."""
     root: str | None = None
-    """Folder that holds the data sets under their usual names."""
+    """Folder that contains the data sets under their usual names."""
     roots: dict[str, str] = field(default_factory=dict)
-    """Data set -> its own folder, where that is not in ``root``: roots.sintel=/data/sintel."""
+    """Data set -> its own folder, if it is not in ``root``: roots.sintel=/data/sintel."""
     mixture: str = field_range("full", choices=tuple(MIXTURES), hint="or give data.parts")
     """full: Sintel, FlyingThings, FlyingChairs, TartanAir; small: FlyingChairs, FlyingThings."""
     parts: dict[str, int] = field(default_factory=dict)
-    """Instead of a mixture: part -> how often each of its pairs comes in a round."""
+    """Instead of a mixture: part -> number of repeats of its pairs in a round."""
     epoch_pairs: int = field_range(30000, at_least=1)
-    """Pairs of an epoch; a round over the mixture is longer."""
+    """Pairs per epoch; a round over the mixture is longer."""
     crop: list[int] = field_range(default_factory=lambda: [320, 384], above=0, length=2)
-    """(height, width) in pixels that is trained on."""
+    """(height, width) of training crops in pixels."""
     scenes: ScenesConfig = field(
         default_factory=lambda: ScenesConfig(
             height=368, width=448, objects=(4, 10), period=(6.0, 48.0), motion=32.0, camera=12.0
         )
     )
-    """What generated scenes look like, before the augmentation."""
+    """Generated scenes, before augmentation."""
     augment: FlowAugmentConfig = field(default_factory=FlowAugmentConfig)
     max_failure_share: float = field_range(0.01, at_least=0, at_most=1)
-    """The run stops when more than this share of the samples tried cannot be read."""
+    """The run stops if more than this share of the samples cannot be read."""
 
 
 def check_flow_data(config: FlowDataConfig) -> None:
@@ -106,19 +106,19 @@ def list_mixture(config: FlowDataConfig) -> list[tuple[FlowFiles, int]]:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a sample is made from."""
+    """The origin of a sample."""
 
     number: int
-    """Of the sample in the whole run, from 0."""
+    """Number of the sample in the whole run, from 0."""
     attempt: int
-    """0, or which replacement this is."""
+    """0, or the number of the replacement."""
     entry: FlowEntry
 
 
 class FlowStream:
     """The endless sequence of samples of a run.
 
-    A round brings every pair of every part as often as the part is repeated, in a new order.
+    A round contains every pair of every part as often as the part is repeated, in a new order.
 
     Args:
         parts: files and repeats.
@@ -137,7 +137,7 @@ class FlowStream:
         self._order = lru_cache(maxsize=2)(self._draw_order)
 
     def __getstate__(self) -> dict[str, Any]:
-        # A cache of a method cannot be sent to workers that are not forked.
+        # A cached method cannot be sent to spawned workers.
         return {key: value for key, value in vars(self).items() if key != "_order"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ class FlowStream:
 
     @property
     def round_pairs(self) -> int:
-        """Samples of a round."""
+        """Number of samples in a round."""
         return int(self._ends[-1])
 
     def draw(self, number: int) -> Draw:
@@ -155,12 +155,12 @@ class FlowStream:
         return Draw(number, 0, self._entry(int(self._order(round_)[place])))
 
     def replacement(self, number: int, attempt: int) -> Draw:
-        """What is tried instead of a sample that cannot be read: attempt 1, 2, ..."""
+        """The replacement of a sample that cannot be read: attempt 1, 2, ..."""
         place = int(self._rng(_REPLACE, number, attempt).integers(self.round_pairs))
         return Draw(number, attempt, self._entry(place))
 
     def augment_rng(self, draw: Draw) -> np.random.Generator:
-        """What the augmentation of a sample is drawn from."""
+        """The random generator for the augmentation of a sample."""
         return self._rng(_AUGMENT, draw.number, draw.attempt)
 
     def _entry(self, place: int) -> FlowEntry:
@@ -169,7 +169,7 @@ class FlowStream:
         return files[(place - int(self._ends[part - 1] if part else 0)) % len(files)]
 
     def _rng(self, *use: int) -> np.random.Generator:
-        # The length counts too: SeedSequence takes [a] and [a, 0] for the same.
+        # The length is included, since SeedSequence treats [a] and [a, 0] as equal.
         return np.random.default_rng([self._seed, len(use), *use])
 
     def _draw_order(self, round_: int) -> npt.NDArray[np.int64]:
@@ -177,7 +177,7 @@ class FlowStream:
 
 
 def flow_pairs(config: FlowDataConfig, seed: int) -> Dataset[Sample]:
-    """The training pairs that a configuration asks for: files or generated scenes.
+    """The training pairs of a configuration, from files or generated scenes.
 
     Raises:
         ConfigError: for values that make no sense.
@@ -194,8 +194,8 @@ class FlowPairs(Dataset[Sample]):
     """Augmented pair ``k`` of a run; it does not depend on workers or batches.
 
     Args:
-        stream: of entries.
-        augment: makes crops.
+        stream: sequence of entries.
+        augment: augmentation that makes crops.
     """
 
     def __init__(self, stream: FlowStream, augment: FlowAugment) -> None:
@@ -203,7 +203,7 @@ class FlowPairs(Dataset[Sample]):
 
     def __getitem__(self, number: int) -> Sample:
         """``source`` and ``target``, uint8 (3, h, w); ``flow`` float32 (2, h, w) in pixels, NaN = invalid; ``index``,
-        the number; and ``failures``, (path, reason) of what was tried in vain.
+        the number; and ``failures``, (path, reason) of failed attempts.
 
         Raises:
             DataError: if nothing can be read in ``MAX_ATTEMPTS`` attempts.
@@ -229,13 +229,13 @@ class GeneratedPairs(Dataset[Sample]):
     """Augmented scene ``k`` of a run; scenes never repeat, and do not depend on workers or batches.
 
     Args:
-        config: of the scenes, with 2 frames.
-        augment: makes crops.
-        seed: of the run.
+        config: scenes with 2 frames.
+        augment: augmentation that makes crops.
+        seed: seed of the run.
 
     Raises:
-        ConfigError: for scenes that are no pairs.
-        MissingFileError, InputError: if textures are to come from a folder that is not there, or holds no image.
+        ConfigError: for scenes that are not pairs.
+        MissingFileError, InputError: if the folder of textures does not exist, or holds no image.
     """
 
     def __init__(self, config: ScenesConfig, augment: FlowAugment, seed: int) -> None:
@@ -249,7 +249,7 @@ class GeneratedPairs(Dataset[Sample]):
         return self.__getitems__([number])[0]
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
-        """Samples as of :class:`FlowPairs`; rendering many at once is faster."""
+        """Samples as in :class:`FlowPairs`; rendering many at once is faster."""
         batch = self._generator.render(list(numbers))
         frames = (batch.frames * 255).round().to(torch.uint8)
         samples: list[Sample] = []
@@ -263,12 +263,12 @@ def read_sample(entry: FlowEntry, *, occlusion: bool = False) -> FlowSample:
     """Read the files of one pair.
 
     Vectors with a component that is not finite, of 10 000 pixels and more, or that the data set's mask excludes become
-    NaN. Of flow at twice the images' resolution (Spring, whose values are in pixels of the images) every second row and
-    column is taken, as its authors do: a mean of four vectors would invent motion at edges.
+    NaN. If flow has twice the resolution of the images (Spring, with values in pixels of the images), every second row
+    and column is taken, as its authors do: averaging four vectors would invent motion at edges.
 
     Args:
         entry: from one of the lists.
-        occlusion: read that too, where there is one.
+        occlusion: read the occlusion too, if there is one.
 
     Raises:
         MissingFileError: if a file is gone.
@@ -305,7 +305,7 @@ def _invalid(path: Path, image: Tensor) -> Tensor:
     except FileNotFoundError as error:
         raise MissingFileError(f"there is no mask {path}.") from error
     except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is no readable mask (.npy): {error}.") from error
+        raise InputError(f"{path} is not a readable mask (.npy): {error}.") from error
     if marks.ndim != 2 or marks.dtype != np.uint8:
         raise InputError(f"{path}: {marks.dtype} array of shape {marks.shape}; uint8 (H, W) is expected.")
     mask = torch.from_numpy(marks >= _TARTANAIR_CUT_OFF)
@@ -317,7 +317,7 @@ def _occlusion(entry: FlowEntry, image: Tensor) -> Tensor:
     assert entry.occlusion is not None
     if entry.kind != "sparse":
         return _marks(entry.occlusion, image)
-    visible = read_flow(entry.occlusion)  # KITTI: the flow of pixels that are seen in both frames
+    visible = read_flow(entry.occlusion)  # KITTI: flow only of pixels visible in both frames
     _check_size(entry.occlusion, visible, image)
     return visible.isnan().any(dim=0)
 

@@ -1,6 +1,6 @@
-"""Pairs of frames of videos: which ones a run sees, and the data set of their views.
+"""Pairs of frames of videos: the sequence of pairs of a run, and the data set of their views.
 
-Which pairs is a pure function of the seed and a pair's number, without decoding anything.
+The sequence is a pure function of the seed and a pair's number, and needs no decoding.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -26,35 +26,35 @@ Reader: TypeAlias = Callable[[IndexedVideo, Path, Sequence[int], int | None], Re
 Views: TypeAlias = Callable[[Tensor, Tensor, np.random.Generator], dict[str, Tensor]]
 
 MAX_ATTEMPTS = 20
-"""Samples tried for one pair: with half of all files bad, one pair in a million runs out of them."""
+"""Attempts per pair: with half of all files unreadable, one pair in a million exhausts them."""
 
 _ORDER, _PAIR, _REPLACE, _VIEWS = 1, 2, 3, 4
-"""What a random generator is for: no two uses share a stream."""
+"""Purpose of a random generator, so that no two uses share a stream."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Where a pair comes from."""
+    """The origin of a pair."""
 
     number: int
-    """Of the pair in the whole run, from 0."""
+    """Number of the pair in the whole run, from 0."""
     round: int
     visit: int
-    """Within the round."""
+    """Number of the visit within the round."""
     video: int
-    """Position among :attr:`PairStream.videos`."""
+    """Index into :attr:`PairStream.videos`."""
     source: int
-    """Frame of the video."""
+    """Index of the source frame."""
     target: int
-    """Later frame of the video."""
+    """Index of the target frame, which is later."""
 
 
 class PairWindows:
     """The pairs of frames of one video that are the wanted time apart.
 
-    A pair is two frames that lie between ``min_seconds`` and ``max_seconds`` apart, each distance equally
-    likely; where frames are so sparse that none may fall between, also half a frame less and more.
-    Starts whose longest distance would leave the video are not used, unless the video has no others.
+    The frames of a pair are between ``min_seconds`` and ``max_seconds`` apart, each distance equally likely; if frames
+    are so sparse that there may be none in between, also half a frame less or more. Starts from which the longest
+    distance would leave the video are only used if the video has no others.
     """
 
     def __init__(self, seconds: npt.NDArray[np.float64], min_seconds: float, max_seconds: float) -> None:
@@ -66,36 +66,36 @@ class PairWindows:
         starts = self._high > self._low
         whole = starts & (seconds + max_seconds <= seconds[-1] + slack)
         self.starts = np.flatnonzero(whole if whole.any() else starts)
-        """Frames that a pair can start at."""
+        """Number of frames at which a pair can start."""
 
     def start(self, rng: np.random.Generator) -> int:
-        """Any of :attr:`starts`."""
+        """The frame of one of the :attr:`starts`."""
         return int(self.starts[rng.integers(len(self.starts))])
 
     def target(self, source: int, rng: np.random.Generator) -> int:
-        """A frame to pair with one of :attr:`starts`."""
+        """A frame to pair with a start."""
         return int(rng.integers(self._low[source], self._high[source]))
 
 
 class PairStream:
     """The endless sequence of pairs of a run.
 
-    Pair ``k`` belongs to a round, in it to a visit to one video, and is one of the ``repeats`` pairs of that
-    visit; the pairs of a visit follow each other, so that its file is opened once.
+    A round consists of visits to videos, each of ``repeats`` pairs; the pairs of a visit are consecutive, so that its
+    file is opened once.
 
     - ``starts="random"``: a round visits every video once, in a new order; every pair starts anywhere. A
       round is ``repeats`` epochs, as in the paper's repeat sampling on BDD100K.
-    - ``starts="all"``: a round starts a pair at every frame of every video (the last visit to a video fills
-      up with starts that come twice), in a new order. A round is one epoch, as on Walking Tours.
+    - ``starts="all"``: a round starts a pair at every frame of every video (the last visit to a video repeats
+      some starts), in a new order. A round is one epoch, as on Walking Tours.
 
     Args:
-        index: of the data.
-        min_seconds: least time between the frames of a pair.
-        max_seconds: most.
-        repeats: pairs of a visit.
+        index: index of the data.
+        min_seconds: shortest time between the frames of a pair.
+        max_seconds: longest time between them.
+        repeats: pairs per visit.
         starts: "random" or "all".
-        frames_fps: rate of frame folders that do not know theirs.
-        seed: of the run.
+        frames_fps: assumed rate of frame folders without times.
+        seed: seed of the run.
 
     Raises:
         ConfigError: for values that make no sense.
@@ -128,7 +128,7 @@ class PairStream:
         self._remember()
         counts = np.array([self._count_starts(video, starts) for video in index.videos], dtype=np.int64)
         self.videos = [video for video, count in zip(index.videos, counts, strict=True) if count]
-        """Those of the index that a pair fits in."""
+        """Videos of the index that are long enough for a pair."""
         if not self.videos:
             raise DataError(
                 f"none of the {len(index.videos)} usable videos in {index.base} is {min_seconds} s long; "
@@ -144,7 +144,7 @@ class PairStream:
         self._start_order = lru_cache(maxsize=4)(self._draw_start_order)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the caches: they cannot be sent to a worker."""
+        """State without the caches, which cannot be sent to a worker."""
         return {key: value for key, value in vars(self).items() if key not in ("_windows", "_order", "_start_order")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ class PairStream:
 
     @property
     def visits(self) -> int:
-        """Visits of a round."""
+        """Number of visits in a round."""
         return int(self._visit_ends[-1])
 
     @property
@@ -178,9 +178,9 @@ class PairStream:
         return Pair(number, round_, visit, video, source, windows.target(source, rng))
 
     def replacement(self, pair: Pair, attempt: int) -> Pair:
-        """What is tried instead of a pair that cannot be read: attempt 1, 2, ...
+        """The replacement of a pair that cannot be read: attempt 1, 2, ...
 
-        The pairs of a visit are replaced from one video, so that this is opened once too.
+        The pairs of a visit are replaced from the same video, so that it is opened once too.
         """
         video = int(self._rng(_REPLACE, pair.round, pair.visit, attempt).integers(len(self.videos)))
         rng = self._rng(_PAIR, pair.number, attempt)
@@ -189,11 +189,11 @@ class PairStream:
         return Pair(pair.number, pair.round, pair.visit, video, source, windows.target(source, rng))
 
     def views_rng(self, number: int) -> np.random.Generator:
-        """What the crops and the photometric parameters of a pair are drawn from."""
+        """The random generator for crops and photometric parameters of a pair."""
         return self._rng(_VIEWS, number)
 
     def _rng(self, *use: int) -> np.random.Generator:
-        # The length counts too: SeedSequence takes [a] and [a, 0] for the same.
+        # The length is included, since SeedSequence treats [a] and [a, 0] as equal.
         return np.random.default_rng([self._seed, len(use), *use])
 
     def _find_windows(self, video: int) -> PairWindows:
@@ -208,7 +208,7 @@ class PairStream:
     def _count_starts(self, video: IndexedVideo, starts: Starts) -> int:
         duration, longest = video.duration(self._frames_fps), self._seconds[1]
         if starts == "random" and video.steps is None and duration > longest >= duration / (video.frames - 1):
-            return 1  # evenly spaced and long enough: no need to look at every frame of every video
+            return 1  # evenly spaced and long enough, so the frames need not be inspected
         return len(PairWindows(video.seconds(self._frames_fps), *self._seconds).starts)
 
 
@@ -229,30 +229,30 @@ class PairsConfig:
     """Where training pairs come from."""
 
     root: str | None = "???"
-    """Folder, list of videos (.txt) or one video; see the documentation of the data. null where none is read."""
+    """Folder, list of videos (.txt) or one video; see the documentation of the data. null if none is read."""
     index: str | None = None
-    """Index file; by default it is kept with the data, which takes a root that can be written to."""
+    """Index file; by default it is stored beside the data, or in the user's cache if that is not writable."""
     min_seconds: float = 0.5
-    """Least time between the frames of a pair."""
+    """Shortest time in seconds between the frames of a pair."""
     max_seconds: float = 1.0
-    """Most time between the frames of a pair."""
+    """Longest time in seconds between the frames of a pair."""
     repeats: int = 5
-    """Pairs drawn at each visit to a video."""
+    """Pairs drawn per visit to a video."""
     starts: str = "random"
-    """random: a round visits every video once; all: it starts a pair at every frame of every video."""
+    """random: a round visits every video once; all: a round starts a pair at every frame of every video."""
     frames_fps: float = 30.0
     """Frames per second assumed for folders of frames."""
     decode_short_side: int | None = None
-    """Scale frames down to this shorter side, in pixels, when they are decoded; null keeps their size."""
+    """Shorter side in pixels that frames are reduced to when decoded; null keeps their size."""
     decoder: str = field_range("pyav", choices=("pyav", "nvdec"))
     """pyav: by the workers, on the CPU. nvdec: by the GPU (extra nvdec), of videos that `midway-zoo train prepare`
-    wrote; PyAV reads those of which both would not give the same."""
+    wrote; videos for which the two would differ are read by PyAV."""
     max_failure_share: float = 0.1
-    """The run stops when more than this share of the samples tried cannot be read."""
+    """The run stops if more than this share of the samples cannot be read."""
 
 
 def pair_stream(index: Index, config: PairsConfig, seed: int) -> PairStream:
-    """The pairs that a configuration asks for.
+    """The pairs of a configuration.
 
     Raises:
         ConfigError: for values that make no sense.
@@ -272,16 +272,16 @@ def pair_stream(index: Index, config: PairsConfig, seed: int) -> PairStream:
 class PairDataset(Dataset[Sample]):
     """Views of pair ``k`` of a run.
 
-    Each visit's file is opened once and its frames are decoded in one ordered pass, single-threaded: the
-    workers of the loader are what runs in parallel. A pair that cannot be read is replaced by
-    :meth:`~midway_zoo.train.data.frame_pairs.PairStream.replacement`, so which sample takes its place does
+    Each visit's file is opened once and its frames are decoded in one ordered pass, single-threaded, since the workers
+    of the loader run in parallel. A pair that cannot be read is replaced by
+    :meth:`~midway_zoo.train.data.frame_pairs.PairStream.replacement`, so the replacement does
     not depend on workers or batches.
 
     Args:
         stream: of pairs.
         views: ``views(source, target, rng)`` makes a sample from two uint8 frames (3, H, W).
         short_side: see ``PairsConfig.decode_short_side``.
-        read: called in place of :meth:`IndexedVideo.read`, as that is; None calls it.
+        read: function to call instead of :meth:`IndexedVideo.read`, with the same arguments; None for that.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class PairDataset(Dataset[Sample]):
 
     def __getitems__(self, numbers: Sequence[int]) -> list[Sample]:
         """Samples of the given pairs: the views, ``index`` (the number, int64) and ``failures``, a list of (path,
-        reason) of what was tried in vain.
+        reason) of failed attempts.
 
         Raises:
             DataError: if a pair cannot be replaced in ``MAX_ATTEMPTS`` attempts.
@@ -321,7 +321,7 @@ class PairDataset(Dataset[Sample]):
         )
 
     def _visit(self, group: Sequence[Pair]) -> tuple[dict[int, Sample], dict[int, Failure]]:
-        """Samples of pairs of one video, and what went wrong with the others."""
+        """Samples of pairs of one video, and the errors of the others."""
         video = self.stream.videos[group[0].video]
         frames = sorted({frame for pair in group for frame in (pair.source, pair.target)})
         try:

@@ -1,4 +1,4 @@
-"""What the index knows of one video, and reading any of its frames by that: one open, few seeks, an ordered pass."""
+"""An indexed video, whose frames are read with one open, few seeks and an ordered pass."""
 
 import math
 from bisect import bisect_right
@@ -24,7 +24,7 @@ Read: TypeAlias = tuple[dict[int, Tensor], dict[int, str]]
 """Frames by their positions, uint8 (3, H, W), and reasons for those that cannot be read."""
 
 REGULAR = 0.25
-"""A video whose frames all lie within this share of the frame interval of an even grid is taken to be on it."""
+"""A video counts as evenly timed if all frames are within this share of the frame interval of an even grid."""
 _SEEK_TRIES = 4
 
 
@@ -36,16 +36,16 @@ class IndexedVideo:
     """Relative to the base folder of the root."""
     kind: Kind
     size: int
-    """With ``changed_ns`` it tells a source that changed; see :func:`~midway_zoo.train.data.video_files.stamp`."""
+    """Size and ``changed_ns`` detect a changed source; see :func:`~midway_zoo.train.data.video_files.stamp`."""
     changed_ns: int
     frames: int
     height: int
     """Of the upright frame, in pixels."""
     width: int
     rotation: int
-    """Degrees counter-clockwise by which the decoder's picture is turned."""
+    """Degrees counter-clockwise by which the decoder's picture is rotated."""
     tick: float | None
-    """Seconds per tick. None for frames of a folder at an assumed rate, whose tick is the frame."""
+    """Seconds per tick. None for folders of frames at an assumed rate, whose tick is one frame."""
     first: int
     last: int
     keyframes: Runs
@@ -53,11 +53,11 @@ class IndexedVideo:
     steps: Runs | None = None
     """Distances in ticks between frames; None for evenly spaced ones."""
     stored: Runs | None = None
-    """Where the container has no presentation times and frames are not stored as they are shown: by how many ticks
-    each frame's packet lies behind the frame's own time."""
+    """If the container has no presentation times and frames are not stored in display order: by how many ticks each
+    frame's packet is later than the frame itself."""
 
     def __post_init__(self) -> None:
-        for name in ("keyframes", "steps", "stored"):  # lists, where they were read from JSON
+        for name in ("keyframes", "steps", "stored"):  # lists if read from JSON
             if isinstance(getattr(self, name), list):
                 object.__setattr__(self, name, Runs(getattr(self, name)))
 
@@ -69,7 +69,7 @@ class IndexedVideo:
         return self.first + np.concatenate([[0], np.cumsum(unpacked(self.steps))]).astype(np.float64)
 
     def duration(self, frames_fps: float) -> float:
-        """Seconds from the first frame to the last; ``frames_fps`` is assumed for folders that do not know theirs."""
+        """Seconds from the first frame to the last; ``frames_fps`` is assumed for folders without times."""
         return (self.last - self.first) * self._tick(frames_fps)
 
     def seconds(self, frames_fps: float) -> npt.NDArray[np.float64]:
@@ -80,11 +80,11 @@ class IndexedVideo:
         return 1 / frames_fps if self.tick is None else self.tick
 
     def unchanged(self, base: Path) -> Path:
-        """Where it is.
+        """The path of the video, after a check that it did not change.
 
         Raises:
             InputError: if it changed since it was indexed.
-            MissingFileError: if it is not there any more.
+            MissingFileError: if it no longer exists.
         """
         path = base / self.path
         if stamp(path, self.kind) != (self.size, self.changed_ns):
@@ -94,12 +94,12 @@ class IndexedVideo:
     def read(self, base: Path, indices: Sequence[int], short_side: int | None = None) -> Read:
         """Frames by their positions, uint8 (3, H, W): (those that were read, reasons for the others).
 
-        Damaged frames are not read, nor those that follow damage up to the next keyframe. Whether a frame can be read
-        never depends on which others are asked for.
+        Damaged frames are not read, nor those after damage up to the next keyframe. Whether a frame can be read never
+        depends on which others are requested.
 
         Raises:
             InputError: if the file cannot be opened or changed since it was indexed.
-            MissingFileError: if it is not there any more.
+            MissingFileError: if it no longer exists.
         """
         path = self.unchanged(base)
         if self.kind == "frames":
@@ -123,14 +123,14 @@ class IndexedVideo:
 
 
 class _OrderedReader:
-    """A decoder that moves forward through the frames of a video, and seeks where a keyframe lies in between."""
+    """A decoder that moves forward through a video, and seeks if there is a keyframe in between."""
 
     def __init__(self, video: VideoFile, known: IndexedVideo) -> None:
         self._video = video
         self._pts = known.pts
         self._tolerance = 0.4 * float(np.diff(self._pts).min())
         self._packets = self._pts if known.stored is None else np.rint(self._pts) + unpacked(known.stored)
-        # In a container without presentation times, packets are told by their own times.
+        # In a container without presentation times, packets are identified by their own times.
         self._shown: Mapping[int, float] | None = None
         if known.stored is not None:
             self._shown = {round(packet): float(shown) for packet, shown in zip(self._packets, self._pts, strict=True)}
@@ -143,7 +143,7 @@ class _OrderedReader:
         """Frame ``index``, later than the one before.
 
         Raises:
-            InputError: if it is damaged, builds on damage, or is not there.
+            InputError: if it is damaged, depends on a damaged frame, or does not exist.
         """
         wanted = float(self._pts[index])
         key = bisect_right(self._keys, index) - 1
@@ -152,7 +152,7 @@ class _OrderedReader:
         else:
             found = self._sought(wanted, key)
         if found is None:
-            self._frames = None  # the frame that was met instead may be the next one wanted
+            self._frames = None  # the frame found instead may be the next one wanted
             raise InputError("the index names it, the file does not have it or it cannot be decoded")
         if found.concealed:
             raise InputError("it is damaged, or builds on a damaged frame")
@@ -160,7 +160,7 @@ class _OrderedReader:
 
     def _sought(self, wanted: float, key: int) -> DecodedFrame | None:
         for attempt in range(_SEEK_TRIES):
-            # Some containers land behind the keyframe that was asked for: go for earlier and earlier ones.
+            # Some containers seek to a later keyframe than requested: try earlier and earlier ones.
             last = key < 0 or attempt == _SEEK_TRIES - 1
             self._seek(None if last else max(key + 1 - 2**attempt, 0))
             found, landed_before = self._advance(wanted)
@@ -169,7 +169,7 @@ class _OrderedReader:
         return None
 
     def _seek(self, key: int | None) -> None:
-        """Go on at a key frame, None for the file's start."""
+        """Continue at a keyframe; None for the start of the file."""
         if key is not None and (key > 0 or not self._untouched):
             self._video.seek(round(self._packets[self._keys[key]]))
         elif not self._untouched:
@@ -178,7 +178,7 @@ class _OrderedReader:
         self._frames = self._video.frames()
 
     def _advance(self, wanted: float) -> tuple[DecodedFrame | None, bool]:
-        """(the frame at a time, or None if the decoder is past it; whether an earlier frame was met on the way)."""
+        """(the frame at a time, or None if the decoder is past it; whether an earlier frame was found on the way)."""
         assert self._frames is not None
         earlier = False
         for frame in self._frames:

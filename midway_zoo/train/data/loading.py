@@ -1,4 +1,4 @@
-"""Loading samples, for every task: their numbers step by step, the loader, what is done about those that fail."""
+"""Loading of samples for every task: their numbers per step, the loader, and the handling of failures."""
 
 import atexit
 import logging
@@ -23,7 +23,7 @@ Failure: TypeAlias = tuple[str, str]
 _log = logging.getLogger(__name__)
 
 GRACE = 500
-"""Samples below which the share is taken of this many: one bad file must not stop a run that has just begun."""
+"""Minimum number of samples that a share refers to, so that one bad file does not stop a run at its start."""
 _NAMED = 5
 
 
@@ -35,15 +35,14 @@ def make_loader(
     num_workers: int,
     spawn: bool = False,
 ) -> Iterable[Any]:
-    """A loader that gives the batches of a batch sampler in order; an error of this package is raised as it was.
+    """A loader that yields the batches of a batch sampler in order; errors of this package are raised unchanged.
 
     Args:
-        dataset: its samples depend on their number alone, never on the worker.
+        dataset: a data set whose samples depend only on their number, never on the worker.
         batches: numbers of each batch.
-        collate: makes a batch of samples.
+        collate: makes a batch from samples.
         num_workers: 0 loads in this process.
-        spawn: start workers as processes of their own, which can use a GPU; those that are forked cannot, where this
-            process has used it.
+        spawn: start workers as new processes, which can use a GPU; forked ones cannot if this process has used it.
     """
     loader: DataLoader[Any] = DataLoader(
         _Telling(dataset),
@@ -61,13 +60,13 @@ def make_loader(
 
 @dataclass(frozen=True)
 class _Failed:
-    """What comes in a batch's place. A worker that raises would have its traceback written into the message."""
+    """Returned instead of a batch: if a worker raised the error, its message would contain the traceback."""
 
     error: MidwayZooError
 
 
 class _Telling(Dataset[Any]):
-    """Lists of samples of a data set, or why there are none."""
+    """Lists of samples of a data set, or the error instead."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -86,7 +85,7 @@ def _collate(collate: Callable[[Any], Any], samples: Any) -> Any:
 
 
 class _Batches:
-    """Of a loader; raises what came in a batch's place."""
+    """The batches of a loader; raises errors that were returned instead."""
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self._loader = loader
@@ -95,8 +94,8 @@ class _Batches:
         others = set(multiprocessing.active_children())
         batches = iter(self._loader)
         for worker in set(multiprocessing.active_children()) - others:
-            # Python ends its children by SIGTERM and waits for them. These ignore it, and would be waited for for ever
-            # where an error keeps the loader alive (as a traceback does) and so from ending them itself.
+            # At exit Python sends SIGTERM to its children and waits for them. The workers ignore the signal, and if an
+            # error keeps the loader alive (as a traceback does), it cannot end them: Python would wait forever.
             atexit.register(worker.kill)
         for batch in batches:
             if isinstance(batch, _Failed):
@@ -105,9 +104,9 @@ class _Batches:
 
 
 def _one_thread(worker: int) -> None:
-    """Workers are what runs in parallel; threads inside them would only compete."""
+    """Use one thread per worker: workers already run in parallel, and threads inside them would compete."""
     torch.set_num_threads(1)
-    # Launchers and schedulers signal the whole process group. The run answers by a last step, for which it needs its
+    # Launchers and schedulers signal the whole process group. The run then does a last step, for which it needs its
     # workers; they end with the loader, or with their parent.
     for name in StopRequest.SIGNALS:
         if hasattr(signal, name):
@@ -115,7 +114,7 @@ def _one_thread(worker: int) -> None:
 
 
 def collate(samples: Sequence[Sample]) -> dict[str, Any]:
-    """Stack samples to a batch; ``failures`` are joined to one list of (path, reason)."""
+    """Stack samples to a batch; ``failures`` are concatenated to one list of (path, reason)."""
     batch = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0] if key != "failures"}
     return {**batch, "failures": [failure for sample in samples for failure in sample["failures"]]}
 
@@ -124,16 +123,16 @@ class StepBatches(Sampler[list[int]]):
     """Batch sampler: the pair numbers of one process, step by step.
 
     At step s the run sees pairs ``s * batch_size`` to ``(s + 1) * batch_size``, of which process ``rank``
-    of ``world`` takes the ``rank``-th part. So the stream is the same for any number of processes and after
-    a resume.
+    of ``world`` takes the ``rank``-th part. Thus the sequence is the same for any number of processes and after
+    resuming.
 
     Args:
-        first_step: to start at.
-        batch_size: pairs of a step over all processes.
-        rank: of this process.
+        first_step: step to start at.
+        batch_size: pairs per step over all processes.
+        rank: rank of this process.
         world: number of processes.
-        last_step: to stop before; None never stops.
-        parts: successive batches that this process's share of a step is cut into (gradient accumulation).
+        last_step: step to stop before; None for an endless sequence.
+        parts: number of micro-batches per step and process (gradient accumulation).
 
     Raises:
         ConfigError: if the batch does not divide among processes and parts.
@@ -169,12 +168,12 @@ class StepBatches(Sampler[list[int]]):
 
 
 class FailureCounter:
-    """Counts the samples that failed and stops a run when they are too many.
+    """Counts failed samples, and stops a run if there are too many.
 
-    Each file is logged once. The count belongs into checkpoints.
+    Each file is logged once. The count is saved in checkpoints.
 
     Args:
-        max_share: of the samples tried, in [0, 1].
+        max_share: largest share of samples that may fail, in [0, 1].
 
     Raises:
         ConfigError: for a share outside [0, 1].
@@ -206,7 +205,7 @@ class FailureCounter:
             raise DataError(self._complaint())
 
     def state_dict(self) -> dict[str, Any]:
-        """What :meth:`load_state_dict` takes; plain JSON values."""
+        """State for :meth:`load_state_dict`, in plain JSON values."""
         return {
             "tried": self.tried,
             "failed": self.failed,
@@ -214,7 +213,7 @@ class FailureCounter:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on counting from :meth:`state_dict`."""
+        """Continue from the result of :meth:`state_dict`."""
         self.tried, self.failed = int(state["tried"]), int(state["failed"])
         self.files = {path: list(at) for path, at in state["files"].items()}
 

@@ -1,7 +1,7 @@
-"""Frames by NVIDIA's decoder, through torchcodec (extra ``nvdec``), for videos of which it gives what PyAV gives.
+"""Frames by NVIDIA's decoder, through torchcodec (extra ``nvdec``), for videos that it decodes like PyAV.
 
-It does not tell damage, as reading by PyAV does. So it is used only for what ``train prepare`` wrote, whose frames
-were all sound when they were written; what else it might read otherwise, PyAV reads.
+Unlike PyAV it does not report damage. It is therefore used only for videos written by ``train prepare``, whose frames
+were all sound when written; videos that it might decode differently are read by PyAV.
 """
 
 import logging
@@ -26,10 +26,10 @@ _MATRICES = (
     1,
     5,
     6,
-)  # H.273: BT.709 and the two of BT.601; where none is said, torchcodec takes another one than players
+)  # H.273: BT.709 and the two of BT.601; without a declared matrix, torchcodec assumes another one than players
 _HDR = (16, 18)  # H.273: transfer of PQ and HLG
 _CLOSE = 2.0
-"""Grey levels by which frames may differ on average: decoders of one standard agree, conversions to RGB round."""
+"""Mean difference allowed between frames in grey levels: decoders agree, but conversions to RGB round."""
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def import_torchcodec() -> Any:
 
     Raises:
         MissingExtraError: if it is not installed.
-        ConfigError: if it cannot be used, because FFmpeg's libraries are not found for instance.
+        ConfigError: if it cannot be used, for example because FFmpeg's libraries are not found.
     """
     try:
         from torchcodec import decoders
@@ -55,10 +55,10 @@ def import_torchcodec() -> Any:
 
 
 def check_decoder(base: Path) -> None:
-    """Whether videos in a folder can be decoded on this machine's GPU, before a run begins.
+    """Check before a run that videos in a folder can be decoded on this machine's GPU.
 
     Raises:
-        MissingExtraError, ConfigError: saying why not, and what to do.
+        MissingExtraError, ConfigError: if not, with the reason and a remedy.
     """
     import_torchcodec()
     if not torch.cuda.is_available() or torch.version.cuda is None:
@@ -66,13 +66,13 @@ def check_decoder(base: Path) -> None:
     if not (base / OPTIONS_FILE).is_file():
         raise ConfigError(
             f"data.decoder=nvdec reads videos that `midway-zoo train prepare` wrote, and {base} holds none: a GPU's "
-            "decoder does not tell damaged frames. Prepare them, or pass data.decoder=pyav."
+            "decoder does not report damaged frames. Prepare them, or pass data.decoder=pyav."
         )
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What decides how a video's numbers become RGB."""
+    """Properties of a video that determine its conversion to RGB."""
 
     codec: str
     height: int
@@ -80,18 +80,18 @@ class Layout:
     matrix: int
     range: int
     stream: int
-    """Number of the video among the file's streams."""
+    """Index of the video stream in the file."""
 
 
 class DeviceReader:
-    """Reads frames as :meth:`IndexedVideo.read` does, by a device's decoder where both give the same.
+    """Reads frames like :meth:`IndexedVideo.read`, with a device's decoder if both give the same result.
 
     The first video of each :class:`Layout` is read by both and compared. Videos with B-frames, uneven times, a
-    rotation, more than 8 bits, other chroma than 4:2:0, or colours that the file does not name, are read by PyAV, and
-    so is what the device fails at; each reason is logged once. Of every frame the time is compared with the index.
+    rotation, more than 8 bits, other chroma than 4:2:0, or undeclared colours are read by PyAV, and so are videos
+    on which the device fails; each reason is logged once. The time of every frame is compared with the index.
 
     Args:
-        device: such as "cuda:0". "cpu" takes torchcodec's own decoder, which serves for comparison.
+        device: such as "cuda:0"; "cpu" uses torchcodec's own decoder, for comparisons.
     """
 
     def __init__(self, device: str) -> None:
@@ -101,7 +101,7 @@ class DeviceReader:
         self._look = lru_cache(maxsize=100_000)(_look)
 
     def __getstate__(self) -> dict[str, Any]:
-        """For a worker, which compares for itself."""
+        """State for a worker, which makes its own comparisons."""
         return {"device": self.device}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -133,7 +133,7 @@ class DeviceReader:
         """Frames by their positions.
 
         Raises:
-            RuntimeError, ValueError, IndexError, OSError: if torchcodec fails, or gives something else.
+            RuntimeError, ValueError, IndexError, OSError: if torchcodec fails, or returns something unexpected.
         """
         decoder = import_torchcodec().VideoDecoder(
             str(path), stream_index=layout.stream, device=self.device, seek_mode="approximate"
@@ -152,7 +152,7 @@ class DeviceReader:
         return dict(zip(indices, found.data.contiguous().cpu().unbind(), strict=True))
 
     def _compared(self, video: IndexedVideo, base: Path, images: dict[int, Tensor], layout: Layout) -> Read:
-        """What PyAV reads of the same frames, once it is known whether both agree."""
+        """The same frames read by PyAV, after noting whether the two agree."""
         expected, failed = video.read(base, list(images))
         both = [(images[index].float(), expected[index].float()) for index in expected]
         if both and not failed:
@@ -170,11 +170,11 @@ class DeviceReader:
 
 
 def _look(video: IndexedVideo, path: Path) -> Layout | str:
-    """How a video is stored, or why its frames might come out otherwise on a device."""
+    """The layout of a video, or the reason why a device might decode it differently."""
     if video.steps is not None or video.stored is not None:
         return "its frames are unevenly timed"
     if video.rotation:
-        return "it is turned"
+        return "it is rotated"
     with VideoFile(path) as file:
         context = file.stream.codec_context
         colours = int(context.colorspace), int(context.color_range)
@@ -185,5 +185,5 @@ def _look(video: IndexedVideo, path: Path) -> Layout | str:
         if context.pix_fmt != "yuv420p" or int(context.color_trc) in _HDR:
             return f"its pixels are {context.pix_fmt}, or HDR"
         if colours[0] not in _MATRICES:
-            return "it does not say by which matrix its colours are stored"
+            return "it does not declare the matrix of its colours"
         return Layout(context.name, video.height, video.width, *colours, stream=file.stream.index)

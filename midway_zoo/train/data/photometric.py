@@ -1,8 +1,8 @@
 """Photometric augmentation of the views: parameters drawn by the worker, operations run on the views' device.
 
-The order is that of DINO: colour jitter (its four operations in an order drawn per view), grey, blur, solarisation,
-then ImageNet normalisation. Colours follow PIL, on which the original recipe runs: luma is ITU-R 601, hue is turned
-in HSV, every blend ends with a clamp to [0, 1].
+The order is that of DINO: colour jitter (four operations in an order drawn per view), grayscale, blur, solarization,
+then ImageNet normalisation. Colours follow PIL, which the original recipe uses: luma is ITU-R 601, hue is shifted
+in HSV, and every blend is clamped to [0, 1].
 """
 
 import math
@@ -21,16 +21,16 @@ from midway_zoo.checks import field_range
 from midway_zoo.errors import InputError, InputTypeError
 
 UNIFORMS = 13
-"""Random numbers behind the parameters of one view."""
+"""Number of random numbers for the parameters of one view."""
 
 _CHUNK = 256  # views augmented at a time on an accelerator: bounds the memory of the temporaries
-_CACHED = 2**19  # values augmented at a time on a CPU: what stays in its cache
+_CACHED = 2**19  # values augmented at a time on a CPU, so that they stay in its cache
 _LUMA = (0.299, 0.587, 0.114)
 _REACH = 3  # the blur's kernel ends at this many standard deviations
 
 
 class ViewKind(IntEnum):
-    """Which probabilities a view's blur and solarisation have."""
+    """Kind of a view, which determines its probabilities of blur and solarization."""
 
     TYPE_1 = 0
     TYPE_2 = 1
@@ -40,9 +40,9 @@ class ViewKind(IntEnum):
 class Column(IntEnum):
     """Columns of the parameters (N, 11), float32.
 
-    The first four are what the jitter does: factors of brightness, contrast and saturation (1 = as it
-    is) and the turn of hue (0 = as it is; 1 is the full circle). ``*_RANK`` say when: a permutation of
-    0..3. GREY and SOLARISE are 0 or 1; BLUR is the radius in pixels (standard deviation), 0 = none.
+    The first four are the jitter: factors of brightness, contrast and saturation (1 = unchanged) and the
+    shift of hue (0 = unchanged; 1 is the full circle). ``*_RANK`` are their order: a permutation of
+    0..3. GRAYSCALE and SOLARIZE are 0 or 1; BLUR is the radius in pixels (standard deviation), 0 = none.
     """
 
     BRIGHTNESS = 0
@@ -53,17 +53,17 @@ class Column(IntEnum):
     CONTRAST_RANK = 5
     SATURATION_RANK = 6
     HUE_RANK = 7
-    GREY = 8
+    GRAYSCALE = 8
     BLUR = 9
-    SOLARISE = 10
+    SOLARIZE = 10
 
 
 @dataclass
 class PhotometricConfig:
-    """What is drawn for each view: the paper's recipe, which is DINO's, with BYOL's two types of views.
+    """Distribution of the parameters of each view: the paper's recipe, which is DINO's, with BYOL's two types of views.
 
-    Strengths are of torchvision's ``ColorJitter``. Of three probabilities the first is of views of type
-    1, the second of type 2, the third of local crops.
+    Strengths are those of torchvision's ``ColorJitter``. Three probabilities are those of views of type 1, of type 2,
+    and of local crops.
     """
 
     jitter_p: float = field_range(0.8, at_least=0, at_most=1)
@@ -71,23 +71,23 @@ class PhotometricConfig:
     contrast: float = field_range(0.4, at_least=0)
     saturation: float = field_range(0.2, at_least=0)
     hue: float = field_range(0.1, at_least=0, at_most=0.5)
-    grey_p: float = field_range(0.2, at_least=0, at_most=1)
+    grayscale_p: float = field_range(0.2, at_least=0, at_most=1)
     blur_p: tuple[float, float, float] = field_range((1.0, 0.1, 0.5), at_least=0, at_most=1, length=3)
     blur_radius: tuple[float, float] = field_range((0.1, 2.0), at_least=0, length=2, ordered=True)
-    solarise_p: tuple[float, float, float] = field_range((0.0, 0.2, 0.0), at_least=0, at_most=1, length=3)
+    solarize_p: tuple[float, float, float] = field_range((0.0, 0.2, 0.0), at_least=0, at_most=1, length=3)
 
 
 def draw_parameters(
     config: PhotometricConfig, kinds: Sequence[ViewKind], rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """Parameters of one :class:`ViewKind` per view, independent of each other: (N, 11) as :class:`Column` says."""
+    """Parameters of one :class:`ViewKind` per view, independent of each other: (N, 11), see :class:`Column`."""
     return photometric_parameters(config, kinds, rng.random((UNIFORMS, len(kinds))))
 
 
 def photometric_parameters(
     config: PhotometricConfig, kinds: Sequence[ViewKind], uniform: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.float32]:
-    """:func:`draw_parameters` from numbers in [0, 1) that are drawn already, (UNIFORMS, N): for whole batches."""
+    """:func:`draw_parameters` from given numbers (UNIFORMS, N) in [0, 1), for whole batches."""
     kind = np.asarray(kinds, dtype=np.intp)
     parameters = np.empty((len(kind), len(Column)), np.float32)
     jittered = uniform[0] < config.jitter_p
@@ -96,30 +96,30 @@ def photometric_parameters(
         parameters[:, column] = np.where(jittered, low + (high - low) * uniform[1 + column], 1.0)
     parameters[:, Column.HUE] = np.where(jittered, config.hue * (2 * uniform[4] - 1), 0.0)
     parameters[:, Column.BRIGHTNESS_RANK : Column.HUE_RANK + 1] = uniform[5:9].argsort(axis=0).T
-    parameters[:, Column.GREY] = uniform[9] < config.grey_p
+    parameters[:, Column.GRAYSCALE] = uniform[9] < config.grayscale_p
     smallest, largest = config.blur_radius
     blurred = uniform[10] < np.asarray(config.blur_p)[kind]
     parameters[:, Column.BLUR] = np.where(blurred, smallest + (largest - smallest) * uniform[11], 0.0)
-    parameters[:, Column.SOLARISE] = uniform[12] < np.asarray(config.solarise_p)[kind]
+    parameters[:, Column.SOLARIZE] = uniform[12] < np.asarray(config.solarize_p)[kind]
     return parameters
 
 
 def augment(views: Tensor, params: Tensor) -> Tensor:
     """Apply each view's own parameters, then normalise.
 
-    On an accelerator all views go through every operation, switched per view by arithmetic, so nothing waits for the
-    device and shapes never depend on values; on the CPU only the views that ask for an operation do. Both give the same
-    values up to float32 rounding.
+    On an accelerator every operation is computed for all views and selected per view, so that nothing waits for the
+    device and shapes never depend on values; on the CPU each operation is computed only for the views that need it.
+    Both give the same values up to float32 rounding.
 
     Args:
         views: uint8 (N, 3, H, W), RGB.
-        params: float32 (N, 11) as :class:`Column` says, on the same device.
+        params: float32 (N, 11), see :class:`Column`, on the same device.
 
     Returns:
         float32 (N, 3, H, W), normalised with ImageNet's mean and standard deviation.
 
     Raises:
-        InputError: for shapes that are not these.
+        InputError: for other shapes.
         InputTypeError: for views that are not uint8.
     """
     if views.ndim != 4 or views.shape[1] != 3 or 0 in views.shape[2:]:
@@ -130,7 +130,7 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
     if views.dtype != torch.uint8:
         raise InputTypeError(f"views of dtype {views.dtype}: uint8 is expected, as ViewSampler gives them.")
     chunk = max(1, _CACHED // views.shape[1:].numel()) if _values_are_known(views) else _CHUNK
-    if torch.compiler.is_compiling():  # there are few temporaries then
+    if torch.compiler.is_compiling():  # there are few temporaries in this case
         chunk = len(views)
     with torch.autocast(views.device.type, enabled=False):
         if len(views) <= chunk:
@@ -143,15 +143,15 @@ def augment(views: Tensor, params: Tensor) -> Tensor:
 
 def _augment(views: Tensor, params: Tensor) -> Tensor:
     images = jitter(views.float().mul_(1 / 255), params)
-    images = _where(params[:, Column.GREY] > 0, lambda images: luma(images).expand(-1, 3, -1, -1), images)
+    images = _where(params[:, Column.GRAYSCALE] > 0, lambda images: luma(images).expand(-1, 3, -1, -1), images)
     images = _where(params[:, Column.BLUR] > 0, gaussian_blur, images, params[:, Column.BLUR])
-    images = _where(params[:, Column.SOLARISE] > 0, solarise, images)
+    images = _where(params[:, Column.SOLARIZE] > 0, solarize, images)
     offset, scale = _normalisation(views.device)
     return torch.addcmul(offset, images, scale)
 
 
 def _where(chosen: Tensor, operation: Callable[..., Tensor], images: Tensor, *values: Tensor) -> Tensor:
-    """Images (N, 3, H, W), the ``chosen`` (N,) among them changed; ``values`` (N,) are the operation's own."""
+    """Images (N, 3, H, W) with an operation applied to the ``chosen`` (N,); ``values`` (N,) are its parameters."""
     if not _values_are_known(images):
         return torch.where(chosen[:, None, None, None], operation(images, *values), images)
     rows = chosen.nonzero().flatten()
@@ -161,12 +161,12 @@ def _where(chosen: Tensor, operation: Callable[..., Tensor], images: Tensor, *va
 
 
 def _values_are_known(images: Tensor) -> bool:
-    """Whether what to do may depend on values: the host would wait for an accelerator's, and compiled code has none."""
+    """Whether control flow may depend on values: on an accelerator the host would wait, and compiled code has none."""
     return images.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def denormalise(images: Tensor) -> Tensor:
-    """What :func:`augment` gave (..., 3, H, W), as images in [0, 1] to look at."""
+    """Invert the normalisation of :func:`augment`: images (..., 3, H, W) in [0, 1]."""
     offset, scale = _normalisation(images.device)
     return ((images - offset) / scale).clamp_(0, 1)
 
@@ -183,12 +183,12 @@ def jitter(images: Tensor, params: Tensor) -> Tensor:
     """Change colours, each image in an order of its own.
 
     Brightness, contrast and saturation are one kind of operation, a blend with black, the mean luma or the luma, so
-    three slots hold them in each image's order. Images differ in how many come before hue, the costly one: it runs
-    once, between two passes over the slots of which each image uses complementary ones.
+    three slots hold them in each image's order. Images differ in how many come before hue, the expensive operation: it
+    runs once, between two passes over the slots, and each image uses each slot in one of the passes.
 
     Args:
-        images: float32 (N, 3, H, W) in [0, 1]; they are not changed.
-        params: float32 (N, 8 or more), the first columns as :class:`Column` says.
+        images: float32 (N, 3, H, W) in [0, 1]; not modified.
+        params: float32 (N, 8 or more); for the first columns see :class:`Column`.
 
     Returns:
         (N, 3, H, W) in [0, 1].
@@ -216,11 +216,11 @@ def _blend(images: Tensor, factor: Tensor, contrast: Tensor, saturation: Tensor)
 
 
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turn the hue of images (N, 3, H, W) in [0, 1] by ``turns`` (N,) of the circle; value and chroma of HSV stay.
+    """Shift the hue of images (N, 3, H, W) in [0, 1] by ``turns`` (N,) of the circle, keeping value and chroma of HSV.
 
-    Hue is had without telling sextants apart (which is slow on CPUs): its distance from red is 1 - r + g + b sextants
-    of colours stretched to [0, 1], on the side of the larger of g and b. Each channel of the result falls from value
-    to value - chroma between one and two sextants from the channel's own hue.
+    Hue is computed without case distinctions by sextant (which are slow on CPUs): its distance from red is 1 - r + g +
+    b sextants of colours stretched to [0, 1], on the side of the larger of g and b. Each channel of the result falls
+    from value to value - chroma between one and two sextants from the channel's own hue.
     """
     red, green, blue = images.split(1, dim=1)
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -235,29 +235,29 @@ def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Grey (..., 1, H, W) of images (..., 3, H, W), ITU-R 601 as in PIL."""
+    """Luma (..., 1, H, W) of images (..., 3, H, W), ITU-R 601 as in PIL."""
     red, green, blue = images.split(1, dim=-3)
     return (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
 
 
 def mean_luma(images: Tensor) -> Tensor:
-    """Mean grey (..., 1, 1, 1) of images (..., 3, H, W)."""
+    """Mean luma (..., 1, 1, 1) of images (..., 3, H, W)."""
     return luma(images.mean((-2, -1), keepdim=True))
 
 
-def solarise(images: Tensor) -> Tensor:
-    """Invert what is brighter than a half, in images in [0, 1]: that is min(x, 1 - x)."""
+def solarize(images: Tensor) -> Tensor:
+    """Solarize images in [0, 1] at a threshold of 0.5: min(x, 1 - x)."""
     return torch.minimum(images, 1 - images)
 
 
 def gaussian_blur(images: Tensor, radii: Tensor) -> Tensor:
-    """Blur images (N, C, H, W) with Gaussians of standard deviation ``radii`` (N,) > 0, cut at three of them.
+    """Blur images (N, C, H, W) with Gaussians of standard deviation ``radii`` (N,) > 0, truncated at three of them.
 
     Pixels outside repeat the nearest one inside, as in PIL's ``GaussianBlur`` (which approximates the Gaussian by
     boxes).
     """
     if not _values_are_known(images):
-        # One product with a banded matrix for each direction: their reach needs no bound.
+        # One product with a banded matrix per direction, so the reach of the kernel needs no bound.
         rows, columns = (_blur_matrices(side, radii) for side in images.shape[-2:])
         return rows[:, None] @ (images @ columns[:, None].mT)
     reach = math.ceil(_REACH * float(radii.max()))
@@ -291,7 +291,7 @@ def _blur_matrices(size: int, radii: Tensor) -> Tensor:
     """(N, size, size): row i holds the weights with which pixels make up the blurred pixel i."""
     weights, distance = _kernels(radii, size), torch.arange(size, device=radii.device)
     matrices = weights[:, (distance[:, None] - distance).abs()]
-    # What falls off either end counts for the pixel at that end.
+    # Weights beyond either end are added to the pixel at that end.
     outside = weights.flip(1).cumsum(1).flip(1) - weights
     first, last = (distance == 0).to(weights), (distance == size - 1).to(weights)
     return matrices + outside[:, :, None] * first + outside.flip(1)[:, :, None] * last

@@ -1,4 +1,4 @@
-"""Re-encoding a data root once so that any frame is cheap to reach: small pictures, a keyframe every few frames."""
+"""Re-encoding of a data root for fast access to any frame: small pictures, with frequent keyframes."""
 
 import json
 import os
@@ -30,35 +30,35 @@ from midway_zoo.inference.video_writer import Colours, VideoWriter
 from midway_zoo.train.data.video_files import read_timing
 
 OPTIONS_FILE = "midway_prepare.json"
-"""In the output folder, how it was prepared: a run that is taken up again must go on the same way."""
+"""File in the output folder with the options, which must be the same when the work is resumed."""
 
 Format: TypeAlias = Literal["video", "frames"]
 Timed: TypeAlias = "tuple[Any, int]"
 """A picture (PyAV frame or uint8 (3, H, W)) and its time in ticks."""
 
 _KNOWN_MATRICES = {1, 4, 5, 6, 7, 9}
-"""Codes of ITU-T H.273 that FFmpeg's converter computes with."""
+"""Matrix codes of ITU-T H.273 that FFmpeg's converter supports."""
 
 
 @dataclass
 class PrepareReport:
-    """What :func:`prepare` did."""
+    """Summary of :func:`prepare`."""
 
     done: int = 0
-    """Videos written."""
+    """Number of videos written."""
     skipped: int = 0
-    """Videos that an earlier run had written."""
+    """Number of videos that an earlier run had written."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """(path, reason)"""
     frames: int = 0
-    """Written."""
+    """Number of frames written."""
     damaged: int = 0
-    """Frames left out because they are damaged or follow damage, up to the next key frame."""
+    """Number of frames left out, since they are damaged or follow damage up to the next keyframe."""
     bytes_before: int = 0
-    """Of the videos written, not of those skipped."""
+    """Bytes of the sources of videos written, without those skipped."""
     bytes_after: int = 0
     seconds: float = 0.0
-    """Wall clock."""
+    """Wall-clock time."""
 
     def __str__(self) -> str:
         speed = self.frames / self.seconds if self.seconds else 0.0
@@ -70,7 +70,7 @@ class PrepareReport:
         if self.damaged:
             lines.append(f"{self.damaged} damaged frames were left out")
         text = "\n".join(lines + [f"  {path}: {reason}" for path, reason in self.failed])
-        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 are no text to print
+        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 cannot be printed
 
 
 @dataclass(frozen=True)
@@ -99,19 +99,19 @@ def prepare(
 
     Outputs keep the folders, names and frame times of their sources, are upright, decode to the same colours (matrix,
     range, primaries and transfer are written) and have no sound. Damaged frames are left out. Each output is written
-    under a temporary name and renamed, so a run that was stopped can be started again and skips what is finished. A
+    under a temporary name and renamed, so a stopped run can be started again and skips what is finished. A
     video that cannot be read is reported and does not stop the others.
 
     Args:
         root: see :func:`~midway_zoo.inference.sources.find_sources`.
-        out: output folder, made if need be.
+        out: output folder; created if needed.
         height: shorter side in pixels, as in "360p"; smaller videos keep their size. Sides are made even.
-        gop: frames from keyframe to keyframe.
-        workers: videos at a time; by default the number of cores.
+        gop: distance of keyframes in frames.
+        workers: videos processed at a time; by default the number of cores.
         format: "video" writes H.264 (.mp4), "frames" a folder of JPEG files per video.
         crf: constant rate factor of H.264; lower is better and larger.
-        quality: of JPEG, to 95.
-        frames_fps: rate of frame folders that do not know theirs.
+        quality: JPEG quality, at most 95.
+        frames_fps: assumed rate of frame folders without times.
 
     Raises:
         ConfigError: for options that make no sense, or an ``out`` that was prepared with others.
@@ -170,7 +170,7 @@ def _outputs(sources: list[Source], format_: Format) -> list[tuple[Source, str]]
 
 
 def _inside(source: Source, *, keep_suffix: bool) -> str:
-    """A source's path as one that cannot leave the output folder, whatever a list of files says."""
+    """A source's path, changed so that it cannot leave the output folder, whatever a list of files contains."""
     parts = [part for part in PurePosixPath(source.path).parts if part not in ("..", "/")]
     path = PurePosixPath(*parts) if parts else PurePosixPath("frames")
     return str(path if keep_suffix or source.kind == "frames" else path.with_suffix(""))
@@ -227,7 +227,7 @@ def _from_folder(path: Path, options: _Options) -> tuple[Iterator[Timed], Fracti
 
 
 def _write_video(out: Path, frames: Iterator[Timed], tick: Fraction, rate: Fraction, options: _Options) -> int:
-    # A keyframe exactly every gop frames, also where the picture changes.
+    # A keyframe exactly every gop frames, also at scene changes.
     keys = {"g": str(options.gop), "keyint_min": str(options.gop), "sc_threshold": "0"}
     encoder = {"crf": str(options.crf), "preset": "veryfast", **keys}
     first = next(frames, None)
@@ -264,12 +264,12 @@ def _colours(picture: Any) -> Colours:
 
 
 def _converts(picture: Any) -> bool:
-    """Whether FFmpeg brings a frame to the output's format by its own numbers: YUV of a matrix that it knows."""
+    """Whether FFmpeg can convert a frame to the output's format without RGB: YUV with a supported matrix."""
     return picture.format.name.startswith("yuv") and colour_matrix(picture) in _KNOWN_MATRICES
 
 
 def _converted(picture: Any, size: tuple[int, int], colours: Colours) -> Any:
-    """A picture as the output stores it: its own numbers where they can be kept, else by way of RGB."""
+    """A picture in the output's format: its values are kept if possible, or else converted through RGB."""
     to = {"dst_colorspace": colours.matrix, "dst_color_range": colours.range}
     if (
         isinstance(picture, Tensor)

@@ -1,4 +1,4 @@
-"""Run-length codes of integers, kept in a few bytes: an index may hold the times of 70,000 unevenly timed videos."""
+"""Compact run-length codes of integers: an index may hold the times of 70,000 unevenly timed videos."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -25,7 +25,7 @@ class Runs:
         self._pairs: npt.NDArray[np.integer[Any]] = wide.astype(np.int16 if small else np.int64)
 
     def tolist(self) -> list[list[int]]:
-        """As JSON has it."""
+        """The code in JSON types."""
         pairs: list[list[int]] = self._pairs.tolist()
         return pairs
 
@@ -35,7 +35,7 @@ class Runs:
 
     @property
     def nbytes(self) -> int:
-        """Memory of the code."""
+        """Memory of the code in bytes."""
         return self._pairs.nbytes
 
     def __len__(self) -> int:

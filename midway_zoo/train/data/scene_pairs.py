@@ -19,17 +19,17 @@ from midway_zoo.train.data.loading import Sample, StepBatches, collate, make_loa
 from midway_zoo.train.data.views import ViewSampler, ViewsConfig
 
 _KINDS = 0x6B696E64
-_VIEWS = 0x76696577  # separates what is drawn for views from what is drawn for scenes
+_VIEWS = 0x76696577  # separates the random numbers of views from those of scenes
 
 
 class RenderedBatches(Dataset[Sample], ABC):
-    """Data that are made in whole batches, on :attr:`device`."""
+    """Data made in whole batches on :attr:`device`."""
 
     device: torch.device
 
     @abstractmethod
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
-        """The batch of these samples, as :func:`midway_zoo.train.data.loading.collate` makes one."""
+        """The batch of these samples, as from :func:`midway_zoo.train.data.loading.collate`."""
 
     def __getitem__(self, number: int) -> Sample:
         batch = self.__getitems__([number])
@@ -40,15 +40,15 @@ class SceneViews(RenderedBatches):
     """Views of scene ``k`` of a run: a pure function of configuration, seed and k; scenes never repeat.
 
     Args:
-        scenes: with 2 frames, or more: then the pair is any two of them, one after the other in time, each distance
-            equally likely (and all of them are rendered).
-        views: which views are cut.
-        seed: of the run.
-        device: where they are rendered, and stay.
+        scenes: scenes with 2 or more frames; a pair is any two of them in temporal order, each distance equally likely
+            (all frames are rendered).
+        views: views to cut.
+        seed: seed of the run.
+        device: device that they are rendered on, and stay on.
 
     Raises:
         ConfigError: for scenes of a single frame, or views that cannot be drawn.
-        MissingFileError, InputError: if textures are to come from a folder that is not there, or holds no image.
+        MissingFileError, InputError: if the folder of textures does not exist, or holds no image.
     """
 
     def __init__(self, scenes: ScenesConfig, views: ViewsConfig, seed: int, device: str | torch.device = "cpu") -> None:
@@ -60,7 +60,7 @@ class SceneViews(RenderedBatches):
         self.device = self._generator.device
 
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
-        """The batch of these pairs, as :func:`midway_zoo.train.data.loading.collate` makes one."""
+        """The batch of these pairs, as from :func:`midway_zoo.train.data.loading.collate`."""
         index = torch.tensor(list(numbers))
         draws = Draws(self._seed ^ (_VIEWS << 32), index.numpy())
         frames = self._pair(self._generator.frames(numbers), draws)
@@ -80,13 +80,13 @@ class SceneViews(RenderedBatches):
 
 
 class MixedViews(RenderedBatches):
-    """Views of pair ``k`` of a run, of a scene or of a video: which of the two depends on the seed and k alone.
+    """Views of pair ``k`` of a run, from a scene or a video; which of them depends only on the seed and k.
 
     Args:
-        scenes: of the CPU.
-        videos: gives a list of samples for pair numbers, as :class:`~midway_zoo.train.data.frame_pairs.PairDataset`.
-        share: of the videos, 0 to 1.
-        seed: of the run.
+        scenes: views of scenes, on the CPU.
+        videos: samples by pair numbers, as :class:`~midway_zoo.train.data.frame_pairs.PairDataset`.
+        share: share of videos, 0 to 1.
+        seed: seed of the run.
     """
 
     def __init__(self, scenes: SceneViews, videos: Dataset[Sample], share: float, seed: int) -> None:
@@ -94,7 +94,7 @@ class MixedViews(RenderedBatches):
         self._scenes, self._videos, self._share, self._seed = scenes, videos, share, seed
 
     def __getitems__(self, numbers: Sequence[int]) -> Sample:
-        """The batch of these pairs in their order, as :func:`midway_zoo.train.data.loading.collate` makes one."""
+        """The batch of these pairs in their order, as from :func:`midway_zoo.train.data.loading.collate`."""
         chosen = Draws(self._seed ^ (_KINDS << 32), np.array(numbers)).uniform(1)[:, 0] < self._share
         filmed = [number for number, video in zip(numbers, chosen, strict=True) if video]
         drawn = [number for number, video in zip(numbers, chosen, strict=True) if not video]
@@ -117,7 +117,7 @@ def scene_batches(dataset: RenderedBatches, steps: StepBatches, *, num_workers: 
 
 
 def scenes_fingerprint(scenes: ScenesConfig) -> str:
-    """What tells two configurations of scenes apart: a resumed run must not change them."""
+    """Identifies a configuration of scenes, which must be the same when a run is resumed."""
     return hashlib.sha256(json.dumps(asdict(scenes), sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""Whether /dev/shm holds the batches that data workers hand over: where it does not, they die with a bus error."""
+"""Check that /dev/shm can hold the batches of data workers, which otherwise die with a bus error."""
 
 import logging
 import os
@@ -16,18 +16,18 @@ _log = logging.getLogger(__name__)
 
 
 def bytes_per_pair(views: ViewsConfig) -> int:
-    """Of one pair's views as workers hand them over."""
+    """Size of one pair's views as passed on by workers."""
     sides = [views.dynamics_size] * 2 + [views.global_size] * 4 + [views.local_size] * (2 * views.local_crops)
     return sum(3 * side * side for side in sides) + 4 * len(Column) * len(sides)
 
 
 def check_shared_memory(batch_bytes: int, workers: int, *, folder: Path = _FOLDER) -> None:
-    """Before a run: compare what the workers of all processes of this machine may hold with what is free.
+    """Before a run, compare what the workers of all processes on this machine may use with what is free.
 
     Args:
-        batch_bytes: of one batch of one process.
-        workers: of one process; none need no shared memory.
-        folder: where shared memory is; systems without it have other limits, and nothing is checked.
+        batch_bytes: size of one batch of one process.
+        workers: workers per process; 0 needs no shared memory.
+        folder: location of shared memory; if a system does not have it, nothing is checked.
 
     Raises:
         ConfigError: if not even one batch per worker fits.

@@ -1,4 +1,4 @@
-"""The sources of training data on disk: what tells a changed one, and frame folders with their times."""
+"""The sources of training data on disk: detection of changes, and frame folders with their times."""
 
 import json
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from midway_zoo.inference.sources import Kind
 
 
 def stamp(path: Path, kind: Kind) -> tuple[int, int]:
-    """Two numbers that tell a changed source: bytes and time of change in ns of a file; 0 and
+    """Two numbers to detect a changed source: bytes and modification time in ns of a file; 0 and
     :func:`~midway_zoo.inference.folders.folder_stamp` of a folder.
 
     Raises:
-        MissingFileError: if it is not there.
+        MissingFileError: if it does not exist.
     """
     try:
         if kind == "frames":
@@ -30,10 +30,10 @@ def stamp(path: Path, kind: Kind) -> tuple[int, int]:
 
 
 def read_timing(folder: Path) -> dict[str, Any] | None:
-    """What ``frames.json`` of a frame folder says, or None without one.
+    """The contents of a frame folder's ``frames.json``; None if there is none.
 
     Raises:
-        InputError: if it is no such file.
+        InputError: if it is not such a file.
     """
     path = folder / TIMING_FILE
     try:
@@ -42,7 +42,9 @@ def read_timing(folder: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is no file of frame times ({error!r}); delete it to use the assumed rate.") from error
+        raise InputError(
+            f"{path} is not a file of frame times ({error!r}); delete it to use the assumed rate."
+        ) from error
 
 
 def read_images(
@@ -51,8 +53,8 @@ def read_images(
     """Frames of a folder by their positions: (frames that were read, reasons for the others).
 
     Raises:
-        InputError: if the folder does not hold ``frames`` images any more.
-        MissingFileError: if it is not there.
+        InputError: if the folder no longer holds ``frames`` images.
+        MissingFileError: if it does not exist.
     """
     names = frame_files(folder)
     if len(names) != frames:

@@ -26,7 +26,7 @@ from midway_zoo.train.data.video_probe import probe
 INDEX_NAME = "midway_index.json"
 FORMAT = 2
 _OLDER = 1
-"""Its AVI files and frame folders are probed again, as they were read in another order; the others are as now."""
+"""Earlier format, whose AVI files and frame folders are probed again, since they were read in another order."""
 
 _SAVE_SECONDS = 60
 
@@ -49,7 +49,7 @@ Entry: TypeAlias = IndexedVideo | Reject
 
 @dataclass(frozen=True)
 class Index:
-    """What a data root holds."""
+    """The videos of a data root."""
 
     base: Path
     """Folder that the paths are relative to."""
@@ -64,7 +64,7 @@ class Index:
 
     @property
     def fingerprint(self) -> str:
-        """Changes with anything that changes which pairs a run sees; not with where the data are."""
+        """Changes with anything that affects the pairs of a run, but not with the location of the data."""
         content = [
             [value for key, value in vars(video).items() if key != "changed_ns" and (key, value) != ("stored", None)]
             for video in self.videos
@@ -72,7 +72,7 @@ class Index:
         return hashlib.sha256(json.dumps(content, default=as_json).encode()).hexdigest()[:16]
 
     def save(self, path: Path) -> None:
-        """Write one JSON object, a line per video; an index that is there is replaced."""
+        """Write one JSON object with a line per video, replacing an existing index."""
         with atomic(path, overwrite=True) as temporary:
             text = (
                 f'{{"format": {FORMAT},\n"clips": [\n{_lines(self.videos)}\n],\n'
@@ -87,7 +87,7 @@ class Index:
 
         Raises:
             MissingFileError: if there is no such file.
-            InputError: if it is no index of this version.
+            InputError: if it is not an index of this version.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -115,11 +115,11 @@ class Index:
         bad += [(video.path, f"too short for a pair: {video.duration(frames_fps):.2f} s") for video in short]
         lines = [f"{len(self.videos) - len(short)} videos, {frames} frames, {hours:.2f} h; {len(bad)} cannot be used"]
         text = "\n".join(lines + [f"  {path}: {reason}" for path, reason in bad])
-        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 are no text to print
+        return text.encode("utf-8", "backslashreplace").decode()  # names that are not UTF-8 cannot be printed
 
 
 def _outdated(index: Index) -> Index:
-    """An index whose entries that an earlier release read otherwise count as changed."""
+    """An index in which entries that an earlier release read differently count as changed."""
 
     def aged(entry: Any) -> Any:
         another = entry.kind == "frames" or suffix_of(entry.path) in (".avi", ".gif") or isinstance(entry, Reject)
@@ -137,15 +137,15 @@ def build_index(
 ) -> Index:
     """Probe every video of a root once, in parallel.
 
-    Of a video the times of its frames and keyframes are read (from the container's header, or else by demultiplexing
-    it), and one frame is decoded.
+    For a video, the times of frames and keyframes are read (from the container's header, or else by demultiplexing),
+    and one frame is decoded.
 
     Args:
         root: see :func:`~midway_zoo.inference.sources.find_sources`.
         workers: threads; by default twice the cores.
-        known: an earlier index of the root; files that did not change since are taken from it.
-        partial: file that keeps what was probed so far, every minute and when the work is interrupted; a call that
-            finds it goes on from there. Removed at the end.
+        known: an earlier index of the root; unchanged files are taken from it.
+        partial: file for intermediate results, written every minute and on interruption, from which a later call
+            continues. Removed at the end.
 
     Raises:
         MissingFileError: if there is no such root.
@@ -169,11 +169,11 @@ def build_index(
 
 
 def index_path(root: str | os.PathLike[str], path: str | os.PathLike[str] | None = None) -> Path:
-    """Where the index of a root is kept.
+    """Path of the index of a root.
 
-    ``path`` if given; else in the folder, or beside the list, video or frames; else, where nothing can be written
-    there and none is there, in the user's cache (``MIDWAY_ZOO_INDEXES``, by default
-    ``~/.cache/midway_zoo/indexes``), under a name made of the root's path.
+    ``path`` if given; else in the folder, or beside the list, video or frames; else, if that is not writable and
+    there is none, in the user's cache (``MIDWAY_ZOO_INDEXES``, by default
+    ``~/.cache/midway_zoo/indexes``), under a name made from the root's path.
     """
     if path is not None:
         return Path(path)
@@ -193,10 +193,10 @@ def _cached_path(root: Path) -> Path:
 
 
 def check_index_path(location: Path) -> None:
-    """Make the folder of an index that shall be written: failing after the work would waste it.
+    """Create the folder of an index before the work, since failing afterwards would waste it.
 
     Raises:
-        InputError: if nothing can be written there.
+        InputError: if it is not writable.
     """
     try:
         make_folder(location.parent)
@@ -216,16 +216,16 @@ def load_or_build_index(
 ) -> Index:
     """The index of a root, built and saved if there is none.
 
-    Files that changed since are probed again; files that are gone stay in the index (a run replaces their
-    samples), and new ones are not looked for, so that a run that goes on sees the same data: index the
-    root again for that. With several processes, let one call this before the others.
+    Changed files are probed again. Missing files stay in the index (a run replaces their samples), and new files are
+    not searched for, so that a resumed run sees the same data; index the root again to include them. With several
+    processes, let one call this before the others.
 
     Args:
         root: see :func:`~midway_zoo.inference.sources.find_sources`.
-        path: where the index is or shall be; by default see :func:`index_path`.
+        path: path of the index; by default that of :func:`index_path`.
         workers: threads; by default twice the cores.
-        refresh: look at every file for changes. False where another process has just done so: an index that is there
-            is taken as it is, unless what the other found could not be kept.
+        refresh: check every file for changes. False if another process has just done so: an existing index is then used
+            as it is, unless the other process could not save its result.
 
     Raises:
         MissingFileError: if there is no such root.
@@ -245,7 +245,7 @@ def load_or_build_index(
     check_index_path(location)
     index = build_index(root, workers=workers)
     index.save(location)
-    _log.info("indexed %s; kept in %s", index.report().splitlines()[0], location)
+    _log.info("indexed %s; saved in %s", index.report().splitlines()[0], location)
     return index
 
 

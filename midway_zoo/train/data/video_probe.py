@@ -1,4 +1,4 @@
-"""What a video is, from its packets and one decoded frame."""
+"""Probing a video: its packets and one decoded frame."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,17 @@ from midway_zoo.train.data.runs import Runs, packed
 from midway_zoo.train.data.video_files import read_timing, stamp
 
 _CHECKED = 32
-"""Packets that are compared with the container's index: more than any encoder reorders."""
+"""Number of packets compared with the container's index, more than any encoder reorders."""
 
 
 def probe(base: Path, source: Source) -> IndexedVideo:
-    """Read what the header of a video says, or its packets once, and decode one; or list a folder, reading one image.
+    """Read the header of a video, or its packets once, and decode one frame; or list a folder and read one image.
 
-    Videos in containers without presentation times (AVI) are decoded whole if their frames are not stored in the
-    order in which they are shown.
+    Videos in containers without presentation times (AVI) are decoded completely if their frames are not stored in
+    display order.
 
     Raises:
-        MidwayZooError: saying why it cannot be used.
+        MidwayZooError: if it cannot be used, with the reason.
     """
     path = base / source.path
     size, changed_ns = stamp(path, source.kind)
@@ -89,27 +89,25 @@ def _video(path: Path) -> dict[str, Any]:
 def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
     """(first decoded frame, {time in ticks: is a keyframe}) of the packets that become frames.
 
-    Where the container's header says the times, it is believed once the first packets have borne it out; the rest of
-    the file is not read then.
+    Times in the container's header are used if the first packets confirm them; the rest of the file is then not
+    read.
     """
     picture = None
     times: dict[int, bool] = {}
-    first: int | None = None  # keyframe: what a recording holds before it cannot be decoded
+    first: int | None = None  # keyframe: a recording cannot be decoded before it
     latest = -math.inf
     header = _header(video)
     for packet in video.packets():
         picture = _first_picture(packet) if picture is None else picture
         if packet.size and packet.is_discard and packet.is_keyframe and first is None:
-            first = video.time_of(packet)  # cut without decoding: not shown, but what follows builds on it
+            first = video.time_of(packet)  # from a lossless cut: not displayed, but later frames depend on it
         if not packet.size or packet.is_discard:
             continue
         time = video.time_of(packet)
         if time is None or not video.has_time(packet):
             raise InputError("frames without a time in the file; `midway-zoo train prepare` writes them")
         if time in times or (packet.is_keyframe and time < latest):
-            raise InputError(
-                "frame times go back, as in recordings that were joined; `midway-zoo train prepare` mends them"
-            )
+            raise InputError("frame times go back, as in joined recordings; `midway-zoo train prepare` repairs them")
         if packet.is_keyframe and first is None:
             first = time
         if header and header[len(times) : len(times) + 1] != [(time, packet.is_keyframe)]:
@@ -126,9 +124,10 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
 
 
 def _header(video: VideoFile) -> list[tuple[int, bool]]:
-    """(time in ticks, is a keyframe) of every frame as the container's index has it; empty where that does not do.
+    """(time in ticks, is a keyframe) of every frame from the container's index; empty if that cannot be used.
 
-    It has decoding times only, so that frames must be stored as they are shown; and what it names must be in the file.
+    The index has only decoding times, so frames must be stored in display order; and all entries must exist in the
+    file.
     """
     entries = list(getattr(video.stream, "index_entries", None) or ())
     if video.timeless or video.reorders or len(entries) != video.stream.frames:
@@ -140,7 +139,7 @@ def _header(video: VideoFile) -> list[tuple[int, bool]]:
 
 
 def _first_picture(packet: Any) -> Any:
-    """A frame that a packet completes; damage at the start of a file does not make the rest of it useless."""
+    """A frame that a packet completes; damage at the start of a file must not make the rest useless."""
     try:
         return next(iter(packet.decode()), None)
     except (import_av().FFmpegError, ValueError):
@@ -148,7 +147,7 @@ def _first_picture(packet: Any) -> Any:
 
 
 def _decoded_times(path: Path) -> tuple[dict[int, bool], Runs]:
-    """({time in ticks: is a keyframe}, how far behind it each frame's packet is) of a file decoded to its end."""
+    """({time in ticks: is a keyframe}, by how much each frame's packet is later) of a completely decoded file."""
     times: dict[int, bool] = {}
     behind: list[int] = []
     with VideoFile(path, threads=0) as video:
@@ -171,4 +170,4 @@ def _fields(pts: Sequence[int], size: tuple[int, int], tick: float | None, *, ke
 
 def _check_count(frames: int) -> None:
     if frames < 2:
-        raise InputError(f"{'no frames' if frames == 0 else 'only one frame'}; a pair takes two")
+        raise InputError(f"{'no frames' if frames == 0 else 'only one frame'}; a pair needs two")

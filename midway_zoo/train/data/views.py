@@ -1,9 +1,9 @@
 """The 22 views of a frame pair: which boxes are cut, and cutting them.
 
 Boxes and flips follow the paper's pretraining recipe: frames of a pair share the dynamics box, the initial box and
-the two global boxes inside it; local boxes are each frame's own. They are drawn in one place, for one pair of a video
-or for a whole batch of rendered ones. Cutting is left to what is fastest: PyTorch's resize of single 8-bit images for
-large frames in a worker, two batched matrix products for frames that lie on the device, which is not waited for.
+the two global boxes inside it; local boxes are drawn per frame. The same code draws them for one pair of a video and
+for a whole batch of rendered pairs. Crops are resized in the fastest way: with PyTorch's resize of single 8-bit images
+for large frames in a worker, and with two batched matrix products, without synchronisation, for frames on the device.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,30 +36,30 @@ Boxes = npt.NDArray[np.int64]
 
 @dataclass
 class ViewsConfig(PhotometricConfig):
-    """Sizes are sides in pixels; areas are (smallest, largest) shares of what the box is cut from: the
-    frame for the dynamics and initial boxes, the initial box for the others. ``aspect`` is width / height.
+    """Sizes are sides in pixels; areas are (smallest, largest) fractions of the region that the box is cut from:
+    the frame for the dynamics and initial boxes, the initial box for the others. ``aspect`` is width / height.
 
-    ``local_size`` is that of the released code; the paper's text has all crops at 224.
+    ``local_size`` is that of the released code; in the paper's text all crops have 224.
     """
 
     dynamics_size: int = field_range(224, at_least=1)
     global_size: int = field_range(224, at_least=1)
     local_size: int = field_range(96, at_least=1)
     local_crops: int = field_range(8, at_least=0)
-    """Per frame; 0 for none."""
+    """Number per frame; 0 for none."""
     dynamics_area: tuple[float, float] = field_range((0.2, 0.4), above=0, at_most=1, length=2, ordered=True)
     initial_area: tuple[float, float] = field_range((0.05, 0.2), above=0, at_most=1, length=2, ordered=True)
     global_area: tuple[float, float] = field_range((0.4, 1.0), above=0, at_most=1, length=2, ordered=True)
     local_area: tuple[float, float] = field_range((0.05, 0.4), above=0, at_most=1, length=2, ordered=True)
     aspect: tuple[float, float] = field_range((3 / 4, 4 / 3), above=0, length=2, ordered=True)
     dynamics_shift: float = field_range(0.0, at_least=0, below=1)
-    """The target's dynamics box lies up to this share of the box's sides away from the source's, each way, as far as
-    the frame reaches: motion by the crop, on stills too. An option that the authors' code has and the released runs
-    left at 0: both boxes are the same."""
+    """The target's dynamics box is shifted by up to this fraction of its sides each way, as far as the frame allows,
+    which gives motion even on stills. An option of the authors' code that the released runs left at 0, so that both
+    boxes are the same."""
     dynamics_degrees: float = field_range(0.0, at_least=0, at_most=180)
-    """The target's dynamics crop is turned about its middle by up to so many degrees either way, what lies outside
-    being mirrored in; like the next two an option that the authors' code has (affine augmentation) and the released
-    runs left off."""
+    """The target's dynamics crop is rotated about its centre by up to so many degrees either way, with reflection at
+    its borders; like the next two an option of the authors' code (affine augmentation) that the released runs did not
+    use."""
     dynamics_zoom: float = field_range(0.0, at_least=0, below=1)
     """... and enlarged or reduced by up to the factor 1 + dynamics_zoom."""
     dynamics_shear: float = field_range(0.0, at_least=0, below=90)
@@ -74,7 +74,7 @@ class Uniform(Protocol):
 
 
 class _Numbers(Protocol):
-    """The random numbers of B pairs, in the order in which they are asked for."""
+    """The random numbers of B pairs, in the order in which they are used."""
 
     def tries(self) -> Iterable[Floats]:
         """(B, 4) for each try at one box of each pair."""
@@ -83,7 +83,7 @@ class _Numbers(Protocol):
         """(B, 2): down and right."""
 
     def affine(self) -> Floats:
-        """(B, 3): turn, zoom and shear."""
+        """(B, 3): rotation, zoom and shear."""
 
     def flips(self) -> Floats:
         """(B,)"""
@@ -93,7 +93,7 @@ class _Numbers(Protocol):
 
 
 class _PairNumbers:
-    """Of one pair, from a generator: none is drawn that is not needed."""
+    """Random numbers of one pair, from a generator; only those needed are drawn."""
 
     def __init__(self, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -115,7 +115,7 @@ class _PairNumbers:
 
 
 class _BatchNumbers:
-    """Of a batch: the same amount for every pair, those of all boxes first."""
+    """Random numbers of a batch: the same amount for every pair, those of all boxes first."""
 
     def __init__(self, draws: Uniform, local_views: int) -> None:
         boxes, flips, views = 4 + local_views, 2 + local_views, 6 + local_views
@@ -145,12 +145,12 @@ def random_boxes(
 ) -> Boxes:
     """A box for each pair, drawn as torchvision's ``RandomResizedCrop`` does.
 
-    Area share uniform, aspect (width / height) log-uniform, place uniform; where none of the tries fits, the largest
-    central box whose aspect is allowed.
+    Area uniform, aspect (width / height) log-uniform, position uniform; if none of the tries fits, the largest central
+    box with an allowed aspect.
 
     Args:
-        height: (B,), pixels of what the boxes are cut from.
-        width: as ``height``.
+        height: (B,), height in pixels of the regions that boxes are cut from.
+        width: (B,), likewise.
         area: see :class:`ViewsConfig`.
         aspect: width / height.
         tries: (B, 4) in [0, 1) each; taken until every box fits.
@@ -178,12 +178,12 @@ def random_boxes(
 
 
 def shifted_boxes(boxes: Boxes, height: int, width: int, share: float, uniform: Floats) -> Boxes:
-    """Boxes (B, 4) moved by up to ``share`` of their sides either way, uniformly, where (height, width) has room.
+    """Boxes (B, 4) shifted uniformly by up to ``share`` of their sides either way, within (height, width).
 
     Args:
         boxes: top, left, height, width.
-        height: of the frames.
-        width: of the frames.
+        height: height of the frames.
+        width: width of the frames.
         share: in [0, 1).
         uniform: (B, 2) in [0, 1).
     """
@@ -194,11 +194,11 @@ def shifted_boxes(boxes: Boxes, height: int, width: int, share: float, uniform: 
 
 
 def affine_matrices(config: ViewsConfig, uniform: Floats) -> npt.NDArray[np.float32]:
-    """From places in the warped crop to places in the crop, both from -1 to 1: (B, 2, 3).
+    """Matrices (B, 2, 3) from positions in the warped crop to positions in the crop, both from -1 to 1.
 
     Args:
-        config: of the views.
-        uniform: (B, 3) in [0, 1): turn, zoom and shear.
+        config: configuration of the views.
+        uniform: (B, 3) in [0, 1): rotation, zoom and shear.
     """
     turn, zoom, shear = (2 * uniform - 1).T
     angle, slant = np.deg2rad(turn * config.dynamics_degrees), np.tan(np.deg2rad(shear * config.dynamics_shear))
@@ -210,19 +210,19 @@ def affine_matrices(config: ViewsConfig, uniform: Floats) -> npt.NDArray[np.floa
 
 
 def warp(images: Tensor, matrices: Tensor) -> Tensor:
-    """uint8 images (B, 3, S, S) at the places that matrices (B, 2, 3) name, bilinear, mirrored beyond their borders."""
+    """Warp uint8 images (B, 3, S, S) by matrices (B, 2, 3), bilinear, with reflection at their borders."""
     grid = F.affine_grid(matrices, list(images.shape), align_corners=False)
     warped = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return warped.round_().clamp_(0, 255).to(torch.uint8)
 
 
 class _Plan(NamedTuple):
-    """What is cut from B pairs; all boxes in the frames' coordinates."""
+    """The views of B pairs; all boxes in the frames' coordinates."""
 
     dynamics: Boxes
     """(B, 2, 4): the source's and the target's."""
     affine: npt.NDArray[np.float32] | None
-    """(B, 2, 3): of the target's dynamics crop; None where it is not warped."""
+    """(B, 2, 3): warp of the target's dynamics crop; None without warping."""
     shared: Boxes
     """(B, 2, 4): of the global views of both frames."""
     own: Boxes
@@ -244,10 +244,10 @@ class ViewSampler:
     order.
 
     Args:
-        config: of the views.
+        config: configuration of the views.
 
     Raises:
-        ConfigError: for a configuration from which no views can be drawn.
+        ConfigError: for a configuration that allows no views.
     """
 
     def __init__(self, config: ViewsConfig) -> None:
@@ -262,7 +262,7 @@ class ViewSampler:
         Args:
             source: first frame, uint8 (3, H, W), RGB. Channels-last memory (a permuted (H, W, 3) array) is fastest.
             target: second frame, the same.
-            rng: what is drawn comes from here only.
+            rng: the only source of random numbers.
 
         Raises:
             InputError: if the frames are not (3, H, W), empty, or differ in size.
@@ -292,7 +292,7 @@ class ViewSampler:
 
         Args:
             frames: float32 (B, 2, 3, H, W) in [0, 1]: source and target.
-            draws: what is drawn comes from here only, the same amount for every pair.
+            draws: the only source of random numbers, the same amount for every pair.
 
         Raises:
             InputError: for frames of another shape.
@@ -369,7 +369,7 @@ def _cut_each(wanted: Sequence[tuple[Tensor, Sequence[int], bool]], size: int) -
 
 
 def cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
-    """Resize boxes of images, antialiased bicubic as ``F.interpolate`` does it, with each one's own flip.
+    """Resize boxes of images, antialiased bicubic as in ``F.interpolate``, each with its own flip.
 
     Args:
         images: float32 (N, C, H, W) in [0, 1].
@@ -400,7 +400,7 @@ def _cut(images: Tensor, boxes: Tensor, flips: Tensor, size: int) -> Tensor:
 
 
 def _resize_matrices(start: Tensor, length: Tensor, size: int, pixels: int) -> Tensor:
-    """(N, K, size, pixels): row i holds the weights with which the pixels of a box make up its resized pixel i."""
+    """(N, K, size, pixels): row i holds the weights of a box's pixels in its resized pixel i."""
     start, length = start[..., None, None], length[..., None, None]
     scale = length / size
     place = torch.arange(pixels, device=start.device) + 0.5
@@ -422,5 +422,5 @@ def _check_frames(source: Tensor, target: Tensor) -> None:
     if source.shape != target.shape:
         raise InputError(
             f"frames of one pair differ in size: {tuple(source.shape)} and {tuple(target.shape)}. "
-            "Both must come from the same video, rotated alike."
+            "Both must come from the same video, with the same rotation."
         )

@@ -1,8 +1,8 @@
-"""The kinds of training there are. A task is a folder beside this file and a line in :data:`TASKS`.
+"""The kinds of training. Each task is a folder beside this file and a line in :data:`TASKS`.
 
 The folder's ``__init__`` holds ``ENTRY``, a :class:`TaskEntry`, and imports nothing heavy: the command line reads it to
-list the commands. Everything else (configuration, model, losses, data, validation, what an export adds) is the task's
-own, see :class:`midway_zoo.train.task.Task`.
+list the commands. Everything else (configuration, model, losses, data, validation, exports) is up to the task; see
+:class:`midway_zoo.train.task.Task`.
 """
 
 from dataclasses import dataclass
@@ -24,18 +24,18 @@ TASKS = {
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """What the command line says of a task, and where the rest is found."""
+    """Texts of a task for the command line, and where the rest is found."""
 
     summary: str
-    """A few words, without capital and full stop."""
+    """A short description, without a capital letter and full stop."""
     example: str
-    """A whole command line."""
+    """A complete command line."""
     config: str
     """``module.Class`` in the task's package: its configuration, a :class:`~midway_zoo.train.config.RunConfig`."""
     task: str
     """``module.Class`` in the task's package: a :class:`~midway_zoo.train.task.Task`."""
     layouts: tuple[str, ...] = ()
-    """Forms of ``midway-zoo train export`` beside the zoo's; see ``Task.export_as``."""
+    """Layouts of ``midway-zoo train export`` in addition to the zoo's; see ``Task.export_as``."""
 
 
 def entry_of(name: str) -> TaskEntry:

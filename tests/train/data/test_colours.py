@@ -13,7 +13,7 @@ from midway_zoo.train.data.photometric import (
     gaussian_blur,
     jitter,
     luma,
-    solarise,
+    solarize,
 )
 
 LEVEL = 1 / 255
@@ -80,7 +80,7 @@ def test_grey_and_solarisation_are_those_of_pil() -> None:
     image = picture()
     grey = luma(image / 255).expand(3, -1, -1)
     torch.testing.assert_close(grey, from_pil(to_pil(image).convert("L")), atol=0.6 * LEVEL, rtol=0)
-    torch.testing.assert_close(solarise(image / 255), from_pil(ImageOps.solarize(to_pil(image))))
+    torch.testing.assert_close(solarize(image / 255), from_pil(ImageOps.solarize(to_pil(image))))
 
 
 def blurred(image: Tensor, radius: float) -> Tensor:

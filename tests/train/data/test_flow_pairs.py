@@ -153,7 +153,7 @@ def test_a_bad_file_is_replaced_the_same_way_everywhere(root: Path) -> None:
     assert [k for k, sample in enumerate(samples) if sample["failures"]] == hit
     path, reason = samples[hit[0]]["failures"][0]
     assert path.endswith("00002_img1.ppm")
-    assert "00002_flow.flo is no .flo file" in reason or "does not fit" in reason
+    assert "00002_flow.flo is not a .flo file" in reason or "does not fit" in reason
     again = flow_pairs(config, seed=4)[hit[0]]
     assert torch.equal(again["source"], samples[hit[0]]["source"])
     batch = collate(samples)

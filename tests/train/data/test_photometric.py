@@ -23,7 +23,7 @@ from midway_zoo.train.data.photometric import (
     draw_parameters,
     gaussian_blur,
     luma,
-    solarise,
+    solarize,
 )
 from tests.train.data.test_colours import picture
 
@@ -75,9 +75,9 @@ def test_each_order_of_the_jitter() -> None:
 
 def test_order_of_the_stages() -> None:
     image, params = picture(), plain(1)
-    params[0, [Column.BRIGHTNESS, Column.GREY, Column.BLUR, Column.SOLARISE]] = torch.tensor([1.3, 1, 1.5, 1])
+    params[0, [Column.BRIGHTNESS, Column.GRAYSCALE, Column.BLUR, Column.SOLARIZE]] = torch.tensor([1.3, 1, 1.5, 1])
     grey = luma((image / 255 * 1.3).clamp(0, 1)).expand(3, -1, -1)
-    expected = (solarise(gaussian_blur(grey[None], torch.tensor([1.5])))[0] - MEAN) / STD
+    expected = (solarize(gaussian_blur(grey[None], torch.tensor([1.5])))[0] - MEAN) / STD
     torch.testing.assert_close(augment(image[None], params)[0], expected, atol=1e-5, rtol=0)
 
 
@@ -144,10 +144,10 @@ def test_how_often_and_how_much() -> None:
         assert float(rows.float().mean()) == pytest.approx(expected, abs=slack + 1e-9)
 
     share(params[:, Column.BRIGHTNESS] != 1, 0.8)
-    share(params[:, Column.GREY] == 1, 0.2)
-    for kind, blur, solarised in zip(ViewKind, (1.0, 0.1, 0.5), (0.0, 0.2, 0.0), strict=True):
+    share(params[:, Column.GRAYSCALE] == 1, 0.2)
+    for kind, blur, solarized in zip(ViewKind, (1.0, 0.1, 0.5), (0.0, 0.2, 0.0), strict=True):
         share(params[kind::3, Column.BLUR] > 0, blur)
-        share(params[kind::3, Column.SOLARISE] == 1, solarised)
+        share(params[kind::3, Column.SOLARIZE] == 1, solarized)
     jittered = params[params[:, Column.BRIGHTNESS] != 1]
     for column, (low, high) in enumerate([(0.6, 1.4), (0.6, 1.4), (0.8, 1.2), (-0.1, 0.1)]):
         values = jittered[:, column].double()
@@ -166,8 +166,8 @@ def test_all_orders_are_equally_likely() -> None:
 
 
 def test_what_is_not_jittered_is_exactly_as_it_is() -> None:
-    params = drawn(50, jitter_p=0.0, grey_p=0.0, blur_p=(0.0, 0.0, 0.0), solarise_p=(0.0, 0.0, 0.0))
-    columns = [*range(4), Column.GREY, Column.BLUR, Column.SOLARISE]
+    params = drawn(50, jitter_p=0.0, grayscale_p=0.0, blur_p=(0.0, 0.0, 0.0), solarize_p=(0.0, 0.0, 0.0))
+    columns = [*range(4), Column.GRAYSCALE, Column.BLUR, Column.SOLARIZE]
     assert torch.equal(params[:, columns], plain(50)[:, columns])
 
 
@@ -185,9 +185,9 @@ def test_config_goes_through_omegaconf() -> None:
     ("name", "value"),
     [
         ("jitter_p", 1.5),
-        ("grey_p", -0.1),
+        ("grayscale_p", -0.1),
         ("blur_p", (0.5, 0.5)),
-        ("solarise_p", (0.0, 2.0, 0.0)),
+        ("solarize_p", (0.0, 2.0, 0.0)),
         ("hue", 0.7),
         ("contrast", float("nan")),
         ("saturation", -1.0),

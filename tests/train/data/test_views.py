@@ -338,7 +338,7 @@ def test_cut_is_an_antialiased_bicubic_resize() -> None:
 @pytest.fixture
 def rendered() -> ViewsConfig:
     return ViewsConfig(
-        dynamics_size=24, global_size=16, local_size=8, local_crops=2, initial_area=(0.5, 1.0), solarise_p=(0, 1, 0)
+        dynamics_size=24, global_size=16, local_size=8, local_crops=2, initial_area=(0.5, 1.0), solarize_p=(0, 1, 0)
     )
 
 
@@ -357,8 +357,8 @@ def test_order_sharing_and_kinds_of_a_batch(rendered: ViewsConfig) -> None:
     assert torch.equal(batch["globals"][:, :2], batch["globals"][:, 2:])
     assert not torch.equal(batch["globals"][:, 0], batch["globals"][:, 1])
     assert not torch.equal(batch["locals"][:, :2], batch["locals"][:, 2:])
-    solarised = batch["photometric"][:, :, Column.SOLARISE]
-    assert torch.equal(solarised, torch.tensor([0, 1, 0, 1, 0, 1, 0, 0, 0, 0.0]).expand(3, -1))
+    solarized = batch["photometric"][:, :, Column.SOLARIZE]
+    assert torch.equal(solarized, torch.tensor([0, 1, 0, 1, 0, 1, 0, 0, 0, 0.0]).expand(3, -1))
     assert len(batch["photometric"][..., Column.HUE].unique()) > 10
 
 

@@ -83,7 +83,7 @@ class Faults:
         return fault
 
     def remove(self, fault: Fault) -> None:
-        """Remove one fault; it is no error if it is gone already."""
+        """Remove one fault; it is not an error if it is gone already."""
         with self._lock:
             self._faults = [other for other in self._faults if other is not fault]
 

@@ -46,7 +46,7 @@ def test_what_came_before_a_failure_is_not_fetched_again(
     hub.add_repo("lab/large")
     hub.add_file("lab/large", "large.pth", large, lfs=True)
     mz.register_weights("midway_vits.large", repo_id="lab/large", file="large.pth", overwrite=True)
-    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: None)
+    monkeypatch.setattr("midway_zoo.weights.transport.BACKOFF_SECONDS", 0.01)
     entry = manifest.find("midway_vits.large")
     hub.faults.add("status", status=503, times=None, after=4, host="cdn")
     with pytest.raises(WeightsUnavailableError):

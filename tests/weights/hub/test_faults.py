@@ -2,12 +2,14 @@
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +20,7 @@ from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
 from midway_zoo.weights.archive import open_archive
 from midway_zoo.weights.released import Parts
+from midway_zoo.weights.transport import Answer, PassingError
 from tests.weights.hub.conftest import configure_client
 from tests.weights.hub.hub_server import HubServer
 from tests.weights.released_files import assert_same_state
@@ -95,18 +98,36 @@ def test_passing_faults_cost_time_only(published: HubServer, tiny: Path, fault: 
     assert all(request.range for request in published.requests if request.host == "cdn")
 
 
-def test_waits_that_are_asked_for(
-    published: HubServer, tiny: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    waits: list[float] = []
-    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: waits.append(seconds))
-    published.faults.add("status", status=429, retry_after=7, host="cdn")
-    published.faults.add("status", status=429, retry_after=3, host="hub")
-    published.faults.add("status", status=429, ratelimit=211, host="hub")
-    published.faults.add("status", status=429, ratelimit=3000, host="hub")
+def waits(caplog: pytest.LogCaptureFixture) -> list[float]:
+    """Seconds that the log tells of waiting."""
+    return [float(found) for found in re.findall(r"trying again in (\d+\.\d) s", caplog.text)]
+
+
+def test_waits_that_are_asked_for(published: HubServer, tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    published.faults.add("status", status=429, retry_after=1, host="cdn")
+    published.faults.add("status", status=503, retry_after=1, host="hub")
+    published.faults.add("status", status=429, ratelimit=2, host="hub")
     right_weights(tiny)
-    assert waits == [3.0, 211.0, 300.0, 7.0]
-    assert "a token (HF_TOKEN, or token=) raises the limit; trying again in 211.0 s" in caplog.text
+    assert waits(caplog) == [1.0, 2.0, 1.0]
+    assert "a token (HF_TOKEN, or token=) raises the limit; trying again in 2.0 s" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait"),
+    [
+        ({"RateLimit": '"resolvers";r=0;t=211'}, 211.0),
+        ({"RateLimit": '"resolvers";r=0;t=3000'}, 300.0),
+        ({"Retry-After": "3000"}, 300.0),
+        ({"Retry-After": "Fri, 31 Dec 2100 23:59:59 GMT"}, 300.0),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_no_server_makes_anyone_wait_longer_than_five_minutes(headers: dict[str, str], wait: float | None) -> None:
+    response = SimpleNamespace(status_code=429, headers=headers, url="https://hub.example/file")
+    with pytest.raises(PassingError) as caught:
+        Answer(response, iter(())).refuse()
+    assert caught.value.wait == wait
 
 
 def test_a_new_commit_in_between_does_not_matter(published: HubServer, tiny: Path, other: Path) -> None:
@@ -275,15 +296,15 @@ def test_a_finished_part_is_kept_when_the_next_fails(
     assert leftovers() == []
 
 
-def test_no_network_is_told_at_once(published: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_told_at_once(
+    published: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     environ = published.environ(os.environ["HF_HOME"]) | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
     configure_client(environ, monkeypatch)
-    waits: list[float] = []
-    monkeypatch.setattr("midway_zoo.weights.transport._sleep", lambda seconds, stop: waits.append(seconds))
     monkeypatch.setattr("midway_zoo.weights.transport.BACKOFF_SECONDS", 0.5)
     with pytest.raises(WeightsUnavailableError, match=r"http://127.0.0.1:9/lab/weights .* cannot be reached"):
         mz.create_model(NAME, pretrained=True)
-    assert sum(waits) < 2
+    assert 0 < sum(waits(caplog)) < 2
 
 
 @pytest.mark.parametrize("host", ["hub", "cdn"])

@@ -36,7 +36,7 @@ BAD_ARGS: dict[str, tuple[dict[str, Any], str, dict[str, Any]]] = {
     "no forward heads": (settings(num_pred_heads=DROP), "num_pred_heads", {"forward_heads": 6}),
     "negative forward heads": (settings(num_pred_heads=-6), "forward_heads=-6", {"forward_heads": 6}),
     "no gate bias": (settings(gating_bias=DROP), "gating_bias", {"gate_bias": 4.0}),
-    "gate bias that is no number": (settings(gating_bias=math.nan), "gat(e|ing)_bias", {"gate_bias": 4.0}),
+    "gate bias that is not a number": (settings(gating_bias=math.nan), "gat(e|ing)_bias", {"gate_bias": 4.0}),
     "infinite gate bias": (settings(gating_bias=math.inf), "gat(e|ing)_bias", {"gate_bias": 4.0}),
     "unknown arch": ({"arch": "swin"}, "arch='swin'", {"num_heads": 3}),
     "no arch": ({"arch": DROP}, "arch=None", {"num_heads": 3}),

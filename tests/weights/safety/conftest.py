@@ -26,7 +26,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
     with zipfile.ZipFile(path) as file:
         pickled = file.read("tiny/data.pkl")
     tiny = Tiny(path.read_bytes(), pickled, expected_state(checkpoint), folder)
-    tiny.check(tiny.with_pickle(path, pickled))  # what only the first call imports is no effect of a later file
+    tiny.check(tiny.with_pickle(path, pickled))  # what only the first call imports is not an effect of a later file
     return tiny
 
 

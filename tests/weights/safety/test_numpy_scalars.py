@@ -62,7 +62,7 @@ HOSTILE_SCALARS: dict[str, tuple[bytes, str]] = {
     "codec rot13": (encoded("bf.flfgrz", text("rot13")), r"_codecs\.encode with the codec 'rot13'"),
     "codec bz2": (encoded("BZh9", text("bz2")), r"_codecs\.encode with the codec 'bz2'"),
     "codec of another spelling": (encoded("a", text("latin-1")), r"_codecs\.encode with the codec 'latin-1'"),
-    "codec that is no text": (encoded("a", b"N"), r"_codecs\.encode of something"),
+    "codec that is not a text": (encoded("a", b"N"), r"_codecs\.encode of something"),
     "encoding of an object": (named("_codecs", "encode") + SCALAR + text("latin1") + b"\x86R", r"_codecs\.encode"),
     "encoding with an error handler": (
         named("_codecs", "encode") + text("a") + text("latin1") + text("strict") + b"\x87R", r"_codecs\.encode"
@@ -71,9 +71,9 @@ HOSTILE_SCALARS: dict[str, tuple[bytes, str]] = {
     "scalar without a dtype": (scalar_of(b"}", encoded()), r"numpy\.core\.multiarray\.scalar of something"),
     "scalar of a stand-in": (scalar_of(named("omegaconf.dictconfig", "DictConfig") + b")R", encoded()), "scalar of"),
     "three arguments": (named(CORES[1], "scalar") + F8 + encoded() + b"N\x87R", r"numpy\._core\.multiarray\.scalar"),
-    "changed function": (named(CORES[0], "scalar") + attributes(__call__=named("typing", "Any")) + b"b", "change of"),
-    "changed function, slots": (named("_codecs", "encode") + STATES["slots"] + b"b", "change of"),
-    "changed bytes": (encoded() + attributes(text=b"N") + b"b", "change of"),
+    "changed function": (named(CORES[0], "scalar") + attributes(__call__=named("typing", "Any")) + b"b", "change to"),
+    "changed function, slots": (named("_codecs", "encode") + STATES["slots"] + b"b", "change to"),
+    "changed bytes": (encoded() + attributes(text=b"N") + b"b", "change to"),
 }  # fmt: skip
 
 

@@ -36,8 +36,8 @@ class ClassificationModel(Classifier):
         backbone: see :class:`Classifier`.
         config: likewise.
         finetune: train the encoder too; a frozen one stays in evaluation mode.
-        drop_path: of its last block, less before it.
-        smoothing: of the labels.
+        drop_path: stochastic depth of its last block, decreasing towards the first.
+        smoothing: label smoothing.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ClassificationModel(Classifier):
                     setattr(block, name, _drop_path(rate))
 
     def train(self, mode: bool = True) -> "ClassificationModel":
-        """What is frozen stays in evaluation mode."""
+        """Set the mode; frozen parts stay in evaluation mode."""
         super().train(mode)
         for part in (self.network, self.vit):
             if part is not None:

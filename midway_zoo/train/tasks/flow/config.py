@@ -27,42 +27,42 @@ class FlowNetworkConfig:
     freeze: list[str] = field(default_factory=list)
     """Parts that keep their weights, by their names in the state dict: [encoder], [dynamics.midway], ..."""
     dynamics_init: str = field_range("released", choices=alignment.INITS)
-    """Of dynamics that start fresh (initial=encoder or random); see pretraining's network.dynamics_init."""
+    """Initialisation of fresh dynamics (initial=encoder or random); see pretraining's network.dynamics_init."""
     head_init: str = field_range("plain", choices=head_start.INITS)
-    """Of a flow head that starts fresh. whitened: its first layers even out what the tokens of the first 256 pairs vary
-    in, without which a small head at a high learning rate stays at zero flow."""
+    """Initialisation of a fresh flow head. whitened: its first layers whiten the tokens, with statistics of the first
+    256 pairs; without it a small head at a high learning rate stays at zero flow."""
     flow_head: list[int] | None = None
-    """Widths of the flow head: its four maps from fine to coarse, then their fusion; null: those that fit the
+    """Widths of the flow head: its four maps from fine to coarse, then their fusion; null: those that match the
     encoder (96, 192, 384, 768, 256 in the paper)."""
 
 
 @dataclass
 class FlowOptimConfig:
-    """AdamW; the learning rate rises, then falls to zero in half a cosine. Gradients are not clipped."""
+    """AdamW; linear warm-up of the learning rate, then half a cosine to zero. Gradients are not clipped."""
 
     lr: float = field_range(2e-5, above=0)
     """Highest learning rate, whatever the batch size."""
     warmup_epochs: float = field_range(1.0, at_least=0)
     weight_decay: float = field_range(0.05, at_least=0)
-    """Not of biases and other tensors of one dimension."""
+    """Weight decay, except of biases and other tensors of one dimension."""
     betas: list[float] = field_range(default_factory=lambda: [0.9, 0.95], at_least=0, below=1, length=2)
 
 
 @dataclass
 class FlowValidationConfig:
-    """What each checkpoint is validated on; the one with the lowest end-point error is kept as the best."""
+    """Validation of each checkpoint; the one with the lowest end-point error is kept as the best."""
 
     parts: list[str] = field(default_factory=lambda: ["sintel_clean_subval", "sintel_final_subval"])
-    """Parts of data sets, looked for where ``data.root`` and ``data.roots`` say; left out, with a warning, if they
-    are not there."""
+    """Parts of data sets, found through ``data.root`` and ``data.roots``; missing ones are skipped with a
+    warning."""
     overlap: float = field_range(0.7, at_least=0, below=1)
-    """Of the tiles that images larger than the crop are cut into."""
+    """Overlap of the tiles that images larger than the crop are divided into."""
     limit: int | None = field_range(None, above=0)
     """Pairs of each part, evenly spaced; null takes all."""
     scenes: int = field_range(64, at_least=0)
-    """With data.source=scenes, instead of the parts: this many generated pairs that are never trained on."""
+    """With data.source=scenes, number of held-out generated pairs to use instead of the parts."""
     batch_size: int = field_range(8, at_least=1)
-    """Pairs, or tiles, at once."""
+    """Pairs or tiles per forward pass."""
 
 
 @dataclass
@@ -76,13 +76,14 @@ class FlowConfig(RunConfig):
     tf32: bool = True
     """On GPUs, multiply float32 matrices in TensorFloat-32: faster, with ten bits of mantissa."""
     initial: str = field_range("full", choices=INITIAL)
-    """What is taken from init_from: full: encoder and dynamics (and the flow head where there is one of these widths);
-    encoder: the encoder alone, the dynamics start fresh; random: nothing, without init_from."""
+    """What init_from initialises. full: encoder and dynamics (and the flow head, if it has the same widths); encoder:
+    the encoder alone, with fresh dynamics; random: nothing, without init_from."""
     frozen: bool = False
-    """Train the flow head alone."""
+    """Train only the flow head."""
     dynamics_weight: float = field_range(0.0, at_least=0)
-    """Of pretraining's dynamics loss, added to the flow's: above 0, the forward dynamics go on predicting the target
-    frame's tokens, which heat maps and tracks need, while flow is learned. 0 in the paper's protocol."""
+    """Weight of pretraining's dynamics loss, which is added to the flow loss. Above 0 the forward dynamics go on
+    predicting the target frame's tokens, as heat maps and tracks need, while flow is learned.
+    0 in the paper's protocol."""
     network: FlowNetworkConfig = field(default_factory=FlowNetworkConfig)
     optim: FlowOptimConfig = field(default_factory=FlowOptimConfig)
     data: FlowDataConfig = field(default_factory=FlowDataConfig)
@@ -101,13 +102,13 @@ class FlowConfig(RunConfig):
             check_part(name)
         for key, remedy in _OWN_KEYS.items():
             if key in self.network.overrides:
-                raise ConfigError(f"network.overrides.{key} is not for flow fine-tuning: {remedy}.")
+                raise ConfigError(f"network.overrides.{key} cannot be used in flow fine-tuning: {remedy}.")
         if self.initial == "random" and self.init_from is not None:
-            raise ConfigError(f"initial=random takes nothing from init_from={self.init_from}; pass init_from=null.")
+            raise ConfigError(f"initial=random does not use init_from={self.init_from}; pass init_from=null.")
         if self.initial != "random" and self.init_from is None:
             raise ConfigError(
                 f"initial={self.initial} needs init_from=NAME|PATH, such as init_from=midway_vits.bdd100k; "
-                "initial=random starts from nothing."
+                "initial=random needs none."
             )
         if self.frozen and self.dynamics_weight:
             raise ConfigError(

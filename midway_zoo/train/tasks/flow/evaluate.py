@@ -1,4 +1,4 @@
-"""How good the flow of a network is on the published data sets: figures, and files for the servers that have them."""
+"""Evaluation of flow on the published data sets: metrics, and submissions for benchmark servers."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import isnan
@@ -21,7 +21,7 @@ from midway_zoo.train.data.flow_files import FlowEntry, FlowFiles
 from midway_zoo.train.data.flow_pairs import read_sample
 
 METHODS = ("auto", "head", "perturbation", "zero")
-"""Those of :func:`midway_zoo.predict_flow`, and "zero", which says that nothing moves: the error of knowing nothing."""
+"""The methods of :func:`midway_zoo.predict_flow`, and "zero", which predicts no motion, as a baseline."""
 _KITTI_LIMIT = 511.984375  # (2^16 - 1 - 2^15) / 64, the largest component that the format holds
 
 _COLUMNS = {
@@ -53,13 +53,13 @@ def evaluation_files(
     """What a data set is evaluated on, by part.
 
     Args:
-        dataset: a key of :data:`~midway_zoo.train.data.flow_datasets.DATASETS`, or one of its short names ("things"); a
-            hyphen does for an underscore.
-        root: its folder, or the folder that holds it under its usual name.
-        split: which pairs; by default those that fine-tuning does not see: Sintel's "subval", "test" of FlyingThings,
+        dataset: a key of :data:`~midway_zoo.train.data.flow_datasets.DATASETS`, or one of its short names ("things");
+            hyphens may replace underscores.
+        root: its folder, or the folder that contains it under its usual name.
+        split: which pairs; by default those that fine-tuning leaves out: Sintel's "subval", "test" of FlyingThings,
             "val" of FlyingChairs; elsewhere "train", whose flow is published. A split without flow is for
             :func:`write_submission`.
-        passes: of Sintel and FlyingThings.
+        passes: rendering passes of Sintel and FlyingThings.
 
     Raises:
         ConfigError: for an unknown data set, split or pass.
@@ -91,20 +91,20 @@ def evaluate_flow(
     Args:
         network: with a flow head for "head"; any for "perturbation" (zero-shot, section 4.4).
         entries: pairs with flow.
-        title: what to call them.
+        title: name of the pairs in results and messages.
         method: one of :data:`METHODS`.
         tile: for the head, as in :func:`midway_zoo.predict_flow`.
-        overlap: of tiles; the protocol takes 0.7 for validation and 0.9 for test.
-        batch_size: pairs, or tiles, at once.
-        max_flow: leave out longer vectors, in pixels; see :class:`~midway_zoo.flow.FlowMetrics`.
+        overlap: overlap of tiles; the protocol uses 0.7 for validation and 0.9 for test.
+        batch_size: pairs or tiles per forward pass.
+        max_flow: ignore longer vectors, in pixels; see :class:`~midway_zoo.flow.FlowMetrics`.
         num_workers: processes that read files ahead; 0 reads in this one.
         **options: for :func:`midway_zoo.predict_flow` (size, coarse, level, draws, seed, window).
 
     Returns:
         JSON types: ``data`` (the title), ``pairs``, ``method`` (the one that was used), ``settings``, and ``metrics``
         with the names of :class:`~midway_zoo.flow.FlowMetrics`: pooled over pixels, and with ``_per_image`` averaged
-        over images. Sintel and FlyingThings publish ``epe``, KITTI ``epe_per_image`` and ``fl_all``. None where there
-        was no pixel.
+        over images. Sintel and FlyingThings publish ``epe``, KITTI ``epe_per_image`` and ``fl_all``. A figure
+        is None if no pixel counts for it.
 
     Raises:
         InputError: for arguments that cannot be used, files that cannot be read, pairs without flow, or a prediction
@@ -187,10 +187,10 @@ def write_submission(
     Args:
         network: as for :func:`evaluate_flow`, as are the arguments that are not named here.
         entries: of Sintel's or KITTI's split "test".
-        folder: where to; made if it does not exist.
+        folder: output folder; created if it does not exist.
         form: "sintel" writes ``clean/<sequence>/frame_0001.flo`` (and ``final/...``), for the authors' bundler; "kitti"
             ``flow/000000_10.png``, every pixel valid, values cut at the 512 pixels that the format holds.
-        overwrite: replace files that are there.
+        overwrite: replace existing files.
 
     Returns:
         The files, in the order of the pairs.
@@ -232,12 +232,12 @@ def predictions(
     """Position, pair, predicted flow (2, H, W) and the method that was used, for each pair in order.
 
     Args:
-        network: what predicts.
+        network: the network.
         entries: pairs.
         method: one of :data:`METHODS`.
-        batch_size: pairs, or tiles, at once.
+        batch_size: pairs or tiles per forward pass.
         num_workers: processes that read files ahead; 0 reads in this one.
-        title: what the progress bar and messages call the pairs.
+        title: name of the pairs in the progress bar and messages.
         options: for :func:`midway_zoo.predict_flow`.
         truth: read flow and occlusion too; a pair without flow is an error then.
 

@@ -1,8 +1,8 @@
-"""A fresh flow head that begins where the differences between pairs are.
+"""Initialisation of a fresh flow head by whitening its inputs.
 
-What tells one pair's motion from another's is a small part of a network's tokens: most of what they hold is common to
-all tokens, or tells what is in the picture. On plain weights a small head learns, at the high rates that a small
-network takes, to be silent (its last ReLU dies) before it finds that part.
+Only a small part of the variance of a network's tokens depends on motion: most of it is common to all tokens, or
+depends on content. With ordinary initial weights, and the high learning rates that small networks use, a small head
+learns to predict zero (its last ReLU dies) before it finds that part.
 """
 
 import logging
@@ -16,18 +16,18 @@ from midway_zoo.models.network import MidwayNetwork, flow_maps
 INITS = ("plain", "whitened")
 """Values of ``network.head_init``."""
 PAIRS = 256
-"""Over which the statistics of the tokens are taken."""
+"""Number of pairs for the statistics of the tokens."""
 
-_AT_ONCE = 16  # pairs: a batch may be one of many processes, and this is done by each of them, on the CPU
-_SHRINK = 0.01  # of the mean variance, added to each direction's: what hardly varies at all is noise
-_QUIET = 0.1  # scale of the last layer: a flow near zero gives no reason to be silent
+_AT_ONCE = 16  # pairs at a time: every process does this on its own, on the CPU
+_SHRINK = 0.01  # fraction of the mean variance, added to every direction, since what hardly varies is noise
+_QUIET = 0.1  # scale of the last layer, so that the first flow is near zero
 
 logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
 def whiten(network: MidwayNetwork, batches: Iterable[Mapping[str, Tensor]], *, pairs: int = PAIRS) -> None:
-    """Fold a whitening of the four token maps into the head's first layers, and quieten its last one.
+    """Fold a whitening of the four token maps into the head's first layers, and scale down its last one.
 
     Args:
         network: with a fresh flow head; on tokens of any network the projections then have outputs of zero mean and of
@@ -37,7 +37,7 @@ def whiten(network: MidwayNetwork, batches: Iterable[Mapping[str, Tensor]], *, p
     """
     head = network.flow_head
     assert head is not None
-    logger.info("whitening what the flow head reads, over %d pairs", pairs)
+    logger.info("whitening the inputs of the flow head over %d pairs", pairs)
     statistics = [_Statistics(project.in_channels) for project in head.project]  # type: ignore[arg-type]
     for source, target in _frames(batches, pairs):
         before, after = network.encode_pair(source, target)

@@ -1,4 +1,4 @@
-"""What flow fine-tuning optimises: a network with a flow head, and the loss, the negative log-likelihood of a Laplace
+"""The model of flow fine-tuning: a network with a flow head, and the loss, the negative log-likelihood of a Laplace
 distribution (appendix B.4)."""
 
 from collections.abc import Mapping, Sequence
@@ -16,11 +16,11 @@ from midway_zoo.train.weights import load_into, network_from
 
 
 class FlowModel(nn.Module):
-    """A network whose flow is compared with the truth.
+    """A network with the loss of its flow.
 
     Args:
         network: with a flow head and one encoder.
-        frozen: train the flow head alone.
+        frozen: train only the flow head.
         freeze_parts: parts that keep their weights, see :func:`~midway_zoo.train.optim.freeze`.
         dynamics_weight: of pretraining's dynamics loss, which is added to the flow's.
     """
@@ -38,7 +38,7 @@ class FlowModel(nn.Module):
         self.dynamics_weight = dynamics_weight
         self.dynamics_loss = DynamicsLoss([1.0] * len(network.config.levels))
         assert network.flow_head is not None
-        # The target side of the dynamics, an average in pretraining, is fine-tuned as everything else is.
+        # The target side of the dynamics, an average in pretraining, is fine-tuned too.
         network.requires_grad_(not frozen)
         network.flow_head.requires_grad_(True)
         freeze(network, freeze_parts)
@@ -67,8 +67,8 @@ class FlowModel(nn.Module):
         return results
 
     def _freeze_unused(self) -> None:
-        """Take the gradient from what no loss depends on (the target's backward layer of the last level, and more in
-        the variants of the method): processes that exchange gradients would wait for it."""
+        """Freeze parameters that no loss depends on (the target's backward layer of the last level, and more in
+        variants of the method): processes that exchange gradients would wait for theirs."""
         side, network = 4 * self.network.config.patch_size, self.network
         image = torch.zeros(1, 3, side, side, device=network.device, dtype=network.dtype)
         self({"source": image, "target": image, "flow": torch.zeros_like(image[:, :2])})["loss"].backward()
@@ -82,13 +82,13 @@ def initialise(network: MidwayNetwork, source: str, mode: str) -> bool:
 
     Args:
         network: with a flow head.
-        source: what ``init_from=`` says.
-        mode: "full": encoder and dynamics, and the flow head where ``source`` has one of the same widths; "encoder":
+        source: value of ``init_from=``.
+        mode: "full": encoder and dynamics, and the flow head if ``source`` has one of the same widths; "encoder":
             the encoder alone.
 
     Raises:
         ConfigError: if the source does not fit, or is an encoder alone and ``mode`` is "full".
-        MidwayZooError: whatever reading it raises.
+        MidwayZooError: if it cannot be read.
     """
     given = network_from(source, paired=False)
     rooms: tuple[str, ...] = ("encoder",)
@@ -112,8 +112,8 @@ def flow_loss(output: Tensor, flow: Tensor, pixels: Tensor | None = None) -> dic
 
     Args:
         output: (B, 3, H, W) of :meth:`MidwayNetwork.flow <midway_zoo.MidwayNetwork.flow>`.
-        flow: (B, 2, H, W) in pixels; anything that is not valid, NaN included, takes no part.
-        pixels: what sums are divided by, where the mean is to be over more than this batch; None: its valid pixels.
+        flow: (B, 2, H, W) in pixels; invalid vectors, including NaN, do not count.
+        pixels: divisor of the sums, if the mean is over more than this batch; None for its number of valid pixels.
 
     Returns:
         Scalars in float32: "loss", and without gradient "epe", the mean end-point error in pixels. Both are 0, with
@@ -121,7 +121,7 @@ def flow_loss(output: Tensor, flow: Tensor, pixels: Tensor | None = None) -> dic
     """
     output, flow = output.float(), flow.float()
     valid = valid_pixels(flow)
-    # Replaced before it is used: a NaN would reach the gradients even of terms that are masked out.
+    # Replaced first: a NaN would reach the gradients even of masked terms.
     error = output[:, :2] - torch.where(valid[:, None], flow, 0)
     scale = error_scale(output[:, 2])
     terms = error.abs().sum(dim=1) / scale + scale.log()

@@ -68,7 +68,7 @@ class FlowTask(Task[FlowConfig]):
             self._begin(network)
 
     def _begin(self, network: MidwayNetwork) -> None:
-        """Weights of ``init_from``, and the beginning of a head that is not among them."""
+        """Load the weights of ``init_from``, and initialise a head that is not among them."""
         config, has_head = self.config, False
         if config.init_from is not None:
             has_head = initialise(network, config.init_from, config.initial)
@@ -77,7 +77,7 @@ class FlowTask(Task[FlowConfig]):
         if config.network.head_init == "whitened" and has_head:
             logger.info("network.head_init=whitened has no effect: the flow head is that of init_from")
         elif config.network.head_init == "whitened":
-            # The same in every process: all of them take the first pairs.
+            # The same in every process, since all use the first pairs.
             steps = ceil(PAIRS / config.batch_size)
             whiten(network, map(self._frames, self.batches(0, steps, rank=0, world=1)), pairs=PAIRS)
 
@@ -118,7 +118,7 @@ class FlowTask(Task[FlowConfig]):
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
         flow = batch["flow"]
-        # Of a micro-batch on average: sparse flow must weigh the same however a step is split.
+        # Average per micro-batch, so that sparse flow has the same weight however a step is split.
         pixels = torch.full((), batch["pixels"] / self.config.accumulate, device=flow.device)
         return self._frames(batch) | {"flow": flow, "pixels": cast(Tensor, reduce(pixels, "mean"))}
 
@@ -142,8 +142,8 @@ class FlowTask(Task[FlowConfig]):
             return {}
         try:
             return self.validation(self.model.network)
-        except (InputError, MissingFileError) as error:  # what was trained so far must be saved all the same
-            logger.error("step %d could not be validated, so it cannot be the best: %s", step, error)
+        except (InputError, MissingFileError) as error:  # the training so far must be saved in any case
+            logger.error("step %d could not be validated and cannot be the best: %s", step, error)
             return {}
 
     def pictures(self, batch: Any) -> dict[str, Tensor]:
@@ -162,14 +162,13 @@ class FlowTask(Task[FlowConfig]):
 
 
 def flow_batch(samples: Sequence[Sample]) -> dict[str, Any]:
-    """A batch, and in "pixels" how many of them have a flow to train on: counted by the workers, as a device would have
-    to be waited for."""
+    """A batch with its number of valid pixels in "pixels", counted by the workers to avoid waiting for the device."""
     batch = collate(samples)
     return {**batch, "pixels": int(valid_pixels(batch["flow"]).sum())}
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
+    """The value as it is after a round trip through JSON."""
     return list(value) if isinstance(value, tuple) else value
 
 
@@ -179,7 +178,7 @@ def draw_pictures(source: Tensor, target: Tensor, truth: Tensor, found: Tensor) 
     Args:
         source: uint8 (3, H, W).
         target: as ``source``.
-        truth: (2, H, W) in pixels, NaN where invalid; its longest vector has full colour in both pictures.
+        truth: (2, H, W) in pixels, NaN where invalid; its longest vector has full saturation in both pictures.
         found: (2, H, W).
     """
     length = torch.linalg.vector_norm(truth.float(), dim=0)

@@ -1,4 +1,4 @@
-"""How good the network is by now: Sintel's subval, or generated scenes that are never trained on."""
+"""Validation on data sets such as Sintel's subval, or on held-out generated scenes."""
 
 import logging
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ from midway_zoo.train.tasks.flow.evaluate import Entries, evaluate_flow
 logger = logging.getLogger(__name__)
 
 HELD_OUT_SEED = 0x5EED_0F_F10A
-"""Of the scenes that are held out; no run should have it as its own."""
+"""Seed of the held-out scenes; do not train with this seed."""
 
 
 class Validation(Protocol):
-    """Something that a network can be measured on."""
+    """A validation of networks."""
 
     def __call__(self, network: MidwayNetwork) -> dict[str, float]:
-        """End-point errors in pixels; "epe" is what checkpoints are compared by."""
+        """End-point errors in pixels; checkpoints are compared by "epe"."""
 
 
 def validation_of(config: FlowConfig) -> Validation | None:
-    """What a configuration asks for, or None if there is nothing to validate on."""
+    """The validation of a configuration; None if there are no data for it."""
     settings = config.validation
     if config.data.source == "scenes":
         return SceneValidation(config.data, settings) if settings.scenes else None
@@ -73,8 +73,8 @@ class SceneValidation:
     """End-point error on the centres of generated pairs, the same in every run of a configuration.
 
     Args:
-        data: what scenes look like, and the crop.
-        settings: how many.
+        data: the scenes and the crop.
+        settings: the number of pairs.
     """
 
     def __init__(self, data: FlowDataConfig, settings: FlowValidationConfig) -> None:

@@ -1,7 +1,8 @@
 """Configuration of pretraining. The defaults are the released ViT-S configuration on BDD100K."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from midway_zoo.checks import field_range
 from midway_zoo.config import MidwayConfig, architecture_config, override
@@ -24,10 +25,10 @@ class NetworkConfig:
     """Fields of MidwayConfig that differ from it: depths, widths, and the switches of the paper's ablations
     (dynamics, backward, levels, refinement, gating)."""
     dynamics_init: str = field_range("released", choices=INITS)
-    """Fresh weights of the dynamics, std 0.02 for all matrices. released: motion tokens and motion positions at zero,
+    """Initialisation of the dynamics, std 0.02 for all matrices. released: motion tokens and motion positions at zero,
     the encoder's class token with std 0.02. normal: tokens and positions with std 0.02 too. aligned: the midway path
-    begins by looking at the same place of the other frame, which a small network does not find in tens of thousands of
-    pairs."""
+    starts by attending to the same place of the other frame, which a small network does not learn from tens of
+    thousands of pairs."""
     resample: str = field_range("released", choices=("released", "timm"))
     """How the student's position table is resampled for local views. released: bicubic without antialiasing by the
     scale factor (places + 0.1) / native places; timm: with antialiasing and the exact factor, as inference does."""
@@ -36,10 +37,10 @@ class NetworkConfig:
     drop_path: float = field_range(0.1, at_least=0, below=1)
     """Stochastic depth of the last block, rising linearly from the first; in the student only."""
     grad_checkpointing: bool = False
-    """Recompute the student's activations in the backward pass: less memory, about a third more time."""
+    """Recompute the student's activations in the backward pass, for less memory and about a third more time."""
     mlp_recompute: bool = True
-    """Run the GELU of every MLP again in the backward pass, for a quarter less memory. About 1 % more time on a GPU, a
-    sixth more for small networks on a CPU, where it is better off."""
+    """Recompute the GELU of every MLP in the backward pass, for a quarter less memory. It takes about 1 % more time on
+    a GPU, but a sixth more for small networks on a CPU, where it should be off."""
 
 
 @dataclass
@@ -52,21 +53,21 @@ class HeadConfig:
     """Number of prototypes."""
     product: str = field_range("float32", choices=("float32", "autocast"))
     """Precision of the product with the prototypes. autocast: that of the run (``precision``), faster on a GPU; the
-    loss itself is in float32 always."""
+    loss itself is always in float32."""
     norm_last_layer: bool = False
     """Freeze the last layer's gains at 1; they are trainable in all released runs."""
 
 
 @dataclass
 class ObjectiveConfig:
-    """What is minimised: dino_weight * DINO (invariance) + the dynamics losses of the levels."""
+    """The objective: dino_weight * DINO (invariance) + the dynamics losses of the levels."""
 
     dino_weight: float = field_range(1.0, at_least=0)
     """0 trains the dynamics only. (DINO only: network.overrides.dynamics=false.)"""
     dynamics_dino_weight: float = field_range(0.0, at_least=0)
-    """Of DINO between the two dynamics crops, the student's class token of either against the teacher's of the other;
-    the center then is the mean of their logits' mean and that of the global views. An option that the authors' code has
-    and the released runs left off."""
+    """Weight of DINO between the two dynamics crops, with the student's class token of each against the teacher's of
+    the other; the center is then the mean of their mean logits and those of the global views. An option of the authors'
+    code that the released runs did not use."""
     dynamics_weights: list[float] = field_range(default_factory=lambda: [1.0, 1.0, 1.0])
     """Weights of levels 2, 1, 0."""
     dynamics_reduction: str = field_range("sum", choices=("sum", "mean"))
@@ -74,10 +75,10 @@ class ObjectiveConfig:
     student_temperature: float = field_range(0.1, above=0)
     teacher_temperature: float = field_range(0.04, above=0)
     teacher_temperature_start: float | None = field_range(None, above=0)
-    """The teacher's temperature at the first step, rising linearly; null: the same all along, as in the released
+    """The teacher's temperature at the first step, rising linearly; null for a constant temperature, as in the released
     runs."""
     teacher_temperature_epochs: float = field_range(30.0, above=0)
-    """Over these epochs it rises from its start, if there is one."""
+    """Length of that rise in epochs."""
     center_momentum: float = field_range(0.9, at_least=0, at_most=1)
 
 
@@ -86,41 +87,42 @@ class OptimConfig:
     """AdamW, scheduled per step."""
 
     base_lr: float = field_range(5e-4, at_least=0)
-    """Learning rate for 256 pairs a step; scaled linearly with batch_size."""
+    """Learning rate for 256 pairs per step; scaled linearly with batch_size."""
     min_lr: float = field_range(1e-6, at_least=0)
     warmup_epochs: float = field_range(10.0, at_least=0)
     weight_decay: float = field_range(0.04, at_least=0)
-    """Of the student's encoder and head at first, rising in half a cosine; biases and 1-D tensors have none."""
+    """Initial weight decay of the student's encoder and head, rising in half a cosine; biases and 1-D tensors have
+    none."""
     weight_decay_end: float = field_range(0.4, at_least=0)
     dynamics_weight_decay: str = field_range("released", choices=("released", "scheduled"))
-    """Of the dynamics. released: 0.01 throughout, as in the released runs, whose schedule reached the encoder and head
-    alone; scheduled: the same as theirs."""
+    """Weight decay of the dynamics. released: 0.01 throughout, as in the released runs, where only encoder and head
+    followed the schedule; scheduled: the same as theirs."""
     betas: list[float] = field_range(default_factory=lambda: [0.9, 0.999], at_least=0, below=1, length=2)
     clip: float | None = field_range(3.0, above=0, hint="null does not clip")
     """Largest gradient norm of each tensor of the student's encoder and head; the dynamics are not clipped."""
     freeze_last_layer_epochs: float = field_range(1.0, at_least=0)
-    """The head's last layer takes no gradient in these first epochs. (The released runs counted them by passes over
-    the data: 5 on BDD100K.)"""
+    """The head's last layer is frozen in these first epochs. (The released runs counted passes over the data: 5 on
+    BDD100K.)"""
     ema_momentum: float = field_range(0.996, at_least=0, at_most=1)
     ema_momentum_end: float = field_range(1.0, at_least=0, at_most=1)
     ema_horizon: str = field_range("released", choices=("released", "run"))
-    """released: the momentum's cosine spans epochs x clips iterations, as in the released runs, far beyond the run's
-    end, so that it stays near its start; run: it spans the run."""
+    """released: the momentum's cosine spans epochs x clips iterations, as in the released runs, far beyond the end
+    of the run, so that it stays near its start; run: the cosine spans the run."""
 
 
 @dataclass
 class PretrainDataConfig(PairsConfig):
-    """Where pairs come from: videos, or nowhere."""
+    """Where pairs come from: videos, generated scenes, or both."""
 
     source: str = field_range("videos", choices=("videos", "scenes"))
-    """videos: files under ``root``. scenes: rendered on the fly, on the training device if it is an accelerator and
-    by the ``num_workers`` if not; then ``schedule_steps`` has to be given, and nothing else
-    of this section matters but ``scenes`` (``root`` is null)."""
+    """videos: files under ``root``. scenes: rendered on the fly, on the training device if it is an accelerator, else
+    by the ``num_workers``. Scenes need ``schedule_steps``, and of this section only ``scenes`` applies (``root`` is
+    null)."""
     scenes: ScenesConfig = field(default_factory=ScenesConfig)
-    """What scenes look like; with more than 2 frames a pair is any two of them."""
+    """Generated scenes; with more than 2 frames a pair is any two of them."""
     mixture: float = field_range(0.0, at_least=0, below=1)
-    """With source=scenes: the share of pairs that come from videos under ``root`` instead, as the rest of this section
-    says. Both are then made by the ``num_workers``, on the CPU."""
+    """With source=scenes, the share of pairs that come from videos under ``root`` instead, according to the rest of
+    this section. Both are then made by the ``num_workers``, on the CPU."""
 
 
 @dataclass
@@ -135,6 +137,11 @@ class PretrainConfig(RunConfig):
     data: PretrainDataConfig = field(default_factory=PretrainDataConfig)
     views: ViewsConfig = field(default_factory=ViewsConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+
+    renamed_keys: ClassVar[Mapping[str, str]] = {
+        "views.grey_p": "views.grayscale_p",
+        "views.solarise_p": "views.solarize_p",
+    }
 
     def midway_config(self) -> MidwayConfig:
         """Architecture of the network: paired, student for source and teacher for target frames."""
@@ -159,7 +166,7 @@ class PretrainConfig(RunConfig):
         if self.data.mixture and not self.data.root:
             raise ConfigError(f"data.mixture={self.data.mixture} needs videos; pass data.root=VIDEOS.")
         if self.data.source == "scenes" and self.schedule_steps is None:
-            raise ConfigError("data.source=scenes has no end, so epochs say nothing; pass schedule_steps=...")
+            raise ConfigError("data.source=scenes is endless, so epochs have no meaning; pass schedule_steps=...")
         if self.data.decoder == "nvdec" and (self.data.source != "videos" or self.data.decode_short_side is not None):
             raise ConfigError(
                 "data.decoder=nvdec gives frames of videos at their own size; pass data.decoder=pyav, or "

@@ -21,9 +21,9 @@ class PairSource(Protocol):
     """Batches of views, by step."""
 
     pairs_per_epoch: int | None
-    """None: there is no end to them."""
+    """None if the source is endless."""
     fingerprint: str
-    """Of the data; a resumed run must have the same."""
+    """Identifies the data; it must be the same when a run is resumed."""
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
         """What :func:`~midway_zoo.train.tasks.pretrain.model.normalised_views` takes, with "index" and "failures"."""
@@ -42,7 +42,7 @@ class Videos:
 
     def __init__(self, config: PretrainConfig) -> None:
         assert config.data.root is not None  # checked with the configuration
-        # One process looks whether files changed, before the others begin: 70,000 calls of each would be slow.
+        # One process checks for changed files before the others start: 70,000 calls in each would be slow.
         first = not is_initialized() or PartialState().is_main_process
         index = load_or_build_index(config.data.root, _index_file(config), refresh=first)
         if config.data.decoder == "nvdec":
@@ -53,7 +53,7 @@ class Videos:
         self.pairs_per_epoch: int | None = self.stream.pairs_per_epoch
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """Decoded (by the device, if ``data.decoder`` says so) and cut by the workers."""
+        """Batches decoded (by the device, depending on ``data.decoder``) and cut by the workers."""
         views, on_device = ViewSampler(self.config.views), self.config.data.decoder == "nvdec"
         read = DeviceReader(str(device)) if on_device else None
         dataset = PairDataset(self.stream, views, short_side=self.config.data.decode_short_side, read=read)
@@ -70,17 +70,17 @@ class Scenes:
     def __init__(self, config: PretrainConfig) -> None:
         self.config = config
         self.fingerprint = f"scenes {scenes_fingerprint(config.data.scenes)}"
-        SceneViews(config.data.scenes, config.views, config.seed)  # refuses what cannot be rendered, before training
+        SceneViews(config.data.scenes, config.views, config.seed)  # refuse unusable scenes before training
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """Rendered and cut on ``device``, or by the workers if that is the CPU."""
+        """Batches rendered and cut on ``device``, or by the workers if that is the CPU."""
         config = self.config
         dataset = SceneViews(config.data.scenes, config.views, config.seed, device)
         return scene_batches(dataset, steps, num_workers=config.num_workers)
 
 
 class Mixture:
-    """Rendered pairs, of which a share is replaced by pairs of videos."""
+    """Rendered pairs, a share of which is replaced by pairs from videos."""
 
     pairs_per_epoch: int | None = None
 
@@ -90,7 +90,7 @@ class Mixture:
         self.fingerprint = f"{scenes.fingerprint} {config.data.mixture} {self.videos.fingerprint}"
 
     def batches(self, steps: StepBatches, device: torch.device) -> Iterable[Any]:
-        """Decoded or rendered, and cut, by the workers."""
+        """Batches decoded or rendered, and cut, by the workers."""
         config = self.config
         views = ViewSampler(config.views)
         videos = PairDataset(self.videos.stream, views, short_side=config.data.decode_short_side)
@@ -101,8 +101,8 @@ class Mixture:
 
 
 def _index_file(config: PretrainConfig) -> Path | None:
-    """The index that is named, or the one in the run folder, where earlier releases kept it for data that cannot be
-    written to; None: where it belongs."""
+    """The index given in the configuration, or one in the run folder, where earlier releases kept it for read-only
+    data; None for the usual place."""
     if config.data.index is not None:
         return Path(config.data.index)
     earlier = Path(config.out) / INDEX_NAME

@@ -1,4 +1,4 @@
-"""Read-outs while pretraining: nearest neighbours on labelled images, labels carried through a clip."""
+"""Read-outs during pretraining: nearest neighbours on labelled images, and label propagation through a clip."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,28 +26,28 @@ _BATCH = 32
 
 @dataclass
 class EvalConfig:
-    """What is measured, of the teacher, when a checkpoint is written; by the first process while the others wait."""
+    """Evaluations of the teacher when a checkpoint is written, by the first process while the others wait."""
 
     knn_root: str | None = None
-    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE: the nearest neighbours' error is measured."""
+    """Folder with train/CLASS/IMAGE and val/CLASS/IMAGE, for the error of nearest neighbours."""
     clip_root: str | None = None
-    """Folder with frames/ and masks/, one label picture (0 is background) per frame: 1 - J&F of labels that are
-    carried from the first frame on is measured."""
+    """Folder with frames/ and masks/, one label picture (0 is background) per frame: for 1 - J&F of labels
+    propagated from the first frame."""
     every: int | None = field_range(None, above=0)
     """Steps between measurements, a multiple of save_every; null: at every checkpoint."""
     neighbours: int = field_range(20, at_least=1)
     images: int = field_range(2000, at_least=1)
-    """At most this many of either folder, spread over it."""
+    """Largest number of images from either folder, evenly spread."""
     side: int = field_range(480, at_least=1)
-    """Shorter side in pixels at which frames of the clip are seen."""
+    """Shorter side in pixels that frames of the clip are resized to."""
 
 
 class Evaluation:
-    """Of a pretraining run.
+    """The evaluations of a pretraining run.
 
     Args:
-        config: what to measure.
-        save_every: of the run.
+        config: what to evaluate.
+        save_every: steps between checkpoints of the run.
 
     Raises:
         ConfigError: if there is no such data, or ``every`` falls between checkpoints.
@@ -65,12 +65,12 @@ class Evaluation:
 
     @property
     def best_by(self) -> str | None:
-        """The figure that tells the best checkpoint: that of the neighbours where both are measured."""
+        """Name of the figure that marks the best checkpoint: that of the neighbours if both are measured."""
         return KNN_ERROR if self.train is not None else CLIP_ERROR if self.frames else None
 
     @torch.no_grad()
     def __call__(self, network: MidwayNetwork, step: int) -> dict[str, float]:
-        """Figures of the network's teacher after ``step`` steps, lower is better; none if it is not due."""
+        """Figures of the network's teacher after ``step`` steps, lower is better; empty if no evaluation is due."""
         if self.best_by is None or (self.config.every is not None and step % self.config.every):
             return {}
         encoder = network.target_encoder if network.target_encoder is not None else network.encoder

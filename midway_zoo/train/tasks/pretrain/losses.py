@@ -51,7 +51,7 @@ class DINOHead(nn.Module):
         gain.requires_grad_(not norm_last_layer)
 
     def forward(self, cls: Tensor) -> Tensor:
-        """Logits in float32 whatever the autocast, unless asked for: sharpened by 1 / 0.04, bfloat16 costs digits."""
+        """Logits in float32 unless ``autocast`` is set: sharpening by 1 / 0.04 amplifies the errors of bfloat16."""
         x = self.mlp(cls)
         if self.autocast:
             return cast(Tensor, self.last_layer(F.normalize(x.float(), dim=-1, eps=1e-12)))
@@ -66,7 +66,7 @@ class DINOLoss(nn.Module):
         prototypes: K.
         student_temperature: 0.1 in the released runs.
         teacher_temperature: 0.04 in the released runs.
-        center_momentum: of the center, 0.9 in the released runs.
+        center_momentum: momentum of the center, 0.9 in the released runs.
     """
 
     center: Tensor
@@ -92,17 +92,17 @@ class DINOLoss(nn.Module):
     def forward(
         self, student: Tensor, teacher: Tensor, temperature: Tensor | None = None, mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Loss of one (micro-)batch; in training the teacher's logits are noted for :meth:`update_center`.
+        """Loss of one (micro-)batch; in training the teacher's logits are summed for :meth:`update_center`.
 
         Args:
             student: logits (V, B, K), global views first.
             teacher: logits (Q, B, K), of the 4 global views unless ``mask`` is given; no gradient flows into it.
-            temperature: of the teacher, (), where a schedule changes it; None: the configuration's.
+            temperature: (), of the teacher, if it follows a schedule; None for the configuration's.
             mask: (Q, V), 1 where a pair of views counts and 0 elsewhere; None: :func:`pair_mask`.
 
         Returns:
             The mean over pairs of views and the batch, a scalar; and the mean entropy of the teacher's
-            distributions in nats (log K at most), which says whether it collapses.
+            distributions in nats (log K at most), which reveals a collapse.
         """
         student, teacher = student.float(), teacher.detach().float()
         sharpness = self.teacher_temperature if temperature is None else temperature
@@ -121,7 +121,7 @@ class DINOLoss(nn.Module):
 
     @torch.no_grad()
     def update_center(self) -> None:
-        """After the step: center <- 0.9 center + 0.1 mean of the step's teacher logits over all processes."""
+        """Update after a step: center <- 0.9 center + 0.1 mean of the step's teacher logits over all processes."""
         batch = cast(Tensor, reduce(self.center_sum / self.center_count.clamp(min=1), "mean"))
         self.center.lerp_(batch, 1 - self.center_momentum)
         self.center_sum.zero_()

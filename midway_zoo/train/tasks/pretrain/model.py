@@ -1,4 +1,4 @@
-"""The module that pretraining optimises: student, teacher, dynamics, heads, and their losses in one forward."""
+"""The model of pretraining: student, teacher, dynamics, heads, and their losses in one forward."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ class PretrainModel(nn.Module):
     """Student and teacher of a Midway network with the pretraining losses.
 
     ``network.encoder`` is the student and ``network.target_encoder`` the EMA teacher; the dynamics hold their own
-    EMA target side. :attr:`averages` says what is an average of what.
+    EMA target side. :attr:`averages` lists the averages and their originals.
     """
 
     def __init__(self, config: PretrainConfig) -> None:
@@ -89,12 +89,12 @@ class PretrainModel(nn.Module):
         Args:
             views: normalised views, see :func:`normalised_views`: "dynamics" (2, B, 3, S, S), source and target;
                 "globals" (4, B, 3, G, G), order x1, x2, y1, y2; "locals" (2 * n, B, 3, L, L), those of the source
-                first, or absent; "teacher_temperature" (), or absent where it is the configuration's.
+                first, or absent; "teacher_temperature" (), or absent for the configuration's.
 
         Returns:
             Scalars: "loss" and its parts ("dino", "dino_crops", "dynamics", "dynamics_LEVEL"); without gradient,
             for health: "teacher_entropy" in nats, "center_norm", "cls_std" and "token_std" (standard deviation of the
-            teacher's normed class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the
+            teacher's normalised class tokens and patch tokens over the batch, mean over channels) and "gate_LEVEL", the
             mean gate.
         """
         seen = self._see(views)
@@ -112,7 +112,7 @@ class PretrainModel(nn.Module):
         return {"loss": torch.stack(terms).sum()} | results
 
     def _see(self, views: Mapping[str, Tensor]) -> "_Seen":
-        """What both encoders see of all views, in as few passes as their sizes allow."""
+        """Encode all views with both encoders, in as few passes as their sizes allow."""
         network, seen = self.network, _Seen()
         wanted: dict[str, Tensor] = {}
         if network.dynamics is not None:  # both directions of each pair in one batch, [a -> b; b -> a]
@@ -166,11 +166,11 @@ class PretrainModel(nn.Module):
         }
 
     def _dino_of_crops(self, loss: DINOLoss, seen: "_Seen", views: Mapping[str, Tensor]) -> Tensor:
-        """DINO across the frames of the dynamics crops; their last tokens, [a; b] and [b; a], are there already."""
+        """DINO across the frames of the dynamics crops; their last tokens, [a; b] and [b; a], are available already."""
         student = cast(DINOHead, self.head)(seen.source[-1][:, 0]).unflatten(0, (2, -1))
         with torch.no_grad():
             teacher = cast(DINOHead, self.teacher_head)(seen.target[-1][:, 0]).unflatten(0, (2, -1))
-        # The teacher's first half is of the other frame than the student's: what faces each other counts.
+        # The teacher's first half belongs to the other frame than the student's, so corresponding entries are compared.
         value, _ = loss(student, teacher, views.get("teacher_temperature"), torch.eye(2, device=student.device))
         return value
 
@@ -221,7 +221,7 @@ class _StudentCls(nn.Module):
 
 @contextmanager
 def _table_of(encoder: nn.Module, grid: tuple[int, int]) -> Iterator[None]:
-    """In here timm takes the position table for one of this grid, and leaves it alone where views have the same."""
+    """Within the context timm takes the position table as one of this grid, and does not resample it for such views."""
     patches: Any = encoder.patch_embed
     native = patches.grid_size
     patches.grid_size = grid
@@ -234,13 +234,13 @@ def _table_of(encoder: nn.Module, grid: tuple[int, int]) -> Iterator[None]:
 def resample_as_released(table: Tensor, native: tuple[int, int], grid: tuple[int, int]) -> Tensor:
     """A position table as the released runs resampled it for views of another size.
 
-    Bicubic without antialiasing, by the scale factor (places + 0.1) / native places, which is DINO's and steps a little
-    closer than the places are; timm's resampling (``network.resample: timm``) has antialiasing and the exact factor.
+    Bicubic without antialiasing, by the scale factor (places + 0.1) / native places, which is DINO's and makes
+    the steps slightly too small; timm's resampling (``network.resample: timm``) has antialiasing and the exact factor.
 
     Args:
         table: (1, 1 + N, D), the class token's row first.
         native: rows and columns of its places.
-        grid: rows and columns that are wanted.
+        grid: rows and columns of the result.
 
     Returns:
         (1, 1 + rows * columns, D).
@@ -277,5 +277,5 @@ def normalised_views(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 @cache
 def compiled_views(backend: str = "inductor") -> Callable[[Mapping[str, Tensor]], dict[str, Tensor]]:
-    """:func:`normalised_views`, compiled: for accelerators, where its many small operations are bound by memory."""
+    """:func:`normalised_views`, compiled: for accelerators, where its many small operations are limited by memory."""
     return torch.compile(normalised_views, fullgraph=True, dynamic=False, backend=backend)

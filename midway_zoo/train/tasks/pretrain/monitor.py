@@ -1,4 +1,4 @@
-"""What a person looks at while a run goes: signs of collapse with their remedies, and pictures of a pair."""
+"""Monitoring of a run: signs of collapse with remedies, and pictures of a pair."""
 
 import math
 from collections.abc import Mapping

@@ -26,7 +26,7 @@ from midway_zoo.train.tasks.pretrain.weights import RENAMED, export_released, in
 
 logger = logging.getLogger(__name__)
 _FEW_STEPS = 100
-_DYNAMICS_WEIGHT_DECAY = 0.01  # AdamW's own, which the released runs left in the dynamics' group
+_DYNAMICS_WEIGHT_DECAY = 0.01  # AdamW's default, which the dynamics' group kept in the released runs
 
 
 class PretrainTask(Task[PretrainConfig]):
@@ -35,7 +35,7 @@ class PretrainTask(Task[PretrainConfig]):
     name = "pretrain"
     shown = ("dino", "dynamics", "momentum")
     renamed = RENAMED
-    # What runs did before these could be chosen.
+    # Behaviour of earlier versions, before these options existed.
     assumed: ClassVar[Mapping[str, Any]] = {
         "optim.dynamics_weight_decay": "scheduled",
         "network.resample": "timm",
@@ -58,7 +58,7 @@ class PretrainTask(Task[PretrainConfig]):
         if self.total_steps < _FEW_STEPS:
             logger.warning(
                 "the schedule has %d step(s) only: an epoch is %s pairs here, a step %d. Raise epochs, set "
-                "schedule_steps, or data.starts=all where there are few, long videos.",
+                "schedule_steps, or data.starts=all if there are few, long videos.",
                 *(self.total_steps, self.source.pairs_per_epoch or "no", config.batch_size),
             )
         self.evaluation = Evaluation(config.eval, config.save_every)
@@ -92,7 +92,7 @@ class PretrainTask(Task[PretrainConfig]):
         return self.source.batches(steps, self.model.network.device)
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
-        # Compiled with the step, but not on a CPU: there the plain code leaves out what a view does not ask for.
+        # Compiled with the step, except on a CPU, where the plain code skips operations that a view does not need.
         compiled = self.config.compile and batch["globals"].device.type != "cpu"
         views = compiled_views()(_tensors(batch)) if compiled else normalised_views(batch)
         if self.config.objective.teacher_temperature_start is not None:
@@ -102,7 +102,7 @@ class PretrainTask(Task[PretrainConfig]):
         return views
 
     def teacher_temperature(self, step: int) -> float:
-        """Of the invariance objective."""
+        """The teacher's temperature of the invariance objective."""
         objective = self.config.objective
         start, end = objective.teacher_temperature_start, objective.teacher_temperature
         rise = objective.teacher_temperature_epochs * self.steps_per_epoch
@@ -125,7 +125,7 @@ class PretrainTask(Task[PretrainConfig]):
             constant = _DYNAMICS_WEIGHT_DECAY if released else None
             groups += parameter_groups([self.model.network.dynamics], weight_decay=constant)
         beta1, beta2 = self.config.optim.betas
-        # Accelerate moves the parameters afterwards; the fused kernels are there on CPU and CUDA alike.
+        # Accelerate moves the parameters afterwards; fused kernels exist for both CPU and CUDA.
         return torch.optim.AdamW(groups, lr=0.0, betas=(beta1, beta2), fused=True)
 
     def shards(self) -> Iterable[nn.Module]:
@@ -145,7 +145,7 @@ class PretrainTask(Task[PretrainConfig]):
         head = self.model.head
         if head is not None and step < self.config.optim.freeze_last_layer_epochs * self.steps_per_epoch:
             for parameter in head.last_layer.parameters():
-                parameter.grad = None  # no gradient at all: neither moments nor weight decay move it
+                parameter.grad = None  # without a gradient, neither moments nor weight decay change it
 
     def after_update(self, step: int) -> None:
         momentum = self.hyperparameters(step).momentum
@@ -180,5 +180,5 @@ class PretrainTask(Task[PretrainConfig]):
 
 
 def _tensors(batch: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What :func:`normalised_views` reads: code is compiled anew for whatever else changes."""
+    """What :func:`normalised_views` reads: anything else that changes would cause recompilation."""
     return {key: batch[key] for key in ("dynamics", "globals", "locals", "photometric")}

@@ -15,14 +15,14 @@ from midway_zoo.weights.released_writer import read_center, read_head, write_rel
 
 logger = logging.getLogger(__name__)
 RENAMED = {"center": "dino.center"}
-"""Tensors of checkpoints before the losses were modules -> what they are called now."""
+"""Tensors of checkpoints before the losses were modules -> their names now."""
 
 
 def initialise(model: PretrainModel, source: str) -> None:
     """Copy weights into a fresh model.
 
-    A released ``.pth`` and a run give everything; a pretrained name or an exported folder gives the network, and the
-    projection heads stay fresh.
+    A released ``.pth`` and a run provide everything; a pretrained name or an exported folder provides the network, and
+    the projection heads stay fresh.
 
     Raises:
         MidwayZooError: if the source cannot be read or does not fit.
@@ -55,10 +55,10 @@ def _heads(path: Path) -> dict[str, Tensor]:
 def export_released(checkpoint: Checkpoint, out: Path, *, overwrite: bool = False) -> Path:
     """Write ``out``, a ``.pth`` that the authors' code and ``load_checkpoint`` read.
 
-    The optimizer's state is left out: its order of parameters is another one.
+    The optimizer's state is left out, since its order of parameters differs.
 
     Raises:
-        ConfigError: if the checkpoint has no projection heads, or ``out`` is no ``.pth``.
+        ConfigError: if the checkpoint has no projection heads, or ``out`` does not end in ``.pth``.
     """
     if out.suffix != ".pth":
         raise ConfigError(f"the released layout is one file; {out} should end in .pth.")
@@ -90,7 +90,7 @@ def _room(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def _released_settings(config: dict[str, Any]) -> dict[str, Any]:
     """Our configuration by the released names, as far as they have one."""
     optim, views, objective, head = config["optim"], config["views"], config["objective"], config["head"]
-    start = objective.get("teacher_temperature_start")  # runs of earlier versions have none
+    start = objective.get("teacher_temperature_start")  # absent in runs of earlier versions
     return {
         "experiment": "main",
         "out_dim": head["out"],

@@ -19,7 +19,7 @@ from midway_zoo.train.data.photometric import UNIFORMS, ViewKind, photometric_pa
 from midway_zoo.train.data.scene_pairs import RenderedBatches
 from midway_zoo.train.tasks.segmentation.config import JitterConfig, SegmentationDataConfig
 
-# What is trained on, what is validated on, and what pretraining sees have nothing in common.
+# Scenes for training, for validation and for pretraining are disjoint.
 _TRAIN, _HELD_OUT, _AUGMENT = 0x7365676D << 32, 0x68656C64 << 32, 0x61756720 << 32
 _ORDER, _CROP = 1, 2
 _TRIES = 10
@@ -53,7 +53,7 @@ class LabelledScenes(RenderedBatches):
 def held_out_scenes(
     config: SegmentationDataConfig, device: torch.device, *, batch_size: int
 ) -> Iterable[tuple[Tensor, Tensor]]:
-    """Batches of uint8 images (B, 3, H, W) and labels (B, H, W) that no run trains on, the same for every seed."""
+    """Batches of uint8 images (B, 3, H, W) and labels (B, H, W) that no run trains on, independent of the seed."""
     generator = SceneGenerator(config.scenes, _HELD_OUT, device)
     for first in range(0, config.val_scenes, batch_size):
         yield _first_frames(generator, range(first, min(first + batch_size, config.val_scenes)))
@@ -109,7 +109,7 @@ def distortion(config: JitterConfig, uniform: npt.NDArray[np.float64]) -> npt.ND
     """
     kinds = [ViewKind.LOCAL] * uniform.shape[1]
     parameters = photometric_parameters(config.for_views(), kinds, uniform[:UNIFORMS])
-    nothing = np.array([1, 1, 1, 0], np.float32)  # factors, and the turn of hue
+    nothing = np.array([1, 1, 1, 0], np.float32)  # factors, and the shift of hue
     off = config.jitter_p <= uniform[UNIFORMS:].T
     parameters[:, :_SWITCHES] = np.where(off, nothing, parameters[:, :_SWITCHES])
     return parameters
@@ -123,7 +123,7 @@ def _order(seed: int, epoch: int, length: int) -> npt.NDArray[np.int64]:
 def random_crop(
     picture: Image.Image, mask: Image.Image, config: SegmentationDataConfig, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-    """Scaled, cropped and flipped: (S, S, 3) and (S, S); what lies outside of the image is black and ignored."""
+    """Scaled, cropped and flipped: (S, S, 3) and (S, S); pixels outside the image are black and ignored."""
     side = config.crop
     height, width = seen_size(picture.height, picture.width, None, side)
     ratio = rng.uniform(*config.scale)

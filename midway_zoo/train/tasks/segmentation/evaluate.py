@@ -1,4 +1,4 @@
-"""How good a model is while it learns: over held-out scenes, or the validation images by sliding windows."""
+"""Validation during training: on held-out scenes, or on validation images by sliding windows."""
 
 import torch
 
@@ -11,7 +11,7 @@ from midway_zoo.train.tasks.segmentation.model import SegmentationModel
 
 
 def validation_files(data: SegmentationDataConfig) -> LabelledFiles | None:
-    """The labelled images to validate on; None where the configuration names none."""
+    """The labelled images to validate on; None if the configuration has none."""
     if data.source == "folder" and data.val_root is None and not has_splits(str(data.root)):
         return None
     return find_labelled(data.source, str(data.val_root or data.root), "val")
@@ -23,8 +23,8 @@ def validate(
 ) -> SegmentationMetrics | None:
     """Metrics over the validation data; None if there are none.
 
-    Images of files are seen as :meth:`~midway_zoo.readouts.segmentation.Segmenter.predict` sees them, and scored at the
-    size of their masks.
+    Images from files are predicted as by :meth:`~midway_zoo.readouts.segmentation.Segmenter.predict`, and scored at
+    the size of their masks.
     """
     if config.data.source == "scenes":
         metrics = SegmentationMetrics(model.config.classes)

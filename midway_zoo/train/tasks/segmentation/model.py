@@ -1,4 +1,4 @@
-"""A segmenter while it learns, and segmenters in the checkpoints of runs."""
+"""A segmenter in training, and segmenters in the checkpoints of runs."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from midway_zoo.train.checkpoints import STATE, Checkpoint
 from midway_zoo.train.weights import network_of_checkpoint
 
 AUXILIARY = "auxiliary."
-"""What names of tensors begin with that only training needs."""
+"""Prefixes of tensors that only training needs."""
 
 
 class SegmentationModel(Segmenter):
@@ -37,7 +37,7 @@ class SegmentationModel(Segmenter):
             self.auxiliary = AuxiliaryHead(self.dim, config.classes, dropout=config.dropout)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Scalars "loss", its part "auxiliary" where there is that head, and "accuracy", of "images" (B, 3, H, W),
+        """Scalars "loss", its part "auxiliary" if there is that head, and "accuracy", of "images" (B, 3, H, W),
         normalised, and "labels" (B, H, W).
 
         A loss is cross-entropy divided by the number of all pixels, ignored ones included (as mmsegmentation does by
@@ -60,12 +60,12 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def head_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a segmenter has beside its backbone, of a model's state."""
+    """Tensors of a model's state outside the backbone."""
     return {key: value for key, value in state.items() if not key.startswith((*BACKBONE_ROOMS, AUXILIARY))}
 
 
 def backbone_tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a ViT of timm, of a model's state."""
+    """Weights of a ViT of timm in a model's state."""
     return {key.removeprefix("vit."): value for key, value in state.items() if key.startswith("vit.")}
 
 
@@ -73,11 +73,11 @@ def segmenter_of_checkpoint(checkpoint: Checkpoint) -> Segmenter:
     """The segmenter in a run's checkpoint, on the CPU, in evaluation mode.
 
     Raises:
-        CheckpointError: if the run is none of segmentation, or damaged.
+        CheckpointError: if it is not a segmentation run, or damaged.
     """
     state, described = checkpoint.model(), checkpoint.state().get("segmentation")
     if not isinstance(described, dict):
-        raise CheckpointError(f"{checkpoint.path / STATE} is of no segmentation run.")
+        raise CheckpointError(f"{checkpoint.path / STATE} does not belong to a segmentation run.")
     origin, name = str(checkpoint.path), described.get("backbone")
     backbone: BackboneLike
     if name is None:
@@ -88,7 +88,7 @@ def segmenter_of_checkpoint(checkpoint: Checkpoint) -> Segmenter:
 
 
 def together(model: SegmentationModel) -> SegmentationModel:
-    """With batch normalisation over the batch of all processes, where there are several, each on a GPU."""
+    """The module with batch normalisation synchronised over all processes, if there are several, each on a GPU."""
     distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
     if distributed and torch.distributed.get_world_size() > 1 and torch.cuda.is_available():
         model.head = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model.head)

@@ -30,7 +30,7 @@ from midway_zoo.train.weights import network_from
 from midway_zoo.visualize import labels_overlay
 
 STANDARDISED, STANDARDISED_AT_ONCE = 64, 16
-"""Training images by which features are standardised."""
+"""Number of training images for the standardisation of features."""
 
 
 class SegmentationTask(Task[SegmentationConfig]):
@@ -87,7 +87,7 @@ class SegmentationTask(Task[SegmentationConfig]):
         return LabelledScenes(self.config.data, self.config.seed, self.model.device)
 
     def _standardise(self) -> None:
-        """By the first training images, the same ones in every process whatever its share of a batch."""
+        """Standardise features with the first training images, which are the same in every process."""
         crops, scenes, device = self.crops, self._scenes(), self.model.device
 
         def images(first: int) -> Tensor:
@@ -98,7 +98,8 @@ class SegmentationTask(Task[SegmentationConfig]):
         self.model.standardise(images(first) for first in range(0, STANDARDISED, STANDARDISED_AT_ONCE))
 
     def _seen(self, batch: Any) -> Tensor:
-        """Distorted, and normalised as the backbone takes images: not every ViT of timm does as ImageNet's."""
+        """Distort images and normalise them for the backbone, since not every ViT of timm uses ImageNet's
+        statistics."""
         return self.model.normalise(denormalise(augment(batch["image"], batch["photometric"])))
 
     def to_inputs(self, batch: Any, step: int) -> dict[str, Tensor]:
@@ -159,13 +160,13 @@ def _files(data: SegmentationDataConfig) -> LabelledFiles | None:
 
 
 def _classes(data: SegmentationDataConfig, files: LabelledFiles | None) -> tuple[int, Classes]:
-    """How many, and what they are called where that is known; background is one of those of scenes."""
+    """Number of classes, and their names if known; background is one of those of scenes."""
     if files is None:
         names = class_names(data.scenes.num_classes, procedural=data.scenes.procedural)
         return data.scenes.num_classes + 1, Classes(tuple(names))
     known = files.classes
     if data.classes is None and not known.names:
-        raise ConfigError(f"pass data.classes=NUMBER, or name the classes in {data.root}/{CLASSES}, one a line.")
+        raise ConfigError(f"pass data.classes=NUMBER, or name the classes in {data.root}/{CLASSES}, one per line.")
     if data.classes is not None and known.names and data.classes != len(known.names):
         raise ConfigError(f"data.classes={data.classes}, but {data.source} at {data.root} has {len(known.names)}.")
     return data.classes or len(known.names), known

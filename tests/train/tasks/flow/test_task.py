@@ -142,7 +142,7 @@ def test_what_is_taken_from_init_from(make_task: Make, tmp_path: Path) -> None:
         make_task(whole, f"init_from={tmp_path / 'alone'}", "initial=full")
     with pytest.raises(ConfigError, match="needs init_from"):
         make_task("initial=full")
-    with pytest.raises(ConfigError, match="takes nothing"):
+    with pytest.raises(ConfigError, match="does not use init_from"):
         make_task("init_from=midway_vits.bdd100k")
 
 
