@@ -23,23 +23,86 @@ def check_output(path: Path, *, overwrite: bool = False) -> None:
     Raises:
         OutputExistsError: if it exists and ``overwrite`` is false.
         MissingFileError: if its folder does not exist.
-        InputError: if it is a folder, or its folder cannot be written to.
+        InputError: if it is a folder, or nothing can be written where it shall be.
     """
+    _check_name(path, overwrite=overwrite)
+    check_folder(path.parent, of=path.name)
+
+
+def _check_name(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise InputError(f"{path} is a folder; pass the name of a file.")
     if path.exists() and not overwrite:
         raise OutputExistsError(f"{path} exists; pass overwrite=True (on the command line --force) to replace it.")
-    if not path.parent.is_dir():
-        raise MissingFileError(f"the folder {path.parent} of {path.name} does not exist; create it first.")
-    if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise InputError(f"the folder {path.parent} cannot be written to; choose another place for {path.name}.")
+
+
+def check_output_folder(path: Path) -> None:
+    """Raise early if no files can be written into a folder, or it can neither be found nor made.
+
+    Raises:
+        MissingFileError: if the folder that it would be made in does not exist.
+        InputError: if it is a file, or nothing can be written where it is or shall be.
+    """
+    check_folder(path if path.is_dir() or path.is_file() else path.parent, of=path.name)
+
+
+def check_folder(folder: Path, *, of: str, made: bool = False) -> None:
+    """Raise unless files can be written into a folder; ``of`` names in the message what shall be written.
+
+    Raises:
+        MissingFileError: if it does not exist, unless it will be ``made`` (and could be).
+        InputError: if it is a file, or cannot be written to.
+    """
+    if folder.is_dir():
+        if reason := why_not_writable(folder):
+            raise InputError(f"the folder {folder} cannot be written to ({reason}); choose another place for {of}.")
+        return
+    ancestor = next(part for part in (folder, *folder.parents) if part.exists() or part == part.parent)
+    if not ancestor.is_dir():
+        raise InputError(f"{ancestor} is a file, no folder; choose another place for {of}.")
+    if reason := why_not_writable(ancestor):
+        raise InputError(
+            f"the folder {folder} of {of} does not exist and cannot be made, since {ancestor} cannot be written to "
+            f"({reason}); choose another place."
+        )
+    if not made:
+        raise MissingFileError(f"the folder {folder} of {of} does not exist; create it first.")
+
+
+def why_not_writable(folder: Path) -> str:
+    """Why no file can be made in a folder, "" if one can: tried, since permissions alone do not tell of read-only
+    file systems, quotas and folders that the system makes up."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "permission denied"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for outputs, with those above it, unless it is there.
+
+    Raises:
+        InputError: if it cannot be made, or is a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = "there is a file of that name" if folder.is_file() else (error.strerror or str(error)).lower()
+        raise InputError(f"the folder {folder} cannot be made ({reason}); choose another place.") from error
 
 
 @contextmanager
 def atomic(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary path beside ``path``, renamed to it on success and removed on failure."""
-    check_output(path, overwrite=overwrite)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    _check_name(path, overwrite=overwrite)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
+    except OSError:
+        check_folder(path.parent, of=path.name)  # which knows what to do about it
+        raise
     os.close(handle)
     temporary = Path(name)
     try:

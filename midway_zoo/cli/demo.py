@@ -56,7 +56,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 def _demo(options: argparse.Namespace) -> None:
     from midway_zoo.demo.findings import examine
     from midway_zoo.demo.panels import draw_sheet
-    from midway_zoo.files import write_png
+    from midway_zoo.files import make_folder, write_png
 
     start = time.perf_counter()
     path = _checked_output(options)
@@ -73,7 +73,7 @@ def _demo(options: argparse.Namespace) -> None:
         lines.insert(-1, said)
     drawing = time.perf_counter()
     picture = draw_sheet("midway-zoo demo", shown, footage, findings, further)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_png(path, picture, overwrite=options.force)
     seconds = {"loading": loaded, **findings.seconds, "drawing": time.perf_counter() - drawing}
     times = ", ".join(f"{name} {value:.2f}" for name, value in seconds.items())
@@ -84,11 +84,16 @@ def _demo(options: argparse.Namespace) -> None:
 
 def _checked_output(options: argparse.Namespace) -> Path:
     """Path of the picture, checked early: failing late would waste the work."""
+    from midway_zoo.cli.work.inputs import check_not_inputs
+    from midway_zoo.files import check_folder
+
     path: Path = options.out / "demo.png"
     if options.out.exists() and not options.out.is_dir():
         raise InputError(f"--out {options.out} is a file; pass the name of a folder.")
+    check_not_inputs([path], options.video, *(options.images or ()), options.model)
     if path.exists() and not options.force:
         raise OutputExistsError(f"{path} exists; pass --force to replace it, or another --out.")
+    check_folder(options.out, of=path.name, made=True)
     return path
 
 

@@ -91,6 +91,7 @@ def _workers(text: str) -> int:
 
 def _flow(options: argparse.Namespace) -> None:
     needs_extra()
+    from midway_zoo.cli.work.inputs import check_not_inputs
     from midway_zoo.files import check_output, write_json
     from midway_zoo.train.data.flow_folder import own_pairs
     from midway_zoo.train.tasks.flow.evaluate import evaluate_parts, evaluation_files, table
@@ -107,6 +108,7 @@ def _flow(options: argparse.Namespace) -> None:
         _submit(options, parts)
         return
     if options.output:
+        check_not_inputs([options.output], options.model)
         check_output(options.output, overwrite=options.force)
     results = evaluate_parts(
         load(options), parts, methods=(options.method,), max_flow=options.max_flow, **_settings(options)

@@ -173,10 +173,12 @@ def backbone_of(options: argparse.Namespace) -> Backbone:
 
 
 def check_figures(options: argparse.Namespace) -> None:
-    """Fail early if the figures cannot be written."""
+    """Fail early if the figures cannot be written, or would replace the model."""
+    from midway_zoo.cli.work.inputs import check_not_inputs
     from midway_zoo.files import check_output
 
     if options.output:
+        check_not_inputs([options.output], options.model)
         check_output(options.output, overwrite=options.force)
 
 
@@ -289,7 +291,9 @@ def _propagate(options: argparse.Namespace) -> None:
     if film:
         count = _write_video(output, backbone, frames, labels, palette, chosen, options.force)
     else:
-        output.mkdir(parents=True, exist_ok=True)
+        from midway_zoo.files import make_folder
+
+        make_folder(output)
         images = (frame.image for frame in frames)
         count = 0
         for count, found in enumerate(propagate_labels(backbone, images, labels, options=chosen), 1):
@@ -298,15 +302,20 @@ def _propagate(options: argparse.Namespace) -> None:
 
 
 def _check_clip_output(options: argparse.Namespace, film: bool) -> None:
-    from midway_zoo.files import check_output
+    from midway_zoo.cli.work.inputs import check_not_inputs
+    from midway_zoo.files import check_folder, check_output
 
     output: Path = options.output
+    written = [output] if film or not output.is_dir() else [output, *output.glob("*.png")]
+    check_not_inputs(written, options.video, options.mask, options.model)
     if film:
         check_output(output, overwrite=options.force)
     elif output.exists() and not output.is_dir():
         raise InputError(f"{output} is a file; pass the name of a folder, or of an .mp4.")
     elif output.is_dir() and any(output.glob("*.png")) and not options.force:
         raise OutputExistsError(f"{output} holds pictures; pass --force to replace them, or another folder.")
+    else:
+        check_folder(output, of="masks", made=True)
 
 
 def _write_video(

@@ -178,7 +178,7 @@ def steps_of(row: Row, data: Path, out: Path, extra: Sequence[str] = ()) -> list
 
 
 def _reproduce(options: argparse.Namespace) -> None:
-    from midway_zoo.files import atomic
+    from midway_zoo.files import atomic, make_folder
 
     if options.table is None:
         sys.stdout.writelines(_listing())
@@ -197,7 +197,7 @@ def _reproduce(options: argparse.Namespace) -> None:
             sys.stdout.write(f"{step.line()}\n")
             sys.stdout.flush()
             if not options.dry_run:
-                step.result.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(step.result.parent)
                 _run(step)
     if not options.dry_run:
         text = table_of(rows, options.out)

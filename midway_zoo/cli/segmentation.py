@@ -109,11 +109,13 @@ def _load(options: argparse.Namespace) -> Segmenter:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from midway_zoo.cli.work.inputs import check_not_inputs
     from midway_zoo.files import check_output, write_json
     from midway_zoo.readouts.labelled import find_labelled
     from midway_zoo.readouts.segmentation_evaluation import evaluate_segmenter
 
     if options.output:
+        check_not_inputs([options.output], options.model)
         check_output(options.output, overwrite=options.force)
     files = find_labelled(options.dataset, options.root, options.split)
     segmenter = _load(options)
@@ -143,14 +145,19 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _make_folder(folder: Path, *, force: bool) -> None:
+    from midway_zoo.files import make_folder
+
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file; a folder is expected.")
     if folder.is_dir() and any(folder.iterdir()) and not force:
         raise OutputExistsError(f"{folder} holds files; choose another folder, or --force to write into it.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
 
 
 def _segment(options: argparse.Namespace) -> None:
+    from midway_zoo.cli.work.inputs import check_not_inputs
+    from midway_zoo.files import check_folder, make_folder
+
     if not 0 <= options.alpha <= 1:
         raise InputError(f"--alpha {options.alpha}: a number from 0 to 1.")
     if options.output.suffix.lower() == ".mp4":
@@ -162,11 +169,13 @@ def _segment(options: argparse.Namespace) -> None:
     twice = [path for path, count in Counter(wanted).items() if count > 1]
     if twice:
         raise InputError(f"two images would be written to {twice[0]}: segment images of the same name one by one.")
+    check_not_inputs(wanted, *options.inputs, options.model)
     for path in wanted:
         if path.exists() and not options.force:
             raise OutputExistsError(f"{path} exists; choose another folder, or --force to replace it.")
+    check_folder(options.output, of="masks", made=True)
     segmenter = _load(options)
-    options.output.mkdir(parents=True, exist_ok=True)
+    make_folder(options.output)
     total = _write_masks(options, segmenter, named)
     sys.stdout.write(f"{total} masks in {options.output}\n{_legend(segmenter)}")
 
@@ -215,11 +224,13 @@ def _labels(options: argparse.Namespace, segmenter: Segmenter, image: Tensor) ->
 
 
 def _to_video(options: argparse.Namespace) -> None:
+    from midway_zoo.cli.work.inputs import check_not_inputs
     from midway_zoo.files import check_output
     from midway_zoo.inference.video_writer import write_video
 
     if len(options.inputs) > 1:
         raise InputError(f"{options.output.name} is a video: pass one video or one folder of frames.")
+    check_not_inputs([options.output], *options.inputs, options.model)
     check_output(options.output, overwrite=options.force)
     segmenter = _load(options)
     count = write_video(options.output, _shown(options, segmenter), overwrite=options.force)

@@ -25,6 +25,7 @@ from midway_zoo.extract.progress import files_by_unit, is_complete
 from midway_zoo.extract.settings import Settings, check_same
 from midway_zoo.extract.shards import import_pyarrow
 from midway_zoo.extract.work import Job, Tally, run_unit
+from midway_zoo.files import make_folder
 from midway_zoo.inference.video_file import import_av
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import state_digest
@@ -158,7 +159,7 @@ def _alone(results: Results, process: Process) -> Iterator[None]:
     if results.local is None or not process.first:
         yield
         return
-    results.local.mkdir(parents=True, exist_ok=True)
+    make_folder(results.local)
     lock = FileLock(str(results.local / ".lock"), timeout=0)
     try:
         lock.acquire()

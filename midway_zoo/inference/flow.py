@@ -13,7 +13,7 @@ from midway_zoo.flow.consistency import consistency_mask
 from midway_zoo.inference.batches import common, in_order, inference, pair_batches, stack
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow_options import FlowOptions
-from midway_zoo.inference.images import MAX_TOKENS, Images, Size, target_size
+from midway_zoo.inference.images import MAX_TOKENS, Images, Size, check_aspect, target_size
 from midway_zoo.inference.perturbation import sensitivity_of, token_flow
 from midway_zoo.inference.refinement import mean_over_mirrors, refined
 from midway_zoo.inference.tiles import corners, placed_flow, tiled_flow
@@ -49,7 +49,8 @@ def predict_flow(
     "head" is the fine-tuned flow head (appendix B.4). An image of the size that the head was trained at
     (``config.flow_size``) is predicted directly; a larger one in overlapping tiles of that size, blended by
     confidence; a smaller one is enlarged first, and its flow scaled back along each axis. Images of more than
-    three tiles on an axis are reduced to that first, as a message in the log says.
+    three tiles on the shorter side are reduced to that first, as a message in the log says. Ones that are over ten
+    times as long as wide are refused, unless ``size`` says what to make of them.
 
     "perturbation" is the zero-shot flow of section 4.4: each source token goes to the target token whose prediction it
     influences most; the position is the softmax-weighted mean (temperature 0.1) over the square of radius ``window``
@@ -136,12 +137,14 @@ class HeadFlow:
         """The images' own size, a smaller one of a few tiles, or what ``size`` gives; at least that of a tile."""
         config, size = self.network.config, self.options.size
         if size is None:
+            check_aspect(height, width, self.tile)
             height, width = self._reduced(height, width)
         elif size != "full":
             height, width = target_size(height, width, size, config.img_size, config.patch_size)
         factor = max(self.tile[0] / height, self.tile[1] / width)
         if factor <= 1:
             return height, width
+        check_aspect(height, width, self.tile)
         larger = max(self.tile[0], round(height * factor)), max(self.tile[1], round(width * factor))
         if larger[0] * larger[1] > MAX_TOKENS * config.patch_size**2:
             raise InputError(

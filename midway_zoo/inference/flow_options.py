@@ -28,8 +28,8 @@ class FlowOptions:
     """"auto" is the head if there is one, else perturbation."""
     size: Size = None
     """Resize the images first, as in :func:`midway_zoo.extract_features`. For the head None means the images' own size,
-    reduced to at most three tiles on an axis, and "full" every pixel. A larger size gives the zero-shot flow a finer
-    grid and takes longer."""
+    reduced to at most three tiles on the shorter side, and "full" every pixel. A larger size gives the zero-shot flow
+    a finer grid and takes longer."""
     batch_size: int = field_range(4, at_least=1)
     """Pairs or frames at once, and tiles of the paper's size (480 tokens); proportionally more of smaller tiles."""
     tile: int | tuple[int, int] | None = None

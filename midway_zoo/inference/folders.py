@@ -23,6 +23,18 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and suffix_of(name) in IMAGE_SUFFIXES
 
 
+def moves(path: Path) -> bool:
+    """Whether a file is an animated WebP, which is a clip and no frame of one: its header says so (VP8X, a flag)."""
+    if suffix_of(path.name) != ".webp":
+        return False
+    try:
+        with path.open("rb") as file:
+            head = file.read(21)
+    except OSError:
+        return False
+    return head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X" and len(head) == 21 and bool(head[20] & 2)
+
+
 def suffix_of(name: str) -> str:
     """Suffix in lower case."""
     return os.path.splitext(name)[1].lower()  # noqa: PTH122 (a Path per file is slow for 100 000 files)
@@ -63,7 +75,8 @@ def _changed(folder: Path) -> int:
 def _frame_files(folder: Path, changed_ns: int) -> tuple[str, ...]:
     """Sorting the frames of an hour takes a second, and every visit to them would."""
     with os.scandir(folder) as entries:
-        return tuple(sorted((one.name for one in entries if is_image(one.name) and one.is_file()), key=natural_key))
+        names = [one.name for one in entries if is_image(one.name) and one.is_file()]
+    return tuple(sorted((name for name in names if not moves(folder / name)), key=natural_key))
 
 
 @lru_cache(maxsize=1024)

@@ -1,5 +1,6 @@
 """Every accepted kind of image as a tensor, and its size in the network."""
 
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
 
 MAX_TOKENS = 2**16
 """A size with more patches per image than this is considered a mistake (256 x 256 patches, 4096 x 4096 pixels)."""
+MAX_ASPECT = 10
+"""An image whose longer side is more than so many times the shorter one has no size that suits it by itself: what is
+made of it would be thousands of times larger than it is."""
+UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, LookupError, ArithmeticError, struct.error)
+"""What Pillow raises for files that are damaged, each of its formats in its own way."""
 _RANGE_SLACK = 1e-3  # resampling, or arithmetic in half precision, may leave [0, 1] by this much
 
 
@@ -110,7 +116,7 @@ def reading(path: Path) -> Iterator[None]:
             f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "
             "it, make it smaller with another program, or in Python raise the limit: PIL.Image.MAX_IMAGE_PIXELS = None."
         ) from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}: {error}") from error
         raise InputError(f"{path} cannot be read as an image: {error}.") from error
@@ -131,7 +137,7 @@ def _from_pil(image: Image.Image) -> Tensor:
         raise InputError(f"the image has zero size: {image.width} x {image.height} pixels.")
     try:
         image.load()
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise InputError(f"the PIL image cannot be read: {error}. Its file may be truncated or closed.") from error
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16-bit grayscale, stored in 16 or 32 bits
@@ -205,9 +211,25 @@ def _check_range(image: Tensor) -> None:
     channel, row, column = np.unravel_index(place, tuple(image.shape))
     raise InputError(
         f"float image with values in [{low:.6g}, {high:.6g}]: [0, 1] is expected, before normalisation; the {name} "
-        f"{value:.6g} is in channel {channel}, row {row}, column {column}. Divide 8-bit values by 255; do not subtract "
-        "the mean; clamp what resampling added."
+        f"{value:.6g} is in channel {channel}, row {row}, column {column}. {_advice(low, high)}"
     )
+
+
+_OVERSHOOT = 0.5  # by which resampling leaves [0, 1] at most, and an image without its mean always does
+_NORMALISED = 10  # largest value of an image without its mean, in standard deviations
+
+
+def _advice(low: float, high: float) -> str:
+    """What brings an image of such values into [0, 1]."""
+    if low < -_OVERSHOOT and max(-low, high) <= _NORMALISED:
+        return "Values below 0 are those of a normalised image: pass it before its mean is subtracted."
+    if high <= 1 + _OVERSHOOT:
+        return "Clamp what resampling added: image.clip(0, 1)."
+    if high <= 1.1 * 255:
+        return "These look like 8-bit values: divide by 255 (image / 255)."
+    if high <= 1.1 * 65535:
+        return "These look like 16-bit values: divide by 65535 (image / 65535)."
+    return f"Divide by the largest value that the camera gives, {high:.6g} or more."
 
 
 def target_size(height: int, width: int, size: Size, native: tuple[int, int], patch: int) -> tuple[int, int]:
@@ -223,8 +245,11 @@ def target_size(height: int, width: int, size: Size, native: tuple[int, int], pa
         patch: side of a patch in pixels.
 
     Raises:
-        InputError: for a size that is invalid, does not fit the patch or has over ``MAX_TOKENS`` patches.
+        InputError: for a size that is invalid, does not fit the patch or has over ``MAX_TOKENS`` patches; for None
+            also for an image longer than :data:`MAX_ASPECT` times its shorter side.
     """
+    if size is None:
+        check_aspect(height, width, (patch, patch))
     if isinstance(size, tuple | list):
         result = _exact(tuple(size), patch)
     elif size == "full":
@@ -241,6 +266,22 @@ def target_size(height: int, width: int, size: Size, native: tuple[int, int], pa
             "Pass size=(height, width) with smaller sides, or crop the image."
         )
     return result
+
+
+def check_aspect(height: int, width: int, steps: tuple[int, int]) -> None:
+    """Raise :class:`InputError` for an image that is too long and narrow for a size that is chosen for it.
+
+    ``steps``: what height and width can be multiples of instead, and the least that they can be.
+    """
+    longer, shorter = max(height, width), min(height, width)
+    if longer <= MAX_ASPECT * shorter:
+        return
+    kept = tuple(max(step, side // step * step) for side, step in zip((height, width), steps, strict=True))
+    raise InputError(
+        f"an image of {height} x {width} pixels (height x width) is {longer / shorter:.0f} times as long as it is "
+        f"wide, over {MAX_ASPECT}. Crop it, or say at which size it is computed: size={kept} (on the command line "
+        f"--size {kept[0]}x{kept[1]})."
+    )
 
 
 def _exact(size: tuple[Any, ...], patch: int) -> tuple[int, int]:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from midway_zoo.errors import InputError, MissingFileError
-from midway_zoo.inference.folders import is_image, natural_key, suffix_of
+from midway_zoo.inference.folders import is_image, moves, natural_key, suffix_of
 
 VIDEO_SUFFIXES = (
-    *(".3gp", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
+    *(".3gp", ".apng", ".asf", ".avi", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg"),
     *(".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv", ".y4m"),
 )
 """What a folder is searched for. A list of files may name any other."""
@@ -60,8 +60,9 @@ def find_sources(root: Path) -> list[Source]:
 
 def _in_folder(root: Path) -> Iterator[Source]:
     for folder, names in walk(root):
-        yield from (Source((folder / name).as_posix(), "video") for name in names if suffix_of(name) in VIDEO_SUFFIXES)
-        if any(is_image(name) for name in names):
+        films = [name for name in names if suffix_of(name) in VIDEO_SUFFIXES or moves(root / folder / name)]
+        yield from (Source((folder / name).as_posix(), "video") for name in films)
+        if any(is_image(name) for name in {*names} - {*films}):
             yield Source(folder.as_posix(), "frames")
 
 

@@ -59,7 +59,7 @@ class TensorSpool:
         """Add rows (n, ...), or a list of them of different shapes."""
         for row in rows:
             row = row.detach().cpu().contiguous()
-            if row.dtype == torch.bfloat16 and self.path.suffix == ".npz":
+            if row.dtype == torch.bfloat16 and self.path.suffix.lower() == ".npz":
                 row = row.float()
             if name not in self._files:
                 self._files[name] = (self._folder / str(len(self._files))).open("wb")
@@ -72,7 +72,7 @@ class TensorSpool:
         for file in self._files.values():
             file.flush()
         with atomic(self.path, overwrite=overwrite) as temporary:
-            writer = _write_npz if self.path.suffix == ".npz" else _write_safetensors
+            writer = _write_npz if self.path.suffix.lower() == ".npz" else _write_safetensors
             writer(temporary, self._entries(rows), json.dumps(metadata, sort_keys=True))
 
     def describe(self, rows: int | None = None) -> str:

@@ -123,6 +123,9 @@ class VideoFile:
         self.timeless |= self._container.format.name in _TIMELESS
         self.has_palette = stream.codec_context.pix_fmt == "pal8"
         """Colours are in a table that only the file's first packet brings."""
+        self.linear = self.has_palette or self._container.format.name == "mxf"
+        """Read from its start alone: in MXF whose index is missing, as in one that was cut off, FFmpeg guesses where to
+        go on, and gives the frames there the times of those that were asked for."""
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -157,9 +160,9 @@ class VideoFile:
     def seek(self, ticks: int) -> None:
         """Go on at the last key frame at or before a time (of packets), or at the first where that would be wrong."""
         with self._errors():
-            if self.has_palette or self._met_damage():  # FFmpeg's decoders keep traces of it, also over a seek
+            if self.linear or self._met_damage():  # FFmpeg's decoders keep traces of it, also over a seek
                 self._reopen()
-            if self.has_palette:
+            if self.linear:
                 return
             try:
                 self._container.seek(ticks, stream=self.stream, backward=True, any_frame=False)
@@ -219,9 +222,8 @@ class VideoFile:
                 self._read += 1
                 self.damage.broken_off = packet.is_corrupt  # of the last one: others are gaps, as between recordings
                 time = self.time_of(packet)
-                if time is not None:
-                    until = float((time + (packet.duration or 0)) * self.tick)
-                    self.damage.reached = max(self.damage.reached, until)
+                ticks = self._read * self.step if time is None else time + (packet.duration or 0)
+                self.damage.reached = max(self.damage.reached, float(ticks * self.tick))
             yield packet
 
     def _packs(self, packet: Any) -> bool:
@@ -270,7 +272,7 @@ class VideoFile:
         said = 0.0
         if "matroska" in container:
             said = _clock_seconds(stream.metadata.get("DURATION", ""))
-        elif "mov" in container and stream.duration:
+        elif ("mov" in container or container == "mxf") and stream.duration:
             said = float((stream.duration + (stream.start_time or 0)) * self.tick)
         elif container == "avi" and stream.frames and not is_whole_avi(self.path):
             said = float(stream.frames / self.rate)  # also those that only say that the one before is shown longer

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import DataError, InputError, MissingFileError
-from midway_zoo.files import atomic
+from midway_zoo.files import atomic, make_folder
 from midway_zoo.inference.folders import frame_files
 from midway_zoo.inference.image_files import read_labels
 from midway_zoo.inference.images import reading
@@ -121,7 +121,7 @@ def evaluate_davis(
         first, palette = read_mask(sequence.masks[0])
         found = propagate_labels(backbone, _paths(sequence.frames), _without_void(first), options=options)
         if masks is not None:
-            (masks / sequence.name).mkdir(parents=True, exist_ok=True)
+            make_folder(masks / sequence.name)
             paths = [masks / sequence.name / path.name for path in sequence.masks]
             found = _written(found, paths, palette)
         truth = [_without_void(read_mask(path)[0]).to(torch.uint8) for path in sequence.masks]

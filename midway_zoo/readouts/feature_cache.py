@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import InputError
-from midway_zoo.files import write_safetensors
+from midway_zoo.files import make_folder, write_safetensors
 from midway_zoo.inference.image_files import scaled_size
 from midway_zoo.inference.images import ImageLike, resize, to_tensor
 from midway_zoo.reading import METADATA_KEY
@@ -106,7 +106,7 @@ def cached_features(
     keys = {"weights": backbone.digest(), "transform": asdict(transform), "features": "cls of the last block"}
     name = hashlib.sha256(json.dumps(keys, sort_keys=True).encode()).hexdigest()[:32]
     folder = (default_cache() if cache is None else Path(cache)) / name
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     found = []
     parts = [files[first : first + SHARD] for first in range(0, len(files), SHARD)]
     with bar(total=len(files), unit=" images", desc="features") as shown:

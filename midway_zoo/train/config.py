@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, MissingFileError, nearest
+from midway_zoo.files import make_folder
 
 Config = TypeVar("Config", bound="RunConfig")
 
@@ -184,6 +185,16 @@ def _recipes_of(schema: type[RunConfig]) -> list[str]:
 def to_yaml(config: RunConfig) -> str:
     """The whole configuration as YAML; :func:`load_config` reads it back."""
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def write_config(config: RunConfig, path: Path) -> None:
+    """Write :func:`to_yaml`, in a folder that is made if need be; an earlier one is replaced.
+
+    Raises:
+        InputError: if the folder cannot be made.
+    """
+    make_folder(path.parent)
+    path.write_text(to_yaml(config), encoding="utf-8")
 
 
 def key_names(schema: type[Any], prefix: str = "") -> Iterator[str]:

@@ -29,7 +29,7 @@ from midway_zoo.train.checkpoints import (
     prune_checkpoints,
     save_checkpoint,
 )
-from midway_zoo.train.config import RunConfig, to_yaml
+from midway_zoo.train.config import RunConfig, to_yaml, write_config
 from midway_zoo.train.data.ahead import batches_on
 from midway_zoo.train.distributed import (
     StopRequest,
@@ -222,8 +222,7 @@ class Run:
     def _train(self) -> RunResult:
         main = self.accelerator.is_main_process
         if main:
-            self.out.mkdir(parents=True, exist_ok=True)
-            (self.out / CONFIG).write_text(to_yaml(self.config), encoding="utf-8")
+            write_config(self.config, self.out / CONFIG)
         if self.config.trackers:
             told = tracker_arguments(self.out, self.config.tracker_name) if main else {}
             self.accelerator.init_trackers(

@@ -18,12 +18,13 @@ from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import (
     CheckpointError,
     ConfigError,
+    InputError,
     MissingFileError,
     OutputExistsError,
     SingleEncoderError,
     nearest,
 )
-from midway_zoo.files import write_safetensors
+from midway_zoo.files import make_folder, write_safetensors
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.names import list_models
 from midway_zoo.storage import WEIGHTS
@@ -165,10 +166,13 @@ def export(run: Path, out: Path, *, layout: str = "zoo", best: bool = False, ove
     folders = (out, out / ENCODER_FOLDER)
     files = [folder / name for folder in folders[: 2 * midway] for name in (WEIGHTS, "config.json")]
     files += [out / name for name in further]
+    read = [path for path in checkpoint.path.iterdir() if path.is_file()]
     for file in files:
+        if file.exists() and any(file.samefile(path) for path in read):
+            raise InputError(f"{file} is part of the run; it is never overwritten. Choose another folder.")
         if file.exists() and not overwrite:
             raise OutputExistsError(f"{file} exists; choose another folder, or --force to replace it.")
-    folders[midway].mkdir(parents=True, exist_ok=True)
+    make_folder(folders[midway])
     if network is not None:
         save_network(network, out)
         teacher = network.target_encoder or network.encoder

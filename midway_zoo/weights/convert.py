@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from midway_zoo.errors import CheckpointError, ConfigError, MissingFileError, OutputExistsError
+from midway_zoo.errors import CheckpointError, ConfigError, InputError, MissingFileError, OutputExistsError
+from midway_zoo.files import make_folder
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.reading import sha256_of
 from midway_zoo.storage import CONFIG, WEIGHTS, EncoderName, load_file
@@ -50,13 +51,15 @@ def convert(
             raise OutputExistsError(
                 f"{output} exists; pass overwrite=True (on the command line --force) to replace it."
             )
+    if any(output.exists() and path.exists() and output.samefile(path) for output in outputs):
+        raise InputError(f"{path} is an input; it is never overwritten. Choose another folder.")
     if path.is_dir():
         raise CheckpointError(f"{path} is a folder; convert takes a released .pth file, or a .safetensors file.")
     if not path.is_file():
         raise MissingFileError(f"there is no file {path}.")
     network, summary = _read(path, encoder, paired, config)
     provenance = {**network.provenance, "sha256_verified": sha256_of(path), **summary}
-    folders[1].mkdir(parents=True, exist_ok=True)
+    make_folder(folders[1])
     save_network(network, folder, provenance | {"part": "network"})
     part = "student" if paired else encoder
     save_encoder(network.encoder, network.config, folders[1], provenance | {"part": "encoder", "encoder": part})

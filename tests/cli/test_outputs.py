@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 
 import midway_zoo as mz
 from midway_zoo.cli import main
+from midway_zoo.cli.work import flow_outputs
 from midway_zoo.config import MidwayConfig
 from midway_zoo.files import write_png
 from midway_zoo.inference.video_writer import write_video
@@ -169,6 +171,25 @@ def test_ctrl_c_keeps_what_was_done(model, clip, tmp_path, capsys, monkeypatch, 
     else:
         assert len(json.loads((out / "index.json").read_text())["pairs"]) == 3
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["x.mp4", "x.npz", "x"])
+def test_a_second_ctrl_c_does_not_lose_it(model, clip, tmp_path, capsys, monkeypatch, name) -> None:
+    """It comes while what there is is being closed; afterwards Ctrl-C ends a program again."""
+    interrupt_after(monkeypatch, 3)
+    before = signal.getsignal(signal.SIGINT)
+    for kind in ("FlowVideo", "FlowTable", "FlowFolder"):
+        output = getattr(flow_outputs, kind)
+
+        def finish(self, pairs, original=output.finish):
+            os.kill(os.getpid(), signal.SIGINT)
+            original(self, pairs)
+
+        monkeypatch.setattr(output, "finish", finish)
+    assert main(["flow", str(model), str(clip), "-o", str(tmp_path / name)]) == 130
+    assert "first 3 pairs" in capsys.readouterr().err
+    assert (tmp_path / name).exists()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def full_disk(*_: object, **__: object) -> None:

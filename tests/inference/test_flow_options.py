@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import pytest
@@ -41,11 +42,23 @@ def test_arguments_that_make_no_sense_are_named(
         mz.predict_flows(network, pair, **options) if clip else mz.predict_flow(network, *pair, **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"size": "full"}, {"size": (8, 400)}, {"method": "perturbation"}], ids=str)
+def test_a_strip_is_refused_with_a_size_that_works(network: mz.MidwayNetwork, options: dict[str, Any]) -> None:
+    """A tile is 32 pixels high: 1 x 400 pixels would become 32 x 12800, which takes 270 tiles of 48."""
+    strip = torch.zeros(3, 1, 400)
+    with pytest.raises(InputError, match=r"times as long as it is wide") as error:
+        mz.predict_flow(network, strip, strip, **options)
+    named = re.search(r"size=\((\d+), (\d+)\)", str(error.value))
+    assert named is not None
+    size = (int(named[1]), int(named[2]))
+    assert mz.predict_flow(network, strip, strip, **{**options, "size": size}).flow.shape == (1, 2, 1, 400)
+
+
 def test_an_image_that_cannot_be_enlarged_to_a_tile_is_refused(network: mz.MidwayNetwork) -> None:
-    """32 x 200000 pixels would be 100,000 patches."""
-    line = torch.zeros(3, 1, 6250)
-    with pytest.raises(InputError, match=r"1 x 6250 pixels would become 32 x 200000 to hold a tile of 32 x 48"):
-        mz.predict_flow(network, line, line)
+    """A tile of 4096 pixels on two sides makes 16 times as many patches as are allowed."""
+    pair = images(*SIDE)
+    with pytest.raises(InputError, match=r"to hold a tile of 16384 x 16384"):
+        mz.predict_flow(network, *pair, tile=16384)
 
 
 @pytest.mark.parametrize("clip", [False, True])

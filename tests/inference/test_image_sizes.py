@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from midway_zoo.errors import InputError
-from midway_zoo.inference.images import MAX_TOKENS, Normalise, resize, target_size
+from midway_zoo.inference.images import MAX_ASPECT, MAX_TOKENS, Normalise, resize, target_size
 
 PATCHES = st.sampled_from([8, 14, 16])
 SHORTER = st.integers(1, 256)
@@ -20,7 +20,7 @@ def geometries(draw: st.DrawFn) -> tuple[int, int, tuple[int, int], int]:
     patch = draw(PATCHES)
     native = (draw(st.integers(1, 28)) * patch, draw(st.integers(1, 28)) * patch)
     height = draw(st.integers(1, 2000))
-    width = draw(st.integers(max(1, height // 20), min(2000, height * 20)))
+    width = draw(st.integers(-(-height // MAX_ASPECT), min(2000, height * MAX_ASPECT)))
     return height, width, native, patch
 
 
@@ -111,7 +111,7 @@ def test_a_size_that_makes_no_sense_is_named(size: Any, named: str) -> None:
         ((64, 64), 10**6),
         ((64, 64), (10**6 * 16, 10**6 * 16)),
         ((10**5, 10**5), "full"),
-        ((1, 10**6), None),
+        ((1, 10**6), 16),
     ],
     ids=["int", "pair", "full", "thin image"],
 )
@@ -166,3 +166,14 @@ def test_normalise_subtracts_the_mean_and_divides_by_std_per_channel(dtype: torc
     assert values.dtype == dtype
     expected = torch.tensor([1.0, 1.6, 0.15], dtype=dtype).view(3, 1, 1).expand(2, 3, 4, 5)
     torch.testing.assert_close(values, expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("height", "width", "kept"), [(2, 2000, (16, 2000)), (2000, 2, (2000, 16)), (9, 91, (16, 80))])
+def test_a_strip_has_no_size_of_its_own(height: int, width: int, kept: tuple[int, int]) -> None:
+    """2000 x 2 pixels would become 224 x 224000. The size that the message names is one that works."""
+    with pytest.raises(InputError, match="times as long as it is wide") as error:
+        target_size(height, width, None, (224, 224), 16)
+    assert f"size={kept}" in str(error.value)
+    assert target_size(height, width, kept, (224, 224), 16) == kept
+    assert target_size(height, width, 16, (224, 224), 16)[0] >= 16
+    assert target_size(MAX_ASPECT, 1, None, (16, 16), 16) == (16 * MAX_ASPECT, 16)

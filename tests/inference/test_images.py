@@ -215,9 +215,9 @@ def test_rounding_outside_the_range_is_clamped(value: float, as_kind: Callable[[
     assert image.max() <= 1
 
 
-def with_value(value: float) -> np.ndarray:
+def with_value(value: float, another: float = 0.5) -> np.ndarray:
     array = np.full((HEIGHT, WIDTH, 3), 0.5, np.float32)
-    array[2, 3, 1] = value
+    array[2, 3, 1], array[3, 3, 1] = value, another
     return array
 
 
@@ -226,9 +226,12 @@ REFUSED: dict[str, tuple[Any, type[MidwayZooError], list[str]]] = {
     "array with NaN": (with_value(np.nan), InputError, ["NaN", "[0, 1]"]),
     "array with inf": (with_value(np.inf), InputError, ["infinity", "[0, 1]"]),
     "array with -inf": (with_value(-np.inf), InputError, ["infinity", "[0, 1]"]),
-    "array too light": (with_value(1.01), InputError, ["[0.5, 1.01]", "[0, 1] is expected", "255"]),
+    "array too light": (with_value(1.01), InputError, ["[0.5, 1.01]", "[0, 1] is expected", "clip(0, 1)"]),
     "array normalised": (with_value(-2), InputError, ["[-2, 0.5]", "[0, 1] is expected", "mean"]),
-    "array 0 to 255": (COLOUR.astype(np.float32), InputError, ["[0, 1] is expected", "Divide 8-bit values by 255"]),
+    "array 0 to 255": (COLOUR.astype(np.float32), InputError, ["[0, 1] is expected", "8-bit values: divide by 255"]),
+    "array resampled, 0 to 255": (with_value(-30, 250), InputError, ["[-30, 250]", "divide by 255"]),
+    "array 0 to 65535": (with_value(60000), InputError, ["16-bit values: divide by 65535"]),
+    "array of counts": (with_value(3e6), InputError, ["largest value", "3e+06"]),
     "array of no rows": (np.zeros((0, 8, 3), np.uint8), InputError, ["zero size", "0, 8"]),
     "array of no columns": (np.zeros((6, 0, 3), np.uint8), InputError, ["zero size", "6, 0"]),
     "array of two channels": (np.zeros((6, 8, 2), np.uint8), InputError, ["(6, 8, 2)", "(H, W, 3)"]),
@@ -241,7 +244,7 @@ REFUSED: dict[str, tuple[Any, type[MidwayZooError], list[str]]] = {
     "array complex": (np.zeros((6, 8, 3), complex), InputTypeError, ["complex128", "uint8"]),
     "array of text": (np.full((6, 8, 3), "a"), InputTypeError, ["<U1", "uint8"]),
     "tensor with NaN": (chw(with_value(np.nan)), InputError, ["NaN", "[0, 1]"]),
-    "tensor 0 to 255": (pixels(COLOUR) * 255, InputError, ["[0, 1] is expected", "Divide 8-bit values by 255"]),
+    "tensor 0 to 255": (pixels(COLOUR) * 255, InputError, ["[0, 1] is expected", "8-bit values: divide by 255"]),
     "tensor of no rows": (torch.zeros(3, 0, 8), InputError, ["zero size", "(3, 0, 8)"]),
     "tensor channels last": (torch.zeros(6, 8, 3), InputError, ["(6, 8, 3)", "(3, H, W)", "permute(2, 0, 1)"]),
     "tensor of four channels": (torch.zeros(4, 6, 8), InputError, ["(4, 6, 8)", "(3, H, W)"]),
@@ -251,7 +254,7 @@ REFUSED: dict[str, tuple[Any, type[MidwayZooError], list[str]]] = {
     "PIL of no columns": (Image.new("RGB", (0, 4)), InputError, ["zero size", "0 x 4"]),
     "PIL I negative": (Image.fromarray(np.full((2, 2), -3, np.int32)), InputError, ["-3", "65535"]),
     "PIL I above 16 bits": (Image.fromarray(np.full((2, 2), 65536, np.int32)), InputError, ["65536", "65535"]),
-    "PIL F 0 to 255": (Image.fromarray(GREY.astype(np.float32)), InputError, ["[0, 1] is expected"]),
+    "PIL F 0 to 255": (Image.fromarray(GREY.astype(np.float32)), InputError, ["divide by 255 (image / 255)"]),
     "None": (None, InputTypeError, ["NoneType", "pass a PIL image"]),
     "a number": (3, InputTypeError, ["int", "pass a PIL image"]),
     "bytes": (b"\x89PNG", InputTypeError, ["bytes", "pass a PIL image"]),

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from midway_zoo.cli.readouts import network_of
+from midway_zoo.cli.work.inputs import check_not_inputs
 from midway_zoo.cli.work.outputs import check_suffix, description
 from midway_zoo.errors import InputError
 from midway_zoo.figures import PICTURES, save_figure
@@ -29,8 +30,7 @@ def prepared(options: argparse.Namespace, *inputs: Path) -> MidwayNetwork:
     """The network, after a check that every output can be written: failing late would waste the work."""
     for number, path in enumerate(options.outputs):
         check_suffix(path, options.endings, "results of this command")
-        if any(path.exists() and given.exists() and path.samefile(given) for given in inputs):
-            raise InputError(f"{path} is an input; it is never overwritten. Choose another name for the output.")
+        check_not_inputs([path], *inputs, options.model)
         check_output(path, overwrite=options.force)
         if any(path.absolute() == other.absolute() for other in options.outputs[:number]):
             raise InputError(f"{path} is the name of two outputs; give each its own.")

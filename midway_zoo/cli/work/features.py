@@ -14,10 +14,12 @@ from midway_zoo.cli.work.outputs import Progress, check_suffix, description, kep
 from midway_zoo.cli.work.running import TABLES, load, report
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.files import write_png
+from midway_zoo.inference.animations import ANIMATION_SUFFIXES, is_animation
 from midway_zoo.inference.features import extract_features
-from midway_zoo.inference.folders import frame_files, is_image, natural_key
+from midway_zoo.inference.folders import frame_files, is_image, natural_key, suffix_of
 from midway_zoo.inference.frames import Frame, FrameSource, open_frames
 from midway_zoo.inference.images import to_tensor
+from midway_zoo.inference.sources import VIDEO_SUFFIXES
 from midway_zoo.inference.spool import TensorSpool
 from midway_zoo.results import Features
 from midway_zoo.visualize import features_to_image, side_by_side
@@ -78,6 +80,8 @@ def _add(spool: TensorSpool, features: Features, frames: list[Frame]) -> None:
 def _inputs(options: argparse.Namespace) -> tuple[FrameSource, list[str]]:
     """Images one at a time, and their names (none for a video)."""
     files: list[Path] = []
+    if len(options.images) == 1 and is_animation(options.images[0]):
+        return open_frames(options.images[0], stride=options.stride, fps=options.fps), []
     for path in options.images:
         if path.is_dir():
             files += _images_of(path)
@@ -95,10 +99,19 @@ def _inputs(options: argparse.Namespace) -> tuple[FrameSource, list[str]]:
     if not files:
         raise InputError("no image files are named.")
     taken = files[:: options.stride]
-    missing = next((path for path in taken if not path.is_file()), None)
-    if missing is not None:
-        raise MissingFileError(f"there is no image {missing}.")
+    _check_files(taken)
     return FrameSource((Frame(to_tensor(path)) for path in taken), len(taken)), [str(path) for path in taken]
+
+
+def _check_files(files: list[Path]) -> None:
+    for path in files:
+        film = suffix_of(path.name) in VIDEO_SUFFIXES and path.suffix.lower() not in ANIMATION_SUFFIXES
+        if not path.is_file():
+            raise MissingFileError(f"there is no {'video' if film else 'image'} {path}.")
+        if film:
+            raise InputError(
+                f"{path} is a video: pass one alone, or images. `midway-zoo extract` takes many videos at once."
+            )
 
 
 def _images_of(folder: Path) -> list[Path]:

@@ -1,13 +1,16 @@
 """Outputs of commands: checks before the work, descriptions in the files, and results kept after interruptions."""
 
 import argparse
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from midway_zoo.cli.work.inputs import check_not_inputs
 from midway_zoo.errors import InputError, InterruptedWorkError
-from midway_zoo.files import check_output
+from midway_zoo.files import check_output, check_output_folder
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.storage import state_digest
 from midway_zoo.version import __version__
@@ -23,13 +26,11 @@ def check_outputs(options: argparse.Namespace) -> None:
     """Raise before the work if an output cannot be written, or would replace an input (with ``--force`` too)."""
     outputs = [path for path in (getattr(options, "output", None), getattr(options, "picture", None)) if path]
     inputs = [getattr(options, name, None) for name in ("images", "video", "source", "target", "model")]
-    given = [Path(one) for entry in inputs for one in (entry if isinstance(entry, list) else [entry]) if one]
+    check_not_inputs(outputs, *(one for entry in inputs for one in (entry if isinstance(entry, list) else [entry])))
     for output in outputs:
-        folder = output.is_dir() or (not output.suffix and getattr(options, "folders", False))
-        for path in given:
-            if path.exists() and output.exists() and path.samefile(output):
-                raise InputError(f"{output} is an input; it is never overwritten. Choose another name for the output.")
-        if not folder:
+        if getattr(options, "folders", False) and (output.is_dir() or not output.suffix):
+            check_output_folder(output)
+        else:
             check_output(output, overwrite=options.force)
     if len(outputs) == 2 and outputs[0].absolute() == outputs[1].absolute():
         raise InputError(f"{outputs[0]} is the name of two outputs; give each its own.")
@@ -85,14 +86,23 @@ class Progress:
         self.done = 0
         self.seconds: float | None = None
         self.interrupted = False
+        self._handler: Any = None
 
     def step(self, count: int = 1, seconds: float | None = None) -> None:
         """Note that more is done, and the time reached in the footage."""
         self.done += count
         self.seconds = self.seconds if seconds is None else seconds
 
+    def interrupt(self) -> None:
+        """Ctrl-C came: what there is will now be closed, which a second one must not prevent."""
+        self.interrupted = True
+        if threading.current_thread() is threading.main_thread():
+            self._handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
     def end(self, output: Path, unit: str) -> None:
         """Raise :class:`InterruptedWorkError` if Ctrl-C ended the work, saying how much is done."""
+        if self._handler is not None:
+            signal.signal(signal.SIGINT, self._handler)
         if self.interrupted:
             at = "" if self.seconds is None else f", up to {self.seconds:.2f} s"
             raise InterruptedWorkError(f"interrupted: {output} holds the first {self.done} {unit}{at}.")
@@ -106,4 +116,4 @@ def kept_on_interrupt(progress: Progress) -> Iterator[None]:
     except KeyboardInterrupt:
         if not progress.done:
             raise
-        progress.interrupted = True
+        progress.interrupt()

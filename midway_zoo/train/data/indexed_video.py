@@ -147,7 +147,7 @@ class _OrderedReader:
         """
         wanted = float(self._pts[index])
         key = bisect_right(self._keys, index) - 1
-        if self._frames is not None and (key < 0 or self._pts[self._keys[key]] <= self._last):
+        if self._frames is not None and (self._video.linear or key < 0 or self._pts[self._keys[key]] <= self._last):
             found, _ = self._advance(wanted)
         else:
             found = self._sought(wanted, key)
@@ -196,7 +196,7 @@ def _read_animation(path: Path, indices: Sequence[int], short_side: int | None) 
     images: dict[int, Tensor] = {}
     reason = "the index names it, the file does not have it"
     try:
-        for index, (image, _) in enumerate(read_animation(path)):
+        for index, (image, _) in enumerate(read_animation(path, warn=False)):
             if index in indices:
                 images[index] = to_uint8(image, short_side, enlarge=False)
             if index >= max(indices):

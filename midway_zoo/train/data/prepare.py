@@ -20,7 +20,7 @@ from torch import Tensor
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import ConfigError, InputError, MidwayZooError
-from midway_zoo.files import atomic, write_json
+from midway_zoo.files import atomic, make_folder, write_json
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.folders import TIMING_FILE, frame_files
 from midway_zoo.inference.image_files import read_image, scaled_size, to_uint8
@@ -132,7 +132,7 @@ def prepare(
     if root.is_dir() and out.resolve().is_relative_to(root.resolve()):
         raise InputError(f"the output folder {out} lies in the data folder {root}; choose one outside.")
     options = _Options(height, gop, format, crf, quality, frames_fps)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     _check_options(out / OPTIONS_FILE, options)
     report, start = PrepareReport(), time.perf_counter()
     jobs = [(base_folder(root), source, out / name, options) for source, name in _outputs(sources, format)]

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ from typing import Any, TypeAlias
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import InputError, MidwayZooError, MissingFileError
-from midway_zoo.files import atomic
+from midway_zoo.files import atomic, check_output, make_folder, why_not_writable
 from midway_zoo.inference.folders import frame_files, suffix_of
 from midway_zoo.inference.sources import Kind, Source, base_folder, find_sources
 from midway_zoo.inference.video_file import import_av
@@ -182,7 +181,7 @@ def index_path(root: str | os.PathLike[str], path: str | os.PathLike[str] | None
     # Not in a folder of frames, which are one video: the index is of the videos in a folder.
     inside = root.is_dir() and not frame_files(root)
     beside = root / INDEX_NAME if inside else root.with_name(f"{root.name}.{INDEX_NAME}")
-    return beside if beside.is_file() or _writable(beside.parent) else _cached_path(root)
+    return beside if beside.is_file() or not why_not_writable(beside.parent) else _cached_path(root)
 
 
 def _cached_path(root: Path) -> Path:
@@ -193,21 +192,6 @@ def _cached_path(root: Path) -> Path:
     return home.expanduser() / f"{name}.{digest}.{INDEX_NAME}"
 
 
-def _writable(folder: Path) -> bool:
-    """Whether a file can be made in a folder: tested by writing, since permissions are not enough (read-only mounts,
-    quotas)."""
-    try:
-        _try_writing(folder)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
-
-
-def _try_writing(folder: Path) -> None:
-    with tempfile.TemporaryFile(dir=folder):
-        pass
-
-
 def check_index_path(location: Path) -> None:
     """Create the folder of an index before the work, since failing afterwards would waste it.
 
@@ -215,12 +199,11 @@ def check_index_path(location: Path) -> None:
         InputError: if it is not writable.
     """
     try:
-        location.parent.mkdir(parents=True, exist_ok=True)
-        _try_writing(location.parent)
-    except OSError as error:
+        make_folder(location.parent)
+        check_output(location, overwrite=True)
+    except InputError as error:
         raise InputError(
-            f"the index cannot be written to {location} ({error}); set data.index (of `train index`: --index) to a "
-            "file that can be written."
+            f"the index cannot be written: {error} Set data.index (of `train index`: --index) to a file that can be."
         ) from error
 
 
@@ -253,10 +236,10 @@ def load_or_build_index(
     location = index_path(root, path)
     if location.is_file():
         index = Index.load(location, base_folder(Path(root)))
-        if not refresh and _writable(location.parent):
+        if not refresh and not why_not_writable(location.parent):
             return index
         refreshed = _refreshed(index, workers)
-        if refreshed is not index and _writable(location.parent):
+        if refreshed is not index and not why_not_writable(location.parent):
             refreshed.save(location)
         return refreshed
     check_index_path(location)

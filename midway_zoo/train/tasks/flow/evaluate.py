@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from midway_zoo.bars import bar
 from midway_zoo.errors import ConfigError, InputError
-from midway_zoo.files import check_output
+from midway_zoo.files import check_output, make_folder
 from midway_zoo.flow import FlowMetrics, write_flow
 from midway_zoo.inference.flow import predict_flow
 from midway_zoo.models.network import MidwayNetwork
@@ -205,7 +205,7 @@ def write_submission(
     folder = Path(folder)
     paths = [folder / FORMS[form].format(entries[index].name) for index in range(len(entries))]
     for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         check_output(path, overwrite=overwrite)
     settings = {**options} if method == "zero" else {**options, "tile": tile, "overlap": overlap}
     found = predictions(network, entries, method, batch_size, num_workers, form, settings, truth=False)
