@@ -62,7 +62,7 @@ for method in ("head", "perturbation"):
     assert ours == {"load", "registry"}
     assert not {"midway_zoo.inference.video", "midway_zoo.files", "midway_zoo.visualize"} & loaded
     # The derivatives that are written out (models/tangents.py) are 300 of these: twice the speed of zero-shot flow.
-    assert lines_of(loaded) <= 4350
+    assert lines_of(loaded) <= 4400
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_what_would_be_read_otherwise_is_not_written(tmp_path: Path, monkeypatch
     """Stands for a field of the configuration that the layout has no place for."""
     said = {**released_args(TINY), "motion_crop_resolution": [8, 48]}
     monkeypatch.setattr(released_layout, "released_args", lambda *_: said)
-    with pytest.raises(ConfigError, match=r"cannot say grid=\[3, 2\] \(it would be read as \[1, 6\]\)"):
+    with pytest.raises(ConfigError, match=r"cannot express grid=\[3, 2\] \(it would be read as \[1, 6\]\)"):
         write_released(tmp_path / "run.pth", **state(grid=(3, 2)))
     assert not list(tmp_path.iterdir())
 
