@@ -401,7 +401,9 @@ mz.create_model("{NAME}", pretrained=True)
 def process(published: HubServer) -> Callable[[], "subprocess.Popen[bytes]"]:
     """Starts another process that creates the model with the same cache."""
     environ = {**published.environ(os.environ["HF_HOME"]), "OMP_NUM_THREADS": "1"}
-    return lambda: subprocess.Popen([sys.executable, "-c", SCRIPT], env=environ, stderr=subprocess.PIPE)
+    # Whoever runs the tests in the background may ignore SIGINT, which a child inherits.
+    script = f"import signal; signal.signal(signal.SIGINT, signal.default_int_handler); {SCRIPT}"
+    return lambda: subprocess.Popen([sys.executable, "-c", script], env=environ, stderr=subprocess.PIPE)
 
 
 def test_two_processes_download_once(published: HubServer, tiny: Path, process) -> None:
