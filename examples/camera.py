@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 import midway_zoo as mz
+from midway_zoo.errors import MidwayZooError
 
 
 def frames(source: str, container_format: str | None) -> Iterator[tuple[float, np.ndarray]]:
@@ -33,6 +34,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--frames", type=int, help="stop after so many")
     options = parser.parse_args(arguments)
+    try:
+        run(options)
+    except (av.error.FFmpegError, OSError, MidwayZooError) as problem:
+        parser.exit(1, f"camera.py: error: {problem}\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """A line for each frame of the source."""
     network = mz.create_model(options.model, pretrained=True).to(options.device)
     stream = mz.MotionStream(network, flow=options.flow)
     before = None

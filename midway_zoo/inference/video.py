@@ -1,6 +1,6 @@
 """Reading videos frame by frame: which frames are wanted, and their pictures (PyAV, extra ``video``)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
@@ -10,12 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from midway_zoo.checks import check_integer, is_integer, is_number, is_size
-from midway_zoo.errors import InputError, MissingFileError
+from midway_zoo.errors import InputError, InputTypeError, MissingFileError
 from midway_zoo.inference.animations import ANIMATION_SUFFIXES, read_animation
 from midway_zoo.inference.image_files import to_uint8
 from midway_zoo.inference.video_entry import find_beginning
 from midway_zoo.inference.video_file import VideoFile, import_av, upright
 from midway_zoo.inference.video_order import Entry
+
+_LARGEST = 16_384  # pixels a side; FFmpeg's scaler refuses much more with an error that says nothing
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,14 @@ def read_video(
     Raises:
         MissingExtraError: if PyAV is not installed.
         MissingFileError: if there is no such file.
+        InputTypeError: if ``path`` is not a path.
         InputError: if it has no decodable video, or an argument makes no sense.
     """
     check_sampling(stride, fps)
     _check_window(start, end)
     _check_size(size)
+    if not isinstance(path, str | PathLike):
+        raise InputTypeError(f"path is a {type(path).__name__}: the path of a video file is expected.")
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path} is a folder, not a video.")
@@ -117,8 +122,12 @@ def _check_window(start: float | None, end: float | None) -> None:
 
 
 def _check_size(size: Any) -> None:
-    if size is not None and not is_integer(size, 1) and not is_size(size):
+    if size is None:
+        return
+    if not is_integer(size, 1) and not is_size(size):
         raise InputError(f"size={size!r}: None, a shorter side in pixels or (height, width) is expected.")
+    if max(size if isinstance(size, Sequence) else (size,)) > _LARGEST:
+        raise InputError(f"size={size!r}: frames are scaled to {_LARGEST} pixels a side at most.")
 
 
 # Which frames to take.

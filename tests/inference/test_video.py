@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from midway_zoo.errors import InputError, MidwayZooError, MissingExtraError, MissingFileError
+from midway_zoo.errors import InputError, InputTypeError, MidwayZooError, MissingExtraError, MissingFileError
 from midway_zoo.extras import install_command
 from midway_zoo.inference.video import VideoFrame, read_video
 from tests.inference import footage
@@ -397,3 +397,11 @@ def test_without_pyav_the_error_says_what_to_install(video: Path, monkeypatch: p
         next(read_video(video))
     assert install_command("video") in str(caught.value)
     assert isinstance(caught.value, ImportError)
+
+
+def test_what_is_no_path_and_sizes_beyond_the_scaler_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputTypeError, match="NoneType: the path of a video"):
+        read_video(None)  # type: ignore[arg-type]
+    for size in (10**7, (64, 10**7)):
+        with pytest.raises(InputError, match="16384 pixels a side at most"):
+            read_video(tmp_path / "any.mp4", size=size)
