@@ -5,12 +5,15 @@ import json
 import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from midway_zoo import manifest
 from midway_zoo.config import ARCHITECTURES, MidwayConfig, override
 from midway_zoo.errors import UnknownModelError, nearest
 from midway_zoo.names import list_models, split_name
+
+if TYPE_CHECKING:
+    from midway_zoo.models.network import MidwayNetwork
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -21,7 +24,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command.set_defaults(run=_list)
 
     command = commands.add_parser("info", help="describe a model", description="Describe a model.")
-    command.add_argument("name", metavar="NAME", help="an architecture or a pretrained name")
+    command.add_argument(
+        "name",
+        metavar="NAME|PATH",
+        help="an architecture, a pretrained name, hf-hub:ORG/NAME, or a file or folder that holds a network",
+    )
     command.add_argument("--json", action="store_true", help="as JSON")
     command.set_defaults(run=_info)
 
@@ -73,27 +80,40 @@ def _list(options: argparse.Namespace) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    architecture, tagged = split_name(options.name)
-    weights = manifest.find(tagged) | {"name": tagged} if tagged else None
-    config = override(ARCHITECTURES[architecture], (weights or {}).get("config") or {})
-    described: dict[str, Any] = {
-        "name": options.name,
-        "parameters": _count_parameters(config),
-        "config": config.to_dict(),
-        "weights": weights,
-    }
+    described = _of_name(options.name) if options.name in list_models() else _of_network(options.name)
     if options.json:
         sys.stdout.write(json.dumps(described, indent=2) + "\n")
         return
     sys.stdout.write(_describe(described))
 
 
-def _count_parameters(config: MidwayConfig) -> dict[str, int]:
+def _of_name(name: str) -> dict[str, Any]:
+    """What the manifest says, without reading any weights."""
     from midway_zoo.models.network import MidwayNetwork
     from midway_zoo.storage import empty_network
 
+    architecture, tagged = split_name(name)
+    weights = manifest.find(tagged) | {"name": tagged} if tagged else None
+    config = override(ARCHITECTURES[architecture], (weights or {}).get("config") or {})
     network = empty_network(MidwayNetwork, config)
-    dynamics = list(network.require_dynamics().parameters())
+    return {"name": name, "parameters": _parameters(network), "config": config.to_dict(), "weights": weights}
+
+
+def _of_network(name: str) -> dict[str, Any]:
+    """What a file, a folder or a repository of the Hub holds."""
+    from midway_zoo.weights.registry import resolve_network
+
+    network = resolve_network(name)
+    return {
+        "name": name,
+        "parameters": _parameters(network),
+        "config": network.config.to_dict(),
+        "provenance": network.provenance,
+    }
+
+
+def _parameters(network: "MidwayNetwork") -> dict[str, int]:
+    dynamics = [] if network.dynamics is None else list(network.dynamics.parameters())
     return {
         "encoder": sum(parameter.numel() for parameter in network.encoder.parameters()),
         "dynamics": sum(parameter.numel() for parameter in dynamics),
@@ -103,40 +123,52 @@ def _count_parameters(config: MidwayConfig) -> dict[str, int]:
 
 
 def _describe(described: dict[str, Any]) -> str:
-    config, weights = described["config"], described["weights"]
+    config = described["config"]
     millions = {part: f"{count / 1e6:.2f} M" for part, count in described["parameters"].items()}
     height, width = (side * config["patch_size"] for side in config["grid"])
     lines = [
         described["name"],
         f"  encoder      {config['encoder']}: width {config['embed_dim']}, depth {config['depth']}, "
         f"{config['num_heads']} heads, patch {config['patch_size']}, native {height}x{width}, {millions['encoder']}",
-        f"  dynamics     motion latents {config['motion_tokens']} x {config['motion_dim']}, {millions['dynamics']} "
-        f"({millions['trainable_dynamics']} trainable)",
     ]
+    if described["parameters"]["dynamics"]:
+        lines.append(
+            f"  dynamics     motion latents {config['motion_tokens']} x {config['motion_dim']}, {millions['dynamics']} "
+            f"({millions['trainable_dynamics']} trainable)"
+        )
+    else:
+        lines.append("  dynamics     none: an encoder alone")
     if config["flow_head"]:
         tile = "x".join(map(str, config["flow_size"]))
         lines.append(
             f"  flow head    widths {', '.join(map(str, config['flow_head']))}, tiles {tile}, {millions['flow_head']}"
         )
-    if weights is None:
-        lines.append("  weights      none; create_model gives random ones")
+    if "provenance" in described:
+        known = [f"{key} {value}" for key, value in described["provenance"].items() if isinstance(value, str | int)]
+        lines.append(f"  weights      {', '.join(known) or 'nothing is known of where they come from'}")
     else:
-        epochs = f", {weights['epochs']} epochs" if weights.get("epochs") else ""
-        bundled = weights["format"] == manifest.BUNDLED
-        lines += [
-            f"  weights      {weights['name']}: {weights['training_data']}{epochs}",
-            f"  licence      {weights['license']}",
-            *_trust(weights),
-            f"  source       {'part of this package' if bundled else weights['repo_id']}: {weights['file']}",
-        ]
-        for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
-            if weights.get(key):
-                lines.append(f"  recipe       midway-zoo train {task} --recipe {weights[key]}")
-        lines += ["               (with what settings: MODEL_CARD.md)"] * bundled
-        lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
-        sources = sorted({metric["source"] for metric in weights["metrics"]})
-        lines += [f"  ({source})" for source in sources]
+        lines += _describe_weights(described["weights"])
     return "\n".join(lines) + "\n"
+
+
+def _describe_weights(weights: dict[str, Any] | None) -> list[str]:
+    if weights is None:
+        return ["  weights      none; create_model gives random ones"]
+    epochs = f", {weights['epochs']} epochs" if weights.get("epochs") else ""
+    bundled = weights["format"] == manifest.BUNDLED
+    lines = [
+        f"  weights      {weights['name']}: {weights['training_data']}{epochs}",
+        f"  licence      {weights['license']}",
+        *_trust(weights),
+        f"  source       {'part of this package' if bundled else weights['repo_id']}: {weights['file']}",
+    ]
+    for key, task in (("recipe", "pretrain"), ("flow_recipe", "flow")):
+        if weights.get(key):
+            lines.append(f"  recipe       midway-zoo train {task} --recipe {weights[key]}")
+    lines += ["               (with what settings: MODEL_CARD.md)"] * bundled
+    lines += [f"  {metric['name']:<42} {metric['value']:g} {metric['unit']}" for metric in weights["metrics"]]
+    sources = sorted({metric["source"] for metric in weights["metrics"]})
+    return lines + [f"  ({source})" for source in sources]
 
 
 def _trust(weights: dict[str, Any]) -> list[str]:

@@ -69,6 +69,20 @@ def test_info(capsys) -> None:
     assert described["config"]["embed_dim"] == 96
 
 
+def test_info_of_a_file_or_folder(checkpoint, tmp_path, capsys) -> None:
+    """A model is the same here as everywhere: whatever load_checkpoint takes."""
+    mz.create_model("midway_nano.scenes", pretrained=True).save_pretrained(tmp_path / "own")
+    assert main(["info", str(tmp_path / "own")]) == 0
+    text = capsys.readouterr().out
+    assert "flow head    widths 24, 32, 48, 64, 32" in text
+    assert "source midway_nano.scenes.safetensors" in text
+    assert main(["info", str(checkpoint), "--json"]) == 0
+    described = json.loads(capsys.readouterr().out)
+    assert described["provenance"]["source"] == checkpoint.name
+    assert described["parameters"]["dynamics"] > 0
+    assert "no file" in failure(capsys, "info", "./nothing")
+
+
 def test_convert_is_bit_exact_and_says_where_it_came_from(checkpoint, tmp_path, capsys) -> None:
     out = tmp_path / "out"
     assert main(["convert", str(checkpoint), str(out)]) == 0
