@@ -66,6 +66,9 @@ def test_propagate_writes_palettes_or_a_film(tmp_path: Path, capsys) -> None:
     assert len(shown) == 5
     assert shown[1].pts_seconds == pytest.approx(0.1, abs=1e-3)
     assert main([*arguments, str(mask)]) == 1
+    assert "is an input" in capsys.readouterr().err
+    (tmp_path / "taken.png").write_bytes(mask.read_bytes())
+    assert main([*arguments, str(tmp_path / "taken.png")]) == 1
     assert "is a file" in capsys.readouterr().err
     assert main(["propagate", *RANDOM, str(film), str(mask), "--side", "48", "-o", str(tmp_path / "again")]) == 0
     assert len(list((tmp_path / "again").iterdir())) == 5
