@@ -206,8 +206,6 @@ def _from_video(video: VideoFile, report: PrepareReport) -> Iterator[Timed]:
             report.damaged += 1
         else:
             yield frame.picture, frame.ticks
-    if video.damage.broken_off:
-        raise InputError("damaged, or breaks off in the middle of a frame")
 
 
 def _from_animation(path: Path) -> tuple[Iterator[Timed], Fraction, Fraction]:

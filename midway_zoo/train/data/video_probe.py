@@ -94,6 +94,7 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
     """
     picture = None
     times: dict[int, bool] = {}
+    cut: int | None = None  # time of a last packet that is not all there
     first: int | None = None  # keyframe: a recording cannot be decoded before it
     latest = -math.inf
     header = _header(video)
@@ -113,11 +114,12 @@ def _packets(video: VideoFile) -> tuple[Any, dict[int, bool]]:
         if header and header[len(times) : len(times) + 1] != [(time, packet.is_keyframe)]:
             header = []
         times[time], latest = packet.is_keyframe, max(time, latest)
+        cut = time if packet.is_corrupt else None
         if header and picture is not None and first is not None and len(times) >= min(_CHECKED, len(header)):
             times = dict(header)
             break
-    if video.damage.broken_off:
-        raise InputError(f"corrupt: damaged or broken off after {len(times)} frames")
+    if cut is not None and video.damage.broken_off:
+        del times[cut]
     if picture is not None and picture.pts is not None and not video.timeless:
         first = picture.pts if first is None else max(first, picture.pts)  # or little by little after it
     return picture, times if first is None else {time: key for time, key in times.items() if time >= first}

@@ -178,6 +178,32 @@ def test_a_truncated_video_is_indexed_so_far_with_a_warning(tmp_path: Path, capl
     assert len([record for record in caplog.records if "breaks off" in record.getMessage()]) == 1
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "ts", "avi"])
+@pytest.mark.parametrize("share", [0.55, 0.7, 0.83])
+@pytest.mark.parametrize("bframes", [0, 2])
+def test_a_video_cut_anywhere_is_used_as_far_as_it_goes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, suffix: str, share: float, bframes: int
+) -> None:
+    """Also in the middle of a packet, whose frame takes no part: what is read is what the whole video shows, and what
+    cannot be read is refused, at the end alone."""
+    (tmp_path / "data").mkdir()
+    options = {"movflags": "faststart"} if suffix == "mp4" else {}
+    path = footage(tmp_path / "data" / f"a.{suffix}", gop=8, bframes=bframes, options=options)
+    whole = {round(frame.pts_seconds, 3): frame.image for frame in read_video(path)}
+    cut(path, share)
+    video = indexed(path)
+    assert 0.4 * share * FRAMES < video.frames < FRAMES
+    images, failed = video.read(path.parent, range(video.frames))
+    assert all(index >= video.frames - 1 - bframes for index in failed)
+    times = video.seconds(1.0).tolist()
+    start = min(whole) - times[0]
+    assert all(torch.equal(images[index], whole[round(times[index] + start, 3)]) for index in images)
+    report = prepare(path.parent, tmp_path / "out", crf=4)
+    assert not report.failed
+    assert report.frames == video.frames - len(failed)
+    assert suffix in ("ts", "avi") or any("breaks off" in record.getMessage() for record in caplog.records)
+
+
 def test_a_recording_that_begins_between_key_frames_is_indexed_from_the_first(tmp_path: Path) -> None:
     path = footage(tmp_path / "a.ts", gop=8)
     content = path.read_bytes()
