@@ -43,18 +43,18 @@ def test_bad_files_are_rejected_with_reasons(root: Path) -> None:
     write_video(root / "none.mp4", 0)
     write_video(root / "one.mp4", 1)
     whole = write_video(root / "cut.mp4", noise=True).read_bytes()
-    (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (root / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # is used as far as it goes
     write_video(root / "three.mp4", 3)
     write_folder(root / "lone", 1)
     index = build_index(root)
     reasons = {reject.path: reject.reason for reject in index.rejects}
-    assert sorted(reasons) == ["cut.mp4", "empty.mp4", "lone", "none.mp4", "one.mp4", "sound.mkv", "text.mp4"]
+    assert sorted(reasons) == ["empty.mp4", "lone", "none.mp4", "one.mp4", "sound.mkv", "text.mp4"]
     assert reasons["sound.mkv"] == "has no video stream"
     assert "only one frame" in reasons["one.mp4"]
     assert "only one frame" in reasons["lone"]
-    assert all("corrupt" in reasons[name] for name in ("empty.mp4", "text.mp4", "cut.mp4"))
+    assert all("corrupt" in reasons[name] for name in ("empty.mp4", "text.mp4"))
     report = index.report(min_seconds=0.5)
-    assert report.startswith("2 videos, ")
+    assert report.startswith("3 videos, ")
     assert "three.mp4: too short for a pair: 0.10 s" in report
     assert all(path in report for path in reasons)
 
