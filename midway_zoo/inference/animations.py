@@ -42,7 +42,7 @@ def read_animation(path: Path, *, warn: bool = True) -> Iterator[tuple[Tensor, f
         InputError: if Pillow cannot read it, not even the first frame.
     """
     passed, frames = 0.0, 0
-    with reading(path), Image.open(_whole(path)) as file:
+    with reading(path), Image.open(source := _whole(path)) as file:
         try:
             for image in ImageSequence.Iterator(file):
                 frame = to_tensor(image)
@@ -55,7 +55,7 @@ def read_animation(path: Path, *, warn: bool = True) -> Iterator[tuple[Tensor, f
                 raise
             complete = False
         else:
-            complete = _is_complete(path, file, frames)
+            complete = source is path and _is_complete(path, file, frames)
     if warn and not complete:
         _logger.warning(
             "%s breaks off at %.2f s: %d frame%s could be read. What could be read is used; get the file again for the "
@@ -69,9 +69,11 @@ def _whole(path: Path) -> Any:
     decoder reads nothing (RIFF chunks: a name, a length and as many bytes, padded to an even number)."""
     if path.suffix.lower() != ".webp":
         return path
-    content = path.read_bytes()
-    if content[:4] != b"RIFF" or 8 + int.from_bytes(content[4:8], "little") <= len(content):
+    with path.open("rb") as file:
+        head = file.read(8)
+    if head[:4] != b"RIFF" or 8 + int.from_bytes(head[4:], "little") <= path.stat().st_size:
         return path
+    content = path.read_bytes()
     end = 12
     while (after := end + 8 + (int.from_bytes(content[end + 4 : end + 8], "little") + 1) // 2 * 2) <= len(content):
         end = after
@@ -80,8 +82,6 @@ def _whole(path: Path) -> Any:
 
 def _is_complete(path: Path, file: Any, frames: int) -> bool:
     """Whether a file that gave so many frames without an error lacks none: one may end between two of them."""
-    if path.suffix.lower() == ".webp":
-        return not isinstance(_whole(path), io.BytesIO)
     if file.format == "GIF":
         with path.open("rb") as stored:
             stored.seek(max(0, path.stat().st_size - _LONGEST_END))

@@ -60,9 +60,9 @@ def find_sources(root: Path) -> list[Source]:
 
 def _in_folder(root: Path) -> Iterator[Source]:
     for folder, names in walk(root):
-        films = [name for name in names if suffix_of(name) in VIDEO_SUFFIXES or moves(root / folder / name)]
-        yield from (Source((folder / name).as_posix(), "video") for name in films)
-        if any(is_image(name) for name in {*names} - {*films}):
+        videos = [name for name in names if suffix_of(name) in VIDEO_SUFFIXES or moves(root / folder / name)]
+        yield from (Source((folder / name).as_posix(), "video") for name in videos)
+        if any(is_image(name) for name in {*names} - {*videos}):
             yield Source(folder.as_posix(), "frames")
 
 

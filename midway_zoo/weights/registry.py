@@ -125,7 +125,7 @@ def is_path(model: str | PathLike[str]) -> bool:
     if model.startswith("hf-hub:") or model in list_models():
         return False
     path = Path(model)
-    return path.exists() or path.suffix in _SUFFIXES or "/" in model or len(path.parts) > 1
+    return path.exists() or path.suffix in _SUFFIXES or path.name != model
 
 
 @cache

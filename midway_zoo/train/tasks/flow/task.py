@@ -96,7 +96,7 @@ class FlowTask(Task[FlowConfig]):
             "dynamics_weight": self.config.dynamics_weight,
             "data.source": data.source,
             "data.crop": list(data.crop),
-            # Each by itself: runs from before there was a choice have them not.
+            # One key each, since earlier runs lack some of them.
             **{f"data.augment.{key}": augment.pop(key) for key in ("resizing", "still_p", "letterbox_p")},
             "data.augment": augment,
         }
