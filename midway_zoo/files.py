@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from midway_zoo.errors import InputError, MissingFileError, OutputExistsError
 from midway_zoo.reading import METADATA_KEY
@@ -140,8 +141,14 @@ def write_safetensors(
     """
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic(path, overwrite=overwrite) as temporary:
-        # Not save_file: its errors tell a full disk from other faults by their text alone.
-        temporary.write_bytes(save(plain, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)}))
+        try:
+            save_file(plain, temporary, metadata={METADATA_KEY: json.dumps(metadata, sort_keys=True)})
+        except SafetensorError:
+            # It tells a full disk from other faults by its text alone; as much written plainly has an errno for it.
+            with temporary.open("wb") as file:
+                for tensor in plain.values():
+                    file.write(bytes(tensor.nbytes))
+            raise
 
 
 def write_png(

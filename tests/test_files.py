@@ -138,3 +138,16 @@ def test_json_is_readable(tmp_path: Path) -> None:
 def test_a_name_that_is_no_utf8_is_read_back_as_it_was(tmp_path: Path) -> None:
     write_json(tmp_path / "result.json", {"name": "caf\udce9.mp4"})
     assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8")) == {"name": "caf\udce9.mp4"}
+
+
+def test_what_the_system_refuses_has_its_errno(tmp_path: Path) -> None:
+    """As of a full disk; safetensors has a text alone."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(OSError, match=r".") as refused:
+            write_safetensors(tmp_path / "a.safetensors", {"a": torch.zeros(10**6)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert refused.value.errno == errno.EFBIG
+    assert list(tmp_path.iterdir()) == []
