@@ -5,6 +5,7 @@ differentiation, the motion latent held fixed. The cosine between the tangent an
 every predicted target token measures how much of that source token arrives there.
 """
 
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from midway_zoo.errors import InputError
 from midway_zoo.models.dynamics import Dynamics
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.models.tangents import ForwardTangents, can_be_written_out
+
+_FORWARD_MODE = threading.RLock()
+"""torch counts levels of forward-mode derivatives, and chooses attention kernels, for all threads of a process."""
 
 
 def match_level(network: MidwayNetwork, level: int | None = None) -> int:
@@ -105,7 +109,7 @@ def _derivatives(
     """From tokens (n,) and their tangents (n, D) to cosines (n, N), for one pair."""
     forward = dynamics.forward_dynamics[level]
     if can_be_written_out(forward):
-        return ForwardTangents(forward, dynamics.motion_proj(motion), features).cosines
+        return ForwardTangents(forward, dynamics.motion_proj(motion), features, grid).cosines
     return vmap(single_derivative(dynamics, level, motion, features, grid))
 
 
@@ -130,7 +134,7 @@ def single_derivative(
 
     def cosines(token: Tensor, direction: Tensor) -> Tensor:
         at = F.one_hot(token + 1, len(features)).to(features)  # row 0 is the CLS token
-        with warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
+        with _FORWARD_MODE, warnings.catch_warnings():  # torch warns of its own deprecated internals at the first jvp
             warnings.simplefilter("ignore", FutureWarning)
             moved = jvp(predict, (features,), (at[:, None] * direction,))[1]
         return F.cosine_similarity(moved.float(), direction.float(), dim=-1, eps=1e-12)

@@ -19,6 +19,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.models.dynamics import ForwardDynamics
 from midway_zoo.models.layers import Gate, GatedBlock
+from midway_zoo.models.places import PlacedAttention
+
+_Kinds = list[tuple[str, type]]
 
 
 class ForwardTangents:
@@ -27,8 +30,8 @@ class ForwardTangents:
     Memory: the attention weights of every block, and the tangents of the largest n that was asked for.
     """
 
-    def __init__(self, dynamics: ForwardDynamics, motion: Tensor, source: Tensor) -> None:
-        """Run ``dynamics``, one that :func:`can_be_written_out`, on projected motion (M, D) and v (L, D)."""
+    def __init__(self, dynamics: ForwardDynamics, motion: Tensor, source: Tensor, grid: tuple[int, int]) -> None:
+        """Run ``dynamics``, one that :func:`can_be_written_out`, on projected motion (M, D) and v (1 + h * w, D)."""
         self._first = len(motion) + 1  # motion tokens and the class token are not places
         self._count = len(motion) + len(source)
         self._blocks: list[_Block] = []
@@ -36,7 +39,7 @@ class ForwardTangents:
         self._scratch = _Scratch(x)
         with _plain(source):
             for block, following in zip_longest(dynamics.blocks, dynamics.gates):
-                state = _Block(block, x, gate, following, len(motion))
+                state = _Block(block, x, gate, following, len(motion), grid)
                 self._blocks.append(state)
                 x, gate = state.output, state.following
 
@@ -72,9 +75,9 @@ def can_be_written_out(dynamics: nn.Module) -> TypeGuard[ForwardDynamics]:
     """Whether ``dynamics`` is what is differentiated here: none of its parts is of another kind, wrapped or hooked."""
     if type(dynamics) is not ForwardDynamics:
         return False
-    block, gate = _expected()
+    blocks, gate = _expected()
     return (
-        all(_kinds(one) == block for one in dynamics.blocks)
+        all(_kinds(one) in blocks for one in dynamics.blocks)
         and all(_kinds(one) == gate for one in dynamics.gates)
         and not any(
             part._forward_hooks
@@ -89,12 +92,12 @@ def can_be_written_out(dynamics: nn.Module) -> TypeGuard[ForwardDynamics]:
 
 
 @lru_cache
-def _expected() -> tuple[list[tuple[str, type]], list[tuple[str, type]]]:
+def _expected() -> tuple[list[_Kinds], _Kinds]:
     with torch.device("meta"):
-        return _kinds(GatedBlock(4, 1)), _kinds(Gate(4, 0.0))
+        return [_kinds(GatedBlock(4, 1, placed=placed)) for placed in (False, True)], _kinds(Gate(4, 0.0))
 
 
-def _kinds(module: nn.Module) -> list[tuple[str, type]]:
+def _kinds(module: nn.Module) -> _Kinds:
     return [(name, type(part)) for name, part in module.named_modules()]
 
 
@@ -172,16 +175,41 @@ class _Mlp:
         return ((rows @ self._inward) * self._slope[at, 0]) @ self._outward
 
 
+class _Places:
+    """What a :class:`PlacedAttention` adds to its logits at normed tokens (K, D), and how that moves."""
+
+    def __init__(self, norm: nn.LayerNorm, attn: PlacedAttention, normed: Tensor, motion: int, grid: tuple[int, int]):
+        x = normed * norm.weight + norm.bias
+        self.logits, self.slopes = (found[0] for found in attn.place_logits(x[None], motion, grid))
+        self._motion, self._heads = motion, attn.num_heads
+        self._all, self._each = (
+            _centred(_behind_norm(norm, layer)[0]).t() for layer in (attn.displace_all, attn.displace_each)
+        )
+
+    def push(self, u: Tensor) -> Tensor:
+        """Tangents (K, n, heads, 2) of the displacements."""
+        moved = u @ self._each
+        moved += u[: self._motion].mean(dim=0) @ self._all
+        moved[: self._motion + 1] = 0
+        return moved.unflatten(-1, (self._heads, 2))
+
+
 class _Attention:
     """Self-attention at normed tokens (K, D)."""
 
-    def __init__(self, norm: nn.LayerNorm, attn: Any, normed: Tensor) -> None:
+    def __init__(self, norm: nn.LayerNorm, attn: Any, normed: Tensor, motion: int, grid: tuple[int, int]) -> None:
         weight, bias = _behind_norm(norm, attn.qkv)
         self._heads: int = attn.num_heads
         self._weight = _centred(weight).t()
         q, k, v = F.linear(normed, weight, bias).unflatten(-1, (3, self._heads, -1)).permute(1, 2, 0, 3)
-        self._q, self._k = q * attn.scale, (k * attn.scale).transpose(1, 2)
-        self._v, self._shares = v, (self._q @ k.transpose(1, 2)).softmax(dim=-1)
+        scale = q.shape[-1] ** -0.5
+        self._q, self._k = q * scale, (k * scale).transpose(1, 2)
+        logits = self._q @ k.transpose(1, 2)
+        self._places = None
+        if isinstance(attn, PlacedAttention):
+            self._places = _Places(norm, attn, normed, motion, grid)
+            logits += self._places.logits
+        self._v, self._shares = v, logits.softmax(dim=-1)
         self._mixed = self._shares @ v
         self._project = attn.proj.weight.t()
         self.output = attn.proj(self._mixed.transpose(0, 1).flatten(1))
@@ -191,21 +219,31 @@ class _Attention:
         tokens, n, width = u.shape
         qkv = scratch("wide", tokens, n, 3, self._heads, width // self._heads)
         torch.mm(u.flatten(0, 1), self._weight, out=qkv.view(tokens * n, 3 * width))
+        moved = None if self._places is None else self._places.push(u)[first:]
         mixed = u[first:]  # u has been read
         for head in range(self._heads):
-            self._push_head(head, qkv[:, :, :, head], mixed.unflatten(2, (self._heads, -1))[:, :, head], scratch, first)
+            logits = self._push_logits(head, qkv[:, :, 0, head], qkv[:, :, 1, head], scratch, first)
+            if self._places is not None and moved is not None:
+                logits.baddbmm_(moved[:, :, head], self._places.slopes[head, first:])
+            part = mixed.unflatten(2, (self._heads, -1))[:, :, head]
+            self._push_head(head, logits, qkv[:, :, 2, head], part, scratch, first)
         return mixed.flatten(0, 1), self._project
 
-    def _push_head(self, head: int, qkv: Tensor, mixed: Tensor, scratch: _Scratch, first: int) -> None:
-        """qkv (K, n, 3, d) to mixed (K', n, d)."""
-        tokens, n, _, width = qkv.shape
-        dq, dk, dv = qkv.unbind(2)
-        shares, rows = self._shares[head, first:], tokens - first
+    def _push_logits(self, head: int, dq: Tensor, dk: Tensor, scratch: _Scratch, first: int) -> Tensor:
+        """dq and dk (K, n, d) to tangents of logits (K', n, K)."""
+        tokens, n, width = dq.shape
+        rows = tokens - first
         keys = scratch("keys", n, tokens, width).copy_(dk.transpose(0, 1))
-        values = scratch("values", tokens, n, width).copy_(dv)
         logits = scratch("logits", rows, n, tokens)
         torch.mm(dq[first:].flatten(0, 1), self._k[head], out=logits.view(rows * n, tokens))
         logits.view(rows, n * tokens).addmm_(self._q[head, first:], keys.view(n * tokens, width).t())
+        return logits
+
+    def _push_head(self, head: int, logits: Tensor, dv: Tensor, mixed: Tensor, scratch: _Scratch, first: int) -> None:
+        """Tangents of logits (K', n, K) and dv (K, n, d) to ``mixed`` (K', n, d)."""
+        rows, n, tokens = logits.shape
+        width, shares = dv.shape[-1], self._shares[head, first:]
+        values = scratch("values", tokens, n, width).copy_(dv)
         # Softmax: P (dS - sum P dS); the sum is taken out behind the values, where it is narrower.
         logits *= shares[:, None]
         total = logits.sum(dim=-1, keepdim=True)
@@ -215,7 +253,10 @@ class _Attention:
         torch.addcmul(out, self._mixed[head, first:, None], total, value=-1, out=mixed)
 
     def push_single(self, rows: Tensor, at: Tensor, scratch: _Scratch, first: int) -> tuple[Tensor, Tensor]:
-        """:meth:`push` of rows (n, D), tangents of one token each: the others gain by one key and one value alone."""
+        """:meth:`push` of rows (n, D), tangents of one token each: the others gain by one key and one value alone.
+
+        Of the first block, whose attention is never by place.
+        """
         n, width = rows.shape
         qkv = (rows @ self._weight).unflatten(1, (3, self._heads, -1))
         mixed = scratch("u", self._shares.shape[1], n, width)
@@ -252,10 +293,12 @@ class _FollowingGate:
 class _Block:
     """A block at its input x (K, D), with its gate and that of the block that follows, or None."""
 
-    def __init__(self, block: Any, x: Tensor, gate: "_FollowingGate | None", following: Any, motion: int) -> None:
+    def __init__(
+        self, block: Any, x: Tensor, gate: "_FollowingGate | None", following: Any, motion: int, grid: tuple[int, int]
+    ):
         self._motion = motion
         self._norm1 = _Norm(x, block.norm1.eps)
-        self._attention = _Attention(block.norm1, block.attn, self._norm1.output)
+        self._attention = _Attention(block.norm1, block.attn, self._norm1.output, motion, grid)
         self.following = None if following is None else _FollowingGate(following, self._norm1.output[motion:])
         self._gate = self._turned = None
         kept = x

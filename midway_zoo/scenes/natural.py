@@ -6,6 +6,7 @@ whose amplitude falls as one over the frequency has the same spectrum and no edg
 """
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,12 @@ _UNCOVERED = 0.002  # fraction of pixels that may be left without a leaf
 @lru_cache(maxsize=256)
 def picture(number: int, side: int) -> npt.NDArray[np.uint8]:
     """Picture ``number`` (0, 1, ...), (side, side, 3); every fifth is noise. The same in every run, like files."""
-    rng = np.random.default_rng([side, number])
-    drawn = _coloured_noise(side, rng) if number % 5 == 4 else _leaves(side, rng)
+    return draw("noise" if number % 5 == 4 else "leaves", side, np.random.default_rng([side, number]))
+
+
+def draw(kind: Literal["leaves", "noise"], side: int, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """A picture (side, side, 3) of dead leaves or of coloured noise."""
+    drawn = _leaves(side, rng) if kind == "leaves" else _coloured_noise(side, rng)
     return np.rint(drawn.clip(0, 1) * 255).astype(np.uint8)
 
 

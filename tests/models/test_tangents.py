@@ -1,5 +1,6 @@
 """Derivatives that are written out, against those of torch.func.jvp."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 import midway_zoo as mz
 from midway_zoo.inference.perturbation import sensitivity_of
 from midway_zoo.models.dynamics import ForwardDynamics
+from midway_zoo.models.places import PlacedAttention
 from midway_zoo.models.tangents import ForwardTangents, can_be_written_out
 
 SMALL: dict[str, Any] = {"embed_dim": 24, "num_heads": 3, "motion_dim": 12, "backward_heads": 3, "forward_heads": 3}
@@ -46,13 +48,15 @@ def expected(dynamics: ForwardDynamics, motion: Tensor, source: Tensor, token: i
     "fields",
     [{}, {"gating": False}, {"gate_bias": 0.0}, {"forward_heads": 1}]
     + [{"forward_depth": depth} for depth in (1, 2, 3)]
-    + [{"motion_tokens": 1, "forward_heads": 12}],
+    + [{"motion_tokens": 1, "forward_heads": 12}]
+    + [{"forward_places": True, "forward_depth": depth} for depth in (1, 2, 3)]
+    + [{"forward_places": True, "gate_bias": -1.0, "motion_tokens": 2}],
     ids=str,
 )
 def test_they_are_the_derivatives(fields: dict[str, Any]) -> None:
     dynamics, motion, source = example(network(**fields))
     assert can_be_written_out(dynamics)
-    written = ForwardTangents(dynamics, motion, source)
+    written = ForwardTangents(dynamics, motion, source, GRID)
     # More, then fewer at once: memory is used again, and what was in it must not show.
     for tokens in ([0, 5, 5, 11, 7], [3], [11, 0]):
         directions = torch.randn(len(tokens), 24, generator=torch.Generator().manual_seed(len(tokens))).double()
@@ -118,17 +122,35 @@ def levels() -> tuple[list[Tensor], list[Tensor]]:
     return list(source), list(target)
 
 
-def test_attention_by_place_is_left_to_torch() -> None:
-    assert not can_be_written_out(network(forward_places=True).dynamics.forward_dynamics[1])
+def test_the_networks_own_attention_by_place_in_it() -> None:
+    """The option reached the blocks: else the cases above would test the paper's attention twice."""
+    plain, placed = (network(forward_places=places).dynamics.forward_dynamics[1] for places in (False, True))
+    assert not any(isinstance(part, PlacedAttention) for part in plain.modules())
+    assert any(isinstance(part, PlacedAttention) for part in placed.modules())
+
+
+def test_threads_take_derivatives_by_torch_at_once() -> None:
+    """The page of ``midway-zoo app``: one visitor stopped while another's heat map is drawn."""
+    changed = network()
+    _hook(changed.dynamics.forward_dynamics[1])
+
+    def heat(token: int) -> Tensor:
+        return sensitivity_of(changed, *levels(), GRID, tokens=[token], level=1)
+
+    want = [heat(token) for token in range(12)]
+    with ThreadPoolExecutor(4) as threads:
+        for token, found in enumerate(threads.map(heat, [token % 12 for token in range(60)])):
+            assert torch.equal(found, want[token % 12])
+    assert torch.backends.cuda.flash_sdp_enabled()  # what a derivative switches off is on again
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_precisions(dtype: torch.dtype) -> None:
     dynamics, motion, source = example(network())
     tokens, directions = torch.tensor([4, 8]), torch.randn(2, 24, generator=torch.Generator().manual_seed(3))
-    want = ForwardTangents(dynamics, motion, source).cosines(tokens, directions)
+    want = ForwardTangents(dynamics, motion, source, GRID).cosines(tokens, directions)
     dynamics.to(dtype)
-    found = ForwardTangents(dynamics, motion.to(dtype), source.to(dtype)).cosines(tokens, directions.to(dtype))
+    found = ForwardTangents(dynamics, motion.to(dtype), source.to(dtype), GRID).cosines(tokens, directions.to(dtype))
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, want, atol=1e-5 if dtype == torch.float32 else 0.1, rtol=0)
 
@@ -140,8 +162,8 @@ def test_autocast_changes_nothing() -> None:
         motion, features = made.dynamics.forward_inputs(source, target, GRID, level=1)
     dynamics, tokens, directions = made.dynamics.forward_dynamics[1], torch.tensor([1]), torch.ones(1, 24)
     motion = made.dynamics.motion_proj(motion[0])
-    want = ForwardTangents(dynamics, motion, features[0]).cosines(tokens, directions)
+    want = ForwardTangents(dynamics, motion, features[0], GRID).cosines(tokens, directions)
     with torch.autocast("cpu", torch.bfloat16):
-        found = ForwardTangents(dynamics, motion, features[0]).cosines(tokens, directions)
+        found = ForwardTangents(dynamics, motion, features[0], GRID).cosines(tokens, directions)
     assert torch.equal(found, want)
     assert not found.requires_grad
