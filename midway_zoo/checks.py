@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
 from types import NoneType
 from typing import Any, get_args
 
@@ -9,13 +10,13 @@ from midway_zoo.errors import ConfigError, InputError, MidwayZooError
 
 
 def is_integer(value: Any, least: float = -math.inf, most: float = math.inf) -> bool:
-    """Whether ``value`` is an integer (not a bool) within limits."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+    """Whether ``value`` is an integer, NumPy's too (not a bool), within limits."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= most
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number (not a bool)."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a finite number, NumPy's too (not a bool)."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_size(value: Any) -> bool:

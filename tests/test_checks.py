@@ -1,11 +1,14 @@
 """Ranges of fields: what is refused, and that the message names key, value and what is allowed."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from midway_zoo.checks import check_fields, field_range
-from midway_zoo.errors import ConfigError
+from midway_zoo.checks import check_fields, check_integer, field_range, is_integer, is_number
+from midway_zoo.errors import ConfigError, InputError
 
 
 @dataclass
@@ -48,3 +51,16 @@ def test_good_values_pass() -> None:
 def test_refused(config: Outer, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         check_fields(config)
+
+
+@pytest.mark.parametrize("number", [np.int64(2), np.uint8(2), np.int32(2)])
+def test_numpys_integers_are_integers(number: Any) -> None:
+    check_integer("stride", number, 1, 3)
+    with pytest.raises(InputError, match=r"^count=.*at least 3"):
+        check_integer("count", number, 3)
+
+
+def test_numpys_numbers_are_numbers() -> None:
+    assert all(is_number(value) for value in (np.float32(2.5), np.float64(2.5), np.int64(2)))
+    assert not any(is_number(value) for value in (np.float32("nan"), np.bool_(True), "2", 2j, torch.tensor(2.5)))
+    assert not any(is_integer(value) for value in (np.float32(2), np.bool_(True), True, "2"))

@@ -167,13 +167,14 @@ def linear_maps(network: mz.MidwayNetwork, pairs: int) -> dict[str, float]:
     latents, motions, tokens, objects = [], [], [], []
     for batch in scenes(network.config.img_size[0], pairs):
         source, target = batch.frames.unbind(1)
-        latents.append(mz.infer_motion_latent(network, source, target, batch_size=_AT_ONCE).tokens.flatten(1))
-        motions.append(batch.flow[:, 0].flatten(2).mean(-1))
+        if network.dynamics is not None:
+            latents.append(mz.infer_motion_latent(network, source, target, batch_size=_AT_ONCE).tokens.flatten(1))
+            motions.append(batch.flow[:, 0].flatten(2).mean(-1))
         maps = mz.extract_features(network, source, batch_size=_AT_ONCE).maps
         tokens.append(maps[max(maps)].flatten(2).transpose(1, 2).flatten(0, 1))
         shares = torch.nn.functional.avg_pool2d((batch.instances[:, :1] > 0).float(), patch)
         objects.append(shares.flatten())
-    probe = _fitted(torch.cat(latents).double(), torch.cat(motions).double())
+    probe = _fitted(torch.cat(latents).double(), torch.cat(motions).double()) if latents else {}
     share = torch.cat(objects)
     clear = (share < 0.1) | (share > 0.9)  # tokens of one kind
     found, true = _fitted(torch.cat(tokens)[clear].double(), (share[clear, None] > 0.5).double(), test=True)
@@ -249,8 +250,9 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Every figure of one checkpoint."""
     network, pairs = network_of(name)
     figures: dict[str, float] = {"pairs": pairs}
-    figures |= heat_maps(network, options.pairs)
-    figures |= flow_errors(network, options.pairs)
+    if network.dynamics is not None:
+        figures |= heat_maps(network, options.pairs)
+        figures |= flow_errors(network, options.pairs)
     figures |= linear_maps(network, 8 * options.pairs)
     figures |= propagation(network, options.pairs // 4)
     if network.flow_head is not None:

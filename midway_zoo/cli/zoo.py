@@ -35,10 +35,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     command = commands.add_parser(
         "convert",
         help="convert a released .pth to safetensors",
-        description="Convert a released .pth, a .safetensors file of this package, or bundled weights by name, "
-        "to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
+        description="Convert a released .pth, a .safetensors file, exported folder or training run of this package, or "
+        "bundled weights by name, to folders of safetensors: OUT_DIR for this package, OUT_DIR/encoder for timm.",
     )
-    command.add_argument("input", metavar="IN.pth|NAME", type=Path, help="a file, or the name of bundled weights")
+    command.add_argument(
+        "input", metavar="PATH|NAME", type=Path, help="a file, folder or run, or the name of bundled weights"
+    )
     command.add_argument("output", metavar="OUT_DIR", type=Path, help="folder to write")
     command.add_argument("--force", action="store_true", help="replace an earlier conversion")
     add_encoder_options(command)

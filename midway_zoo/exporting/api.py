@@ -185,7 +185,8 @@ def _request(
     if size is None:
         sides = native
     else:
-        sides = target_size(*native, (size, size) if isinstance(size, int) else size, native, config.patch_size)
+        wanted = size if isinstance(size, str | tuple | list) else (size, size)
+        sides = target_size(*native, wanted, native, config.patch_size)
     if blocks is not None:
         check_blocks(blocks, config.depth - 1)
     taken = config.feature_blocks if blocks is None else tuple(blocks)

@@ -112,10 +112,10 @@ def pair_batches(
             shown.update(len(batch.indices))
 
 
-def progress(total: int, batch_size: int, unit: str) -> "tqdm[None]":
-    """A bar on stderr."""
+def progress(total: int | None, batch_size: int, unit: str) -> "tqdm[None]":
+    """A bar on stderr; ``total`` is None where nobody knows it."""
     # A single batch needs no bar.
-    return bar(total=total, unit=f" {unit}", hidden=total <= batch_size)
+    return bar(total=total, unit=f" {unit}", hidden=total is not None and total <= batch_size)
 
 
 def scatter(found: dict[int, T], batch: Batch, values: Iterable[T]) -> None:

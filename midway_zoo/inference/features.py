@@ -1,6 +1,6 @@
 """Features of images."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -29,7 +29,8 @@ def extract_features(
 
     Args:
         model: a network or a pretrained name (loaded once). In paired mode the source encoder (student) is used.
-        images: one image or several, of any sizes; see :func:`midway_zoo.inference.images.to_tensor`.
+        images: one image or several, of any sizes, an iterator too; see
+            :func:`midway_zoo.inference.images.to_tensor`.
         blocks: encoder blocks to return, 0-based.
         backward: also return the source-side backward features v of levels 2, 1, 0, which the paper's
             linear read-outs use (section 4.1).
@@ -55,7 +56,8 @@ def extract_features(
     maps: dict[int, dict[int, Tensor]] = {block: {} for block in blocks}
     backs: dict[int, dict[int, Tensor]] = {level: {} for level in levels}
     singles = ((image,) for image in iterate(images))
-    with inference(network), progress(count(images), batch_size, "images") as bar:
+    total = None if isinstance(images, Iterator) else count(images)
+    with inference(network), progress(total, batch_size, "images") as bar:
         for batch in batches(network, singles, size, batch_size):
             grid = network.grid_of(batch.images[0])
             tokens = dict(zip(taps, network.encode(batch.images[0], blocks=taps), strict=True))
@@ -67,6 +69,8 @@ def extract_features(
                 for level, features in network.require_dynamics().backward_features(taken).items():
                     scatter(backs[level], batch, _as_map(features, grid))
             bar.update(len(batch.indices))
+    if not cls:
+        raise InputError("got no images: the iterator is exhausted.")
     collected = {block: stack(found) for block, found in maps.items()}
     return Features(
         cls=torch.stack([cls[index] for index in range(len(cls))]),

@@ -87,7 +87,7 @@ class FlowOptions:
             method = "perturbation" if network.flow_head is None else "head"
         self._check_read_by(method)
         tile = config.flow_size if self.tile is None else self.tile
-        sides = (tile, tile) if isinstance(tile, int) else (tile[0], tile[1])
+        sides = (tile[0], tile[1]) if isinstance(tile, tuple | list) else (tile, tile)
         if method == "head" and any(side % config.patch_size for side in sides):
             raise InputError(
                 f"tile={self.tile!r}: one or two multiples of the patch, {config.patch_size} pixels, are expected."

@@ -58,7 +58,7 @@ def to_uint8(image: Tensor, size: int | tuple[int, int] | None = None, *, enlarg
     """A float image (3, H, W) in [0, 1] as uint8, brought to a shorter side or (height, width) by bicubic filtering."""
     pixels = (image * 255).round().to(torch.uint8)
     given = (pixels.shape[1], pixels.shape[2])
-    wanted = scaled_size(*given, size, enlarge=enlarge) if size is None or isinstance(size, int) else size
+    wanted = scaled_size(*given, size, enlarge=enlarge) if not isinstance(size, tuple | list) else size
     if wanted != given:
         picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
         resized = np.array(picture.resize((wanted[1], wanted[0]), Image.Resampling.BICUBIC))

@@ -19,7 +19,7 @@ from midway_zoo.checks import is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, MissingFileError
 
 ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
-Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
+Images: TypeAlias = "ImageLike | Sequence[ImageLike] | Iterator[ImageLike]"
 Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
 
 MAX_TOKENS = 2**16
@@ -64,7 +64,7 @@ def iterate(images: Images, *, step: int = 1) -> Iterator[Tensor]:
 
     ``step`` is the stride at which the caller took the images; messages number them accordingly.
     """
-    if not _several(images):
+    if not _several(images) and not isinstance(images, Iterator):
         yield to_tensor(images)  # type: ignore[arg-type]
         return
     for index, image in enumerate(images):  # type: ignore[arg-type]
@@ -79,7 +79,10 @@ def count(images: Images) -> int:
 
     Raises:
         InputError: if there are none.
+        InputTypeError: for an iterator, whose images are not counted yet.
     """
+    if isinstance(images, Iterator):
+        raise InputTypeError(f"got an iterator ({type(images).__name__}) of images; here pass a list of them.")
     number = len(images) if _several(images) else 1  # type: ignore[arg-type]
     if number == 0:
         raise InputError("got no images: the list or batch is empty.")

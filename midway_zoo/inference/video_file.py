@@ -345,6 +345,6 @@ def orientation(picture: Any) -> tuple[bool, bool, bool]:
 
 
 def _fitting(given: tuple[int, int], size: int | tuple[int, int] | None, enlarge: bool) -> tuple[int, int]:
-    if size is None or isinstance(size, int):
+    if not isinstance(size, tuple | list):
         return scaled_size(*given, size, enlarge=enlarge)
     return size[0], size[1]

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from midway_zoo.checks import check_integer
 from midway_zoo.errors import InputError
 from midway_zoo.inference.images import ImageLike, resize, to_tensor
 from midway_zoo.readouts.backbone import BackboneLike, load_backbone
@@ -32,8 +33,7 @@ class PropagationOptions:
     def __post_init__(self) -> None:
         for name in ("side", "context", "radius", "top"):
             value, least = getattr(self, name), 1 if name in ("side", "top") else 0
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name}={value!r}: an integer of at least {least} is expected.")
+            check_integer(name, value, least)
         if not self.temperature > 0:
             raise InputError(f"temperature={self.temperature!r} must be above 0.")
 

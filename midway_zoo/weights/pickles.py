@@ -276,6 +276,12 @@ class _Unpickler(pickle.Unpickler):
             return type(name, (Inert,), {"kind": f"{module}.{name}"})
         if (stand_in := numpy_stand_in(module, name)) is not None:
             return stand_in
+        if module.partition(".")[0] == "midway_zoo":
+            raise UnsafeFileError(
+                f"it asks for {short(f'{module}.{name}')}: a whole object of this package, as torch.save(network) "
+                "writes it. It was refused and nothing of the file was run. Where the network is at hand, save it with "
+                "network.save_pretrained(FOLDER) instead, and pass the folder."
+            )
         if not all(part.isidentifier() for part in module.split(".")):  # text that happens to start like a pickle
             raise pickle.UnpicklingError("it names no module")
         raise refused(f"{module}.{name}")

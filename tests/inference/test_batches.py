@@ -146,9 +146,7 @@ def test_a_picture_that_is_refused_is_named_by_its_place(nano: mz.MidwayNetwork,
 
 
 @EVERY_CALL
-@pytest.mark.parametrize(
-    "images", [None, 5, (torch.rand(3, 32, 32) for _ in range(2))], ids=["None", "int", "iterator"]
-)
+@pytest.mark.parametrize("images", [None, 5, {"image": 1}], ids=["None", "int", "dict"])
 def test_pictures_of_another_type_are_refused(nano: mz.MidwayNetwork, call: Callable[..., Any], images: Any) -> None:
     with pytest.raises(InputTypeError, match="pass a PIL image"):
         call(nano, images, images)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import midway_zoo as mz
-from midway_zoo.errors import InputError
+from midway_zoo.errors import InputError, InputTypeError
 from tests.inference.calls import PATCH, close, close_results, normalised
 
 
@@ -85,3 +85,13 @@ def test_the_grid_that_was_used_is_reported(nano: mz.MidwayNetwork, size: Any, g
     assert features.grid == grid
     assert features.maps[2].shape == (1, 96, *grid)
     assert mz.infer_motion_latent(nano, source, target, size=size).grid == grid
+
+
+def test_an_iterator_gives_what_its_list_gives(nano: mz.MidwayNetwork) -> None:
+    images = torch.rand(5, 3, 64, 64)
+    lazily = mz.extract_features(nano, (image for image in images), batch_size=2)
+    close_results(lazily, mz.extract_features(nano, images, batch_size=2))
+    with pytest.raises(InputError, match="the iterator is exhausted"):
+        mz.extract_features(nano, iter([]))
+    with pytest.raises(InputTypeError, match=r"iterator .* pass a list"):
+        mz.infer_motion_latent(nano, iter(images), iter(images))

@@ -11,7 +11,9 @@ from safetensors.torch import save_file
 
 import midway_zoo as mz
 from midway_zoo.config import MidwayConfig
-from midway_zoo.errors import CheckpointError, SingleEncoderError
+from midway_zoo.errors import CheckpointError, InputError, OutputExistsError, SingleEncoderError, UnsafeFileError
+from midway_zoo.reading import sha256_of
+from midway_zoo.weights.convert import convert
 
 CONFIG = MidwayConfig(
     embed_dim=24, num_heads=3, patch_size=8, grid=(4, 4), motion_dim=12, backward_heads=3, forward_heads=3
@@ -86,3 +88,29 @@ def test_a_registered_path_is_whatever_load_checkpoint_reads(run) -> None:
         assert network.provenance["step"] == step
         encoder = timm.create_model("midway_nano.run", pretrained=True, **network.config.encoder_args)
         assert torch.equal(encoder.cls_token, networks[step].target_encoder.cls_token)
+
+
+def test_a_network_saved_whole_is_told_how_to_be_saved(nano: mz.MidwayNetwork, tmp_path: Path) -> None:
+    torch.save(nano, tmp_path / "whole.pth")
+    with pytest.raises(UnsafeFileError, match=r"whole object of this package .*save_pretrained\(FOLDER\)"):
+        mz.load_checkpoint(tmp_path / "whole.pth")
+
+
+def test_folders_are_converted_as_files_are(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = mz.MidwayNetwork(CONFIG).eval()
+    write_step(tmp_path / "run", 30, network)
+    network.save_pretrained(tmp_path / "exported")
+    for name, held in (("run", tmp_path / "run/checkpoints/step_00000030"), ("exported", tmp_path / "exported")):
+        out = tmp_path / f"{name}-converted"
+        written = convert(tmp_path / name, out)
+        assert [path.relative_to(out).as_posix() for path in written][2] == "encoder/model.safetensors"
+        found = mz.load_checkpoint(out)
+        assert found.provenance["sha256_verified"] == sha256_of(held / "model.safetensors")
+        assert all(torch.equal(value, found.state_dict()[key]) for key, value in network.state_dict().items())
+        encoder = timm.create_model(f"local-dir:{out / 'encoder'}", pretrained=True)
+        assert torch.equal(encoder.patch_embed.proj.weight, network.encoder.patch_embed.proj.weight)
+    with pytest.raises(OutputExistsError):
+        convert(tmp_path / "run", tmp_path / "exported")
+    with pytest.raises(InputError, match="never overwritten"):
+        convert(tmp_path / "exported", tmp_path / "exported", overwrite=True)
