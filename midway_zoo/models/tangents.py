@@ -178,7 +178,9 @@ class _Mlp:
 class _Places:
     """What a :class:`PlacedAttention` adds to its logits at normed tokens (K, D), and how that moves."""
 
-    def __init__(self, norm: nn.LayerNorm, attn: PlacedAttention, normed: Tensor, motion: int, grid: tuple[int, int]):
+    def __init__(
+        self, norm: nn.LayerNorm, attn: PlacedAttention, normed: Tensor, motion: int, grid: tuple[int, int]
+    ) -> None:
         x = normed * norm.weight + norm.bias
         self.logits, self.slopes = (found[0] for found in attn.place_logits(x[None], motion, grid))
         self._motion, self._heads = motion, attn.num_heads
@@ -295,7 +297,7 @@ class _Block:
 
     def __init__(
         self, block: Any, x: Tensor, gate: "_FollowingGate | None", following: Any, motion: int, grid: tuple[int, int]
-    ):
+    ) -> None:
         self._motion = motion
         self._norm1 = _Norm(x, block.norm1.eps)
         self._attention = _Attention(block.norm1, block.attn, self._norm1.output, motion, grid)
