@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from midway_zoo.config import MidwayConfig
 from midway_zoo.errors import InputError
-from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock, forward_mode_ad
+from midway_zoo.models.layers import BackwardLayer, Gate, GatedBlock, MidwayBlock, takes_forward_derivative
 from midway_zoo.results import DynamicsOutput
 
 
@@ -75,7 +75,7 @@ class ForwardDynamics(nn.Module):
             The prediction (B, L, D) and the gates of blocks 1, 2, ... (each (B, L, D), in (0, 1)); none without
             gating.
         """
-        if forward_mode_ad():
+        if takes_forward_derivative(motion, source, *self.parameters()):
             # Fused attention kernels have no forward derivative; the math backend has.
             with sdpa_kernel(SDPBackend.MATH):
                 return self._run(motion, source, grid)

@@ -40,6 +40,15 @@ def forward_mode_ad() -> bool:
     return not torch.compiler.is_compiling() and getattr(forward_ad, "_current_level", -1) >= 0
 
 
+def takes_forward_derivative(*inputs: Tensor) -> bool:
+    """Whether this thread takes a forward-mode derivative by ``inputs``: the level alone is that of all threads."""
+    if not forward_mode_ad():
+        return False
+    return torch._C._are_functorch_transforms_active() or any(
+        forward_ad.unpack_dual(one).tangent is not None for one in inputs
+    )
+
+
 def _cannot_recompute() -> bool:
     # A compiled step recomputes what is cheap by itself. A checkpoint under torch.func raises: under vmap and jvp in
     # torch 2.6 to 2.8 at least, under grad and vjp in 2.14 still. autograd.Function makes the same test.

@@ -52,12 +52,12 @@ def convert(
             raise OutputExistsError(
                 f"{output} exists; pass overwrite=True (on the command line --force) to replace it."
             )
-    if any(output.exists() and path.exists() and output.samefile(path) for output in outputs):
+    held = checkpoint_folder(path) or path
+    inputs = [held / WEIGHTS, held / CONFIG] if held.is_dir() else [path]
+    if any(a.exists() and b.exists() and a.samefile(b) for a in outputs for b in inputs):
         raise InputError(f"{path} is an input; it is never overwritten. Choose another folder.")
     network, summary = _read(path, encoder, paired, config)
-    held = checkpoint_folder(path) or path
-    weights = held / WEIGHTS if held.is_dir() else held
-    provenance = {**network.provenance, "sha256_verified": sha256_of(weights), **summary}
+    provenance = {**network.provenance, "sha256_verified": sha256_of(inputs[0]), **summary}
     make_folder(folders[1])
     save_network(network, folder, provenance | {"part": "network"})
     part = "student" if paired else encoder
