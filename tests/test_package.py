@@ -63,7 +63,7 @@ for method in ("head", "perturbation"):
     assert not {"midway_zoo.inference.video", "midway_zoo.files", "midway_zoo.visualize"} & loaded
     # The derivatives that are written out (models/tangents.py) are 350 of these: zero-shot flow is twice as fast with
     # the paper's networks, eleven times with the bundled one.
-    assert lines_of(loaded) <= 4480
+    assert lines_of(loaded) <= 4500
 
 
 @pytest.mark.parametrize(
