@@ -8,7 +8,7 @@ from torch import Tensor
 from midway_zoo.checks import check_integer, is_integer
 from midway_zoo.errors import ConfigError, InputError
 from midway_zoo.inference.batches import batches, common, inference, progress, scatter, stack
-from midway_zoo.inference.images import Images, Size, count, iterate
+from midway_zoo.inference.images import ImageStream, Size, count, iterate
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import Features
 from midway_zoo.weights.registry import Model, resolve_network
@@ -16,7 +16,7 @@ from midway_zoo.weights.registry import Model, resolve_network
 
 def extract_features(
     model: Model,
-    images: Images,
+    images: ImageStream,
     *,
     blocks: Sequence[int] = (2, 5, 8, 11),
     backward: bool = False,

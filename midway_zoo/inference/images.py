@@ -19,7 +19,8 @@ from midway_zoo.checks import is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, MissingFileError
 
 ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
-Images: TypeAlias = "ImageLike | Sequence[ImageLike] | Iterator[ImageLike]"
+Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
+ImageStream: TypeAlias = "Images | Iterator[ImageLike]"
 Size: TypeAlias = 'int | tuple[int, int] | Literal["full"] | None'
 
 MAX_TOKENS = 2**16
@@ -59,7 +60,7 @@ def to_tensor(image: ImageLike) -> Tensor:
     )
 
 
-def iterate(images: Images, *, step: int = 1) -> Iterator[Tensor]:
+def iterate(images: ImageStream, *, step: int = 1) -> Iterator[Tensor]:
     """Each image of any accepted input as float32 (3, H, W) in [0, 1]; files are opened one at a time.
 
     ``step`` is the stride at which the caller took the images; messages number them accordingly.
@@ -89,7 +90,7 @@ def count(images: Images) -> int:
     return number
 
 
-def _several(images: Images) -> bool:
+def _several(images: ImageStream) -> bool:
     return isinstance(images, list | tuple) or (isinstance(images, Tensor | np.ndarray) and images.ndim == 4)
 
 

@@ -38,46 +38,42 @@ class PlacedAttention(nn.Module):
         """x (B, M + 1 + h * w, D): ``count`` = M motion tokens, the class token, patch tokens row by row."""
         q, k, v = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).movedim(-3, 0).transpose(2, 3)
         q = q * q.shape[-1] ** -0.5
-        looked, own = self._codes(x, count, grid)
+        looked, own = self._codes(*self._waves(x, count, grid), count)
         mixed = F.scaled_dot_product_attention(
             torch.cat([q, looked], dim=-1), torch.cat([k, own], dim=-1), v, scale=1.0
         )
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
-    def _codes(self, x: Tensor, count: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """The channels of queries and keys that encode places, (B, heads, K, channels) each."""
-        looked, own = (self._waves(angles).flatten(-2) for angles in self._angles(x, count, grid))
-        looked = looked * self.sharpness[:, None, None]
+    def _codes(self, looked: Tensor, own: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """The channels of queries and keys that encode places, (B, heads, K, channels) each, from their waves."""
+        looked, own = looked.flatten(-2) * self.sharpness[:, None, None], own.flatten(-2)
         looked = torch.cat([looked, self.sharpness[:, None, None].expand(*looked.shape[:-1], 1)], dim=-1)
         own = torch.cat([own / len(_PERIODS), own.new_full((len(own), 1), _MARGIN - 2)], dim=-1)
         own = own.expand(*looked.shape)
         return F.pad(looked, (0, 0, count + 1, 0)), F.pad(own, (0, 0, count + 1, 0))
 
-    def _angles(self, x: Tensor, count: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Of the place looked at (B, heads, N, 2, periods) and of the own one (N, 2, periods)."""
+    def _waves(self, x: Tensor, count: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Sines, then cosines, of the place looked at (B, heads, N, 2, 2 * periods) and the own (N, 2, 2 * periods)."""
         y, x_ = torch.meshgrid(*(torch.arange(n, device=x.device, dtype=x.dtype) for n in grid), indexing="ij")
         xy = torch.stack([x_, y], dim=-1).flatten(0, 1)
         displacement = self.displace_all(x[:, :count].mean(dim=1, keepdim=True)) + self.displace_each(x[:, count + 1 :])
         looked = xy - displacement.unflatten(-1, (self.num_heads, 2)).transpose(1, 2)
-        return looked[..., None] * self._frequencies(x), xy[..., None] * self._frequencies(x)
+        angles = (place[..., None] * self._frequencies(x) for place in (looked, xy))
+        looked, own = (torch.cat([angle.sin(), angle.cos()], dim=-1) for angle in angles)
+        return looked, own
 
     def place_logits(self, x: Tensor, count: int, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """What places add to the logits, (B, heads, K, K), and its slopes by the queries' displacements.
 
         The slopes are (B, heads, K, 2, K) with K = M + 1 + h * w, as of x in :meth:`forward`.
         """
-        looked, own = self._codes(x, count, grid)
-        at, of = (self._waves(angles) for angles in self._angles(x, count, grid))
-        sin, cos = at.chunk(2, dim=-1)  # (B, heads, N, 2, periods)
+        looked, own = self._waves(x, count, grid)
+        sin, cos = looked.chunk(2, dim=-1)
         rate = self._frequencies(x) * self.sharpness[:, None, None, None] / len(_PERIODS)
-        turned = torch.cat([-cos * rate, sin * rate], dim=-1)
-        slopes = torch.einsum("bhicp,jcp->bhicj", turned, of)
-        return looked @ own.transpose(-2, -1), F.pad(slopes, (count + 1, 0, 0, 0, count + 1, 0))
+        slopes = torch.einsum("bhicp,jcp->bhicj", torch.cat([-cos * rate, sin * rate], dim=-1), own)
+        queries, keys = self._codes(looked, own, count)
+        return queries @ keys.transpose(-2, -1), F.pad(slopes, (count + 1, 0, 0, 0, count + 1, 0))
 
     @staticmethod
     def _frequencies(like: Tensor) -> Tensor:
         return 2 * math.pi / torch.tensor(_PERIODS, device=like.device, dtype=like.dtype)
-
-    @staticmethod
-    def _waves(angles: Tensor) -> Tensor:
-        return torch.cat([angles.sin(), angles.cos()], dim=-1)
