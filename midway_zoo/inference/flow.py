@@ -9,13 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.errors import InputError
-from midway_zoo.flow.consistency import consistency_mask
 from midway_zoo.inference.batches import common, in_order, inference, pair_batches, stack
 from midway_zoo.inference.encoded import EncodedFrames
 from midway_zoo.inference.flow_options import FlowOptions
 from midway_zoo.inference.images import MAX_TOKENS, Images, Size, check_aspect, target_size
 from midway_zoo.inference.perturbation import sensitivity_of, token_flow
-from midway_zoo.inference.refinement import mean_over_mirrors, refined
 from midway_zoo.inference.tiles import corners, placed_flow, tiled_flow
 from midway_zoo.models.network import MidwayNetwork
 from midway_zoo.results import FlowPrediction
@@ -185,15 +183,23 @@ class HeadFlow:
         return self.options.coarse and frames.size != self.tile
 
     def __call__(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> Found:
-        if self.options.mirrored:
-            look = mean_over_mirrors(self._look)
-            raw = [look(source, target), look(target, source)][: 1 + both]
+        if self.options.mirrored or self.options.refine:
+            raw = self._refined(source, target, both=both)
         else:
-            look, raw = self._look, self._raw(source, target, both=both)
-        pairs = ((source, target), (target, source))[: 1 + both]
-        raw = [refined(look, *pair, found, self.options.refine) for pair, found in zip(pairs, raw, strict=True)]
+            raw = self._raw(source, target, both=both)
         # The third channel is the logit of the expected error: small where the head is sure.
         return [(found[:, :2], torch.sigmoid(-found[:, 2:])) for found in raw]
+
+    def _refined(self, source: EncodedFrames, target: EncodedFrames, *, both: bool) -> list[Tensor]:
+        from midway_zoo.inference.refinement import mean_over_mirrors, refined
+
+        pairs = ((source, target), (target, source))[: 1 + both]
+        if self.options.mirrored:
+            look = mean_over_mirrors(self._look)
+            raw = [look(*pair) for pair in pairs]
+        else:
+            look, raw = self._look, self._raw(source, target, both=both)
+        return [refined(look, *pair, found, self.options.refine) for pair, found in zip(pairs, raw, strict=True)]
 
     def _look(self, source: EncodedFrames, target: EncodedFrames) -> Tensor:
         return self._raw(source, target, both=False)[0]
@@ -245,6 +251,8 @@ def at_size(found: Found, size: tuple[int, int], given: tuple[int, int]) -> dict
         fields[names[0]] = _resample(flow, given) * factor
         fields[names[1]] = _resample(sure, given)
     if "backward" in fields:
+        from midway_zoo.flow.consistency import consistency_mask
+
         fields["consistent"] = consistency_mask(fields["flow"], fields["backward"])
     return fields
 
