@@ -1,4 +1,4 @@
-"""Reading what this package writes: safetensors, and digests of files."""
+"""Reading files: safetensors, digests, and what stands in for a file that was not fetched."""
 
 import hashlib
 from pathlib import Path
@@ -14,6 +14,30 @@ METADATA_KEY = "midway_zoo"
 """safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
 
 
+def stand_in(path: Path) -> str | None:
+    """What a file is in place of the one that was to be fetched, and what to do: a sentence that its name begins.
+
+    None for any other file, and for what is no file.
+    """
+    try:
+        head = path.open("rb").read(512) if path.is_file() else None
+    except OSError:
+        return None
+    return None if head is None else stand_in_of(head)
+
+
+def stand_in_of(head: bytes) -> str | None:
+    """:func:`stand_in` of a file that begins with ``head``, a few hundred bytes; empty if the file is."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    if not head:
+        return "is empty. Get the file again."
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
+        return "is a web page in place of the file: use the file's download link, not its page."
+    if head.startswith(b"version https://git-lfs"):
+        return "is a git-lfs pointer in place of the file: run `git lfs pull`, or download the file itself."
+    return None
+
+
 def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file.
 
@@ -23,7 +47,8 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is not readable ({error}). Get the file again.") from error
+        problem = stand_in(path) or f"is not readable ({error}). Get the file again."
+        raise CheckpointError(f"{path} {problem}") from error
 
 
 def sha256_of(path: Path) -> str:

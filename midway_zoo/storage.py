@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from midway_zoo.config import MidwayConfig, override
 from midway_zoo.errors import CheckpointError, MissingFileError, SingleEncoderError
-from midway_zoo.reading import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY, stand_in
 
 if TYPE_CHECKING:
     from midway_zoo.models.network import MidwayNetwork
@@ -98,7 +98,8 @@ def load_file(
                 empty_network(build, config), found, lambda name: file.get_tensor(names[name]), path.name
             )
     except SafetensorError as error:
-        raise CheckpointError(f"{path.name} is not a valid safetensors file: {error}. Get the file again.") from error
+        problem = stand_in(path) or f"is not a valid safetensors file: {error}. Get the file again."
+        raise CheckpointError(f"{path.name} {problem}") from error
     network.provenance = {**saved["provenance"]}
     if saved["config"].get("paired") and not config.paired:
         network.provenance["encoder"] = encoder

@@ -26,7 +26,7 @@ from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.images import Images, Size, count, iterate
 from midway_zoo.inference.perturbation import match_level
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.reading import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY, stand_in
 from midway_zoo.results import ShapeRepr
 from midway_zoo.storage import state_digest
 from midway_zoo.weights.registry import Model, resolve_network
@@ -92,7 +92,8 @@ class MotionIndex(ShapeRepr):
                 facts = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
         except (OSError, SafetensorError, ValueError) as error:
-            raise InputError(f"{path} cannot be read as an index: {error}. Make it again.") from error
+            problem = stand_in(Path(path)) or f"cannot be read as an index: {error}. Make it again."
+            raise InputError(f"{path} {problem}") from error
         if not isinstance(facts, dict) or facts.pop("index", None) != _FORMAT:
             raise InputError(f"{path} is not an index of motion; make one with `midway-zoo analyse index`.")
         facts.pop("midway_zoo", None)

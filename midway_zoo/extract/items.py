@@ -7,12 +7,13 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.extract.places import filesystem, is_remote, joined, open_read
 from midway_zoo.inference.folders import is_image, natural_key, suffix_of
 from midway_zoo.inference.sources import VIDEO_SUFFIXES, listed_paths, walk
+from midway_zoo.reading import stand_in_of
 
 Kind: TypeAlias = Literal["video", "image", "frames", "tar"]
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
@@ -218,7 +219,7 @@ def _members(base: str, path: str, size: int, images: Literal["each", "clip"]) -
                     frames.setdefault(name.rpartition("/")[0], []).append((f"{path}\0{name}", offset, length))
             elif suffix_of(name) in VIDEO_SUFFIXES and not name.rpartition("/")[2].startswith("."):
                 yield Item(_key(f"{path}::{name}"), "video", (place,))
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, EOFError, OSError, InputError) as error:
         if isinstance(error, MissingFileError):
             raise
         yield Item(_key(path), "tar", ((path, -1, size),))
@@ -229,12 +230,27 @@ def _members(base: str, path: str, size: int, images: Literal["each", "clip"]) -
 
 
 def tar_members(place: str) -> Iterator[Member]:
-    """(name, offset, bytes) of the files of a tar; in a compressed one, the offset in the unpacked data."""
-    with open_read(place) as file, tarfile.open(fileobj=file, mode="r:*") as archive:
+    """(name, offset, bytes) of the files of a tar; in a compressed one, the offset in the unpacked data.
+
+    Raises:
+        InputError: for what stands in for a tar that was not fetched.
+        TarError, EOFError, OSError: for a damaged one.
+    """
+    with open_read(place) as file, _opened(file, place) as archive:
         for member in archive:
             if member.isreg() and not member.issparse():
                 yield member.name, member.offset_data, member.size
             archive.members = []  # type: ignore[attr-defined]  # otherwise it keeps every header
+
+
+def _opened(file: BinaryIO, place: str) -> tarfile.TarFile:
+    try:
+        return tarfile.open(fileobj=file, mode="r:*")
+    except tarfile.ReadError as error:
+        file.seek(0)
+        if problem := stand_in_of(file.read(512)):
+            raise InputError(f"{place} {problem}") from error
+        raise
 
 
 def _key(path: str) -> str:

@@ -15,6 +15,7 @@ from midway_zoo.errors import InputError, InputTypeError, MissingExtraError, Mis
 from midway_zoo.extras import install_command
 from midway_zoo.files import atomic
 from midway_zoo.flow.png16 import MOST_COMPRESSED, read_png16, write_png16
+from midway_zoo.reading import stand_in
 
 Array: TypeAlias = npt.NDArray[np.float32]
 """(H, W, 2), as files hold it."""
@@ -50,7 +51,12 @@ def read_flow(path: str | PathLike[str]) -> Tensor:
         raise MissingFileError(f"there is no flow file {path}.")
     if path.suffix.lower() not in _FORMATS:
         raise InputError(f"{path.name}: flow is read from {_known('and')} files.")
-    values = _FORMATS[path.suffix.lower()][0](path)
+    try:
+        values = _FORMATS[path.suffix.lower()][0](path)
+    except InputError as error:
+        if problem := stand_in(path):
+            raise InputError(f"{path.name} {problem}") from error
+        raise
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 

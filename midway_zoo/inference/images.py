@@ -17,6 +17,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo.checks import is_integer, is_size
 from midway_zoo.errors import InputError, InputTypeError, MissingFileError
+from midway_zoo.reading import stand_in
 
 ImageLike: TypeAlias = "Image.Image | str | PathLike[str] | npt.NDArray[Any] | Tensor"
 Images: TypeAlias = "ImageLike | Sequence[ImageLike]"
@@ -114,7 +115,8 @@ def reading(path: Path) -> Iterator[None]:
     except IsADirectoryError as error:
         raise InputError(f"{path} is a folder; pass the images in it as a list.") from error
     except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that Pillow can read{convert_hint(path)}.") from error
+        problem = stand_in(path) or f"is not an image that Pillow can read{convert_hint(path)}."
+        raise InputError(f"{path} {problem}") from error
     except Image.DecompressionBombError as error:
         raise InputError(
             f"{path} has more pixels than Pillow opens, in case it was made to fill the memory ({error}). If you trust "

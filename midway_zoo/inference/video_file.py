@@ -21,6 +21,7 @@ from midway_zoo.inference.image_files import scaled_size
 from midway_zoo.inference.images import convert_hint
 from midway_zoo.inference.video_end import ends_with_boundary, is_whole_avi, lacks_index
 from midway_zoo.inference.video_order import Damage, DecodedFrame, Entry, Follower
+from midway_zoo.reading import stand_in
 
 _logger = logging.getLogger(__name__)
 
@@ -137,6 +138,8 @@ class VideoFile:
             raise self._undecodable(error) from error
 
     def _undecodable(self, error: Exception) -> UnreadableVideoError:
+        if problem := stand_in(self.path):
+            return UnreadableVideoError(self.path, problem.removesuffix("."))
         reason = "it is corrupt, or no video" + convert_hint(self.path)
         if lacks_index(self.path):
             reason = "its index (moov), which is written last, is missing: recording or download did not end"

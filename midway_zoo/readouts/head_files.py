@@ -12,7 +12,7 @@ from torch import Tensor
 
 from midway_zoo.errors import CheckpointError, MissingFileError
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.reading import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY, stand_in
 from midway_zoo.readouts.backbone import TIMM, Backbone
 from midway_zoo.weights.checkpoint import load_checkpoint
 
@@ -52,9 +52,8 @@ def _read(path: Path, task: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
             described = json.loads((file.metadata() or {})[METADATA_KEY])
             return described, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a head or backbone of a {task} run: {error}. Export the run again."
-        ) from error
+        problem = stand_in(path) or f"is not a head or backbone of a {task} run: {error}. Export the run again."
+        raise CheckpointError(f"{path} {problem}") from error
 
 
 def timm_backbone(name: str, weights: Mapping[str, Tensor], origin: str) -> Backbone:

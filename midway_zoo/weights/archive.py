@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from midway_zoo.errors import CheckpointError, MidwayZooError, MissingFileError, UnsafeFileError
+from midway_zoo.reading import stand_in_of
 from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle, short
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -167,18 +168,16 @@ def _check_signature(file: BinaryIO, name: str) -> None:
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
         return
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
-    if not head:
-        raise CheckpointError(f"{name} is empty. Get the file again.")
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
-        raise CheckpointError(f"{name} is a web page, not a checkpoint: use the file's download link, not its page.")
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(f"{name} is a git-lfs pointer: run `git lfs pull` or download the file itself.")
+    if problem := stand_in_of(head):
+        raise CheckpointError(f"{name} {problem}")
     if head[8:10] == b'{"':
         raise CheckpointError(f"{name} is a safetensors file: rename it to end in .safetensors.")
     if head[:1] in (b"\x80", b"c", b"(", b"}", b"]"):
         _refuse_pickle(file, name)
-    raise CheckpointError(f"{name} is not a torch.save file (it starts with {head[:8]!r}). Pass a released .pth file.")
+    raise CheckpointError(
+        f"{name} is not a torch.save file (it starts with {head[:8]!r}). Pass a released .pth file, a .safetensors "
+        "file or exported folder of this package, or a training run."
+    )
 
 
 def _refuse_pickle(file: BinaryIO, name: str) -> None:

@@ -12,18 +12,20 @@ from huggingface_hub import (
     constants,
     snapshot_download,
 )
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from timm.models.vision_transformer import VisionTransformer
 
 from midway_zoo.config import ARCHITECTURES, LEVELS, MidwayConfig
 from midway_zoo.errors import (
+    CheckpointError,
+    MidwayZooError,
     MissingFileError,
     WeightsUnavailableError,
 )
 from midway_zoo.files import write_json, write_safetensors
 from midway_zoo.manifest import BUNDLED, load_manifest
 from midway_zoo.models.network import MidwayNetwork
-from midway_zoo.reading import METADATA_KEY
+from midway_zoo.reading import METADATA_KEY, stand_in
 from midway_zoo.storage import CONFIG, WEIGHTS, load_folder
 from midway_zoo.version import __version__
 from midway_zoo.weights.explain import explain, network_errors
@@ -77,15 +79,7 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
     """
     if not (folder / WEIGHTS).is_file() or not (folder / CONFIG).is_file():
         raise MissingFileError(f"{folder} holds no {WEIGHTS} and {CONFIG}; `midway-zoo convert` writes such a folder.")
-    description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if "architecture" in description:  # timm's
-        with safe_open(folder / WEIGHTS, framework="pt") as file:
-            saved = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-        timm.create_model(f"local-dir:{folder}", pretrained=True)  # publish nothing that does not load
-        facts = {"architecture": str(description["architecture"])}
-        card = encoder_card(facts, saved.get("provenance", {}), repo_id)
-    else:
-        card = network_card(load_folder(MidwayNetwork, folder), repo_id)
+    card = _card_of_folder(folder, repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         readme = Path(temporary) / "README.md"
         readme.write_text(card, encoding="utf-8")
@@ -97,6 +91,27 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
         except network_errors() as error:
             raise WeightsUnavailableError(f"{repo_id} could not be written to: {error}") from error
     return [str(info)]
+
+
+def _card_of_folder(folder: Path, repo_id: str) -> str:
+    """The card of what is to be published, which is loaded first: nothing is published that does not load."""
+    weights, config = folder / WEIGHTS, folder / CONFIG
+    damaged = config
+    try:
+        description = json.loads(config.read_text(encoding="utf-8"))
+        if "architecture" not in description:  # not timm's
+            return network_card(load_folder(MidwayNetwork, folder), repo_id)
+        damaged = weights
+        with safe_open(weights, framework="pt") as file:
+            saved = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+        timm.create_model(f"local-dir:{folder}", pretrained=True)
+    except MidwayZooError:
+        raise
+    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: timm's, of names and shapes
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch lists every tensor
+        problem = stand_in(damaged) or f"is not what `midway-zoo convert` writes: {reason} Convert again."
+        raise CheckpointError(f"{damaged} {problem}") from error
+    return encoder_card({"architecture": str(description["architecture"])}, saved.get("provenance", {}), repo_id)
 
 
 def load_shared(build: type[MidwayNetwork], name: str | Path, **options: Any) -> MidwayNetwork:

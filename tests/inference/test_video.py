@@ -339,7 +339,7 @@ def without_codec(path: Path) -> None:
     [
         ("notes.mp4", lambda path: path.write_text("no video"), "cannot be decoded"),
         ("notes.txt", lambda path: path.write_text("no video"), "cannot be decoded"),
-        ("empty.mp4", lambda path: path.write_bytes(b""), "cannot be decoded"),
+        ("empty.mp4", lambda path: path.write_bytes(b""), "is empty"),
         ("sound.wav", sound_only, "no video stream"),
         ("nothing.avi", without_frames, "no video frame"),
         ("cut.mp4", without_end, "cannot be decoded"),

@@ -21,6 +21,7 @@ from midway_zoo.checks import check_fields, field_range
 from midway_zoo.errors import ConfigError, DataError, InputError, MissingFileError
 from midway_zoo.flow import read_flow
 from midway_zoo.inference.image_files import read_image
+from midway_zoo.inference.images import reading
 from midway_zoo.scenes import SceneGenerator, ScenesConfig
 from midway_zoo.train.data.flow_augment import FlowAugment, FlowAugmentConfig, FlowSample, check_augment
 from midway_zoo.train.data.flow_datasets import check_part, list_part
@@ -324,13 +325,8 @@ def _occlusion(entry: FlowEntry, image: Tensor) -> Tensor:
 
 def _marks(path: Path, image: Tensor) -> Tensor:
     """Nonzero pixels of an 8-bit picture."""
-    try:
-        with Image.open(path) as picture:
-            marks = torch.from_numpy(np.array(picture.convert("L")) > 0)
-    except FileNotFoundError as error:
-        raise MissingFileError(f"there is no mask {path}.") from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} cannot be read as an image: {error}.") from error
+    with reading(path), Image.open(path) as picture:
+        marks = torch.from_numpy(np.array(picture.convert("L")) > 0)
     _check_size(path, marks, image)
     return marks
 

@@ -11,7 +11,7 @@ import torch
 import midway_zoo as mz
 from midway_zoo.cli import main
 from midway_zoo.cli.manifest_schema import validate
-from midway_zoo.errors import ConfigError, WeightsUnavailableError
+from midway_zoo.errors import CheckpointError, ConfigError, WeightsUnavailableError
 from midway_zoo.manifest import load_manifest
 from midway_zoo.weights import cache
 from midway_zoo.weights import hub as hub_weights
@@ -68,6 +68,30 @@ def test_push_refused(published: HubServer, nano_file: Path, tmp_path: Path, mon
     monkeypatch.delenv("HF_TOKEN", raising=False)
     with pytest.raises(WeightsUnavailableError, match="lab/encoder"):
         push_folder(tmp_path / "encoder", "lab/encoder")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "git lfs pull"),
+        ("model.safetensors", "no weights", "not what `midway-zoo convert` writes"),
+        ("config.json", "<!doctype html><html></html>", "download link"),
+        ("config.json", "{", "not what `midway-zoo convert` writes"),
+        ("config.json", '{"architecture": "midway_vits", "pretrained_cfg": {}}', "loading state_dict"),
+        ("config.json", '{"architecture": "midway_none", "pretrained_cfg": {}}', "midway_none"),
+        ("config.json", "7", "not what `midway-zoo convert` writes"),
+    ],
+)
+def test_nothing_damaged_is_pushed(
+    writable: HubServer, nano_file: Path, tmp_path: Path, file: str, content: str, message: str
+) -> None:
+    convert(nano_file, tmp_path)
+    (tmp_path / "encoder" / file).write_text(content)
+    before = len(writable.requests)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        push_folder(tmp_path / "encoder", "lab/encoder")
+    assert len(str(caught.value)) < 500
+    assert len(writable.requests) == before
 
 
 def test_push_command(writable: HubServer, nano_file: Path, tmp_path: Path, capsys) -> None:
