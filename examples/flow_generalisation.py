@@ -115,11 +115,16 @@ def translation(flow: Tensor) -> Tensor:
     return best.unsqueeze(-1).expand_as(flow)
 
 
-def measure(network: mz.MidwayNetwork, pairs: Pairs) -> dict[str, dict[str, float]]:
-    """{method: {"epe", "px1", "px3"}}: pixels, and percent of pixels with an error above 1 and 3."""
+def measure(
+    network: mz.MidwayNetwork, pairs: Pairs, tile: tuple[int, int] | None = None
+) -> dict[str, dict[str, float]]:
+    """{method: {"epe", "px1", "px3"}}: pixels, and percent of pixels with an error above 1 and 3.
+
+    Tiles are as large as the pairs, unless ``tile`` says otherwise.
+    """
     metrics = {name: FlowMetrics() for name in ("model", "refined", "zero", "translation", "zero-shot")}
     for source, target, flow in pairs:
-        head = {"method": "head", "tile": tuple(source.shape[-2:])}
+        head = {"method": "head", "tile": tile or tuple(source.shape[-2:])}
         found = {
             "model": mz.predict_flow(network, source, target, **head).flow,
             "refined": mz.predict_flow(network, source, target, refine=2, **head).flow,

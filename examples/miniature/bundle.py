@@ -1,12 +1,13 @@
 """Put a trained network into the package, as the weights of a name that needs no download.
 
-    python examples/miniature/bundle.py CHECKPOINT [--name midway_nano.scenes] [--out FOLDER]
+    python examples/miniature/bundle.py CHECKPOINT [...] [--name midway_nano.scenes] [--out FOLDER]
 
 CHECKPOINT is a run folder of `midway-zoo train flow` (its best checkpoint, else the newest), one of its
-checkpoints/step_*, or a folder of `midway-zoo train export`. Replaces NAME.safetensors (float16) and
-NAME.golden.safetensors (what the stored network gives on images made by formula) in the package, and config, size_bytes
-and sha256 of the manifest's entry; what else the entry says (data, recipes, metrics) is for a person to write. With
---out all three are written there and the package stays as it is.
+checkpoints/step_*, or a folder of `midway-zoo train export`; of several, which must have begun with the same weights,
+the mean of the weights is taken. Replaces NAME.safetensors (float16) and NAME.golden.safetensors (what the stored
+network gives on images made by formula) in the package, and config, size_bytes and sha256 of the manifest's entry; what
+else the entry says (data, recipes, metrics) is for a person to write. With --out all three are written there and the
+package stays as it is.
 """
 
 import argparse
@@ -43,6 +44,17 @@ def read(path: Path) -> MidwayNetwork:
     return network.float()
 
 
+def mean(paths: list[Path]) -> MidwayNetwork:
+    """The network of one path, or of the mean of several ones' weights; it is described as the first is."""
+    networks = [read(path) for path in paths]
+    for path, network in zip(paths, networks, strict=True):
+        if network.config != networks[0].config:
+            raise ConfigError(f"{path} and {paths[0]} have different configurations; their weights have no mean.")
+    states = [network.state_dict() for network in networks]
+    networks[0].load_state_dict({name: sum(state[name] for state in states) / len(states) for name in states[0]})
+    return networks[0]
+
+
 def stored(network: MidwayNetwork) -> dict[str, torch.Tensor]:
     """The state in float16; refuses numbers that it cannot hold."""
     state = {name: value.half() for name, value in network.state_dict().items()}
@@ -61,15 +73,15 @@ def differences(config: MidwayConfig, architecture: str) -> dict[str, Any]:
     return {key: value for key, value in config.to_dict().items() if value != plain[key]}
 
 
-def bundle(path: Path, name: str, out: Path | None) -> list[Path]:
-    """Bundle the network at ``path`` as ``name``; returns the files written. Nothing is replaced on any error."""
+def bundle(paths: list[Path], name: str, out: Path | None) -> list[Path]:
+    """Bundle the network at ``paths`` as ``name``; returns the files written. Nothing is replaced on any error."""
     content = json.loads(manifest_path().read_text(encoding="utf-8"))
     entry = content["models"].get(name, {})
     if entry.get("format") != BUNDLED:
         raise ConfigError(
             f"{manifest_path()} has no {BUNDLED} entry {name}; write one first, with any size and digest."
         )
-    network = read(path)
+    network = mean(paths)
     config = differences(network.config, entry["architecture"])
     trained = {key: value for key, value in network.provenance.items() if key not in ("source", "trained_with")}
     # The command stays out: it names folders of the machine that trained.
@@ -99,12 +111,12 @@ def bundle(path: Path, name: str, out: Path | None) -> list[Path]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="run folder, checkpoint, or exported folder")
+    parser.add_argument("checkpoints", type=Path, nargs="+", help="run folder, checkpoint, or exported folder")
     parser.add_argument("--name", default="midway_nano.scenes", help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="folder to write to instead of the package")
     options = parser.parse_args()
     try:
-        for path in bundle(options.checkpoint, options.name, options.out):
+        for path in bundle(options.checkpoints, options.name, options.out):
             print(f"{path}: {path.stat().st_size} bytes")
     except (MidwayZooError, OSError) as error:
         print(f"bundle.py: error: {error}", file=sys.stderr)

@@ -226,12 +226,15 @@ def propagation(network: mz.MidwayNetwork, clips: int) -> dict[str, float]:
     return {"propagation_J": 100 * moved, "stay_J": 100 * stayed}
 
 
-def warped(network: mz.MidwayNetwork, media: list[Path], frames: int) -> dict[str, float]:
-    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on."""
+def warped(network: mz.MidwayNetwork, media: list[Path], frames: int, side: int | None) -> dict[str, float]:
+    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on. The longest vectors have a
+    tenth of the side."""
     figures = {}
-    side = network.config.img_size[0]
+    tile = network.config.img_size
+    side = tile[0] if side is None else side
     for path in media:
-        for name, value in measure_flow(network, warped_pairs(path, (side, side), frames, longest=6.0)).items():
+        pairs = warped_pairs(path, (side, side), frames, longest=6.0 * side / tile[0])
+        for name, value in measure_flow(network, pairs, (tile[0], tile[1])).items():
             figures[f"warped_{path.stem}_{name}"] = value["epe"]
     return figures
 
@@ -258,7 +261,7 @@ def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     if network.flow_head is not None:
         figures |= rest(network, options.pairs)
     if options.media and network.flow_head is not None:
-        figures |= warped(network, options.media, options.frames)
+        figures |= warped(network, options.media, options.frames, options.side)
     if options.media and options.json:
         picture(network, options.media, options.json.with_name(f"{Path(name).name}.pca.png"))
     return figures
@@ -292,6 +295,7 @@ def main() -> int:
     parser.add_argument("--media", type=Path, nargs="*", default=[], help="videos or folders of frames")
     parser.add_argument("--pairs", type=int, default=128, help="held-out pairs, default: %(default)s")
     parser.add_argument("--frames", type=int, default=32, help="of each medium, default: %(default)s")
+    parser.add_argument("--side", type=int, help="of the crops of the media in pixels, in tiles of the network's size")
     options = parser.parse_args()
     results: dict[str, dict[str, float]] = {}
     if options.json and options.json.is_file():

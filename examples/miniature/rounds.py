@@ -1,4 +1,4 @@
-"""Go on from a small model of flow: self-supervised pretraining, then flow beside the dynamics loss, and so on.
+"""Go on from a small model of flow: self-supervised pretraining, then flow on the encoder that it left, and so on.
 
     python examples/miniature/rounds.py --out runs/rounds [--textures FOLDER] [--footage FOLDER] [--rounds 2]
         [--seconds 540] [--pretrain KEY=VALUE ...] [--flow KEY=VALUE ...]
@@ -57,6 +57,7 @@ FLOW = [
     *("schedule_steps=3000", "epochs=60", "optim.lr=3e-4", "optim.warmup_epochs=0.5", *SCENES),
     *("data.scenes.objects=[1,5]", "data.scenes.size=[0.1,0.35]", "data.scenes.motion=7", "data.scenes.camera=12"),
     *("data.scenes.rotation=8", "data.augment.letterbox_p=0.05", "data.augment.still_p=0.02"),
+    "network.freeze=[encoder]",  # trained as well, it forgets what it shows and brings nothing
 ]
 
 
