@@ -287,7 +287,7 @@ def run(tmp_path: Path) -> Callable[[MidwayConfig], Path]:
 def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> None:
     package = manifest.bundled_file(entry).stat()
     path = run(override(ARCHITECTURES["midway_nano"], {"paired": True, "flow_head": True, "flow_size": (64, 64)}))
-    files = maker.bundle(path, NAME, tmp_path / "out")
+    files = maker.bundle([path], NAME, tmp_path / "out")
     assert [file.name for file in files] == [entry["file"], golden_file(entry).name, "weights_manifest.json"]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == sorted(file.name for file in files)
     trained = load_file(path / "checkpoints" / "step_00000005" / "model.safetensors")
@@ -304,20 +304,36 @@ def test_boxing_a_run(maker: ModuleType, run, entry: dict, tmp_path: Path) -> No
     assert manifest.bundled_file(entry).stat() == package
 
 
+def test_the_mean_of_two(maker: ModuleType, tmp_path: Path) -> None:
+    states = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        network = mz.create_model("midway_nano")
+        network.save_pretrained(tmp_path / str(seed))
+        states.append(network.state_dict())
+    mean = maker.mean([tmp_path / "0", tmp_path / "1"]).state_dict()
+    assert mean.keys() == states[0].keys()
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2, rtol=0, atol=1e-6)
+    mz.create_model("midway_nano", flow_head=True).save_pretrained(tmp_path / "head")
+    with pytest.raises(ConfigError, match=r"head and .*0 have different configurations"):
+        maker.mean([tmp_path / "0", tmp_path / "head"])
+
+
 def test_what_cannot_be_boxed(maker: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = mz.MidwayNetwork(override(ARCHITECTURES["midway_nano"], {"grid": (4, 4), "dynamics": False}))
     other.save_pretrained(tmp_path / "other")
     with pytest.raises(ConfigError, match="not that of midway_nano"):
-        maker.bundle(tmp_path / "other", NAME, tmp_path / "out")
+        maker.bundle([tmp_path / "other"], NAME, tmp_path / "out")
     with pytest.raises(ConfigError, match="no boxed-safetensors entry"):
-        maker.bundle(tmp_path / "other", "midway_vits.bdd100k", tmp_path / "out")
+        maker.bundle([tmp_path / "other"], "midway_vits.bdd100k", tmp_path / "out")
     network = mz.create_model("midway_nano")
     network.save_pretrained(tmp_path / "net")
     with monkeypatch.context() as patch:
         patch.setattr(maker, "golden_outputs", lambda network: {})
         patch.setattr(maker, "LARGEST_BYTES", 1000)
         with pytest.raises(CheckpointError, match="bundled weights may have 1000"):
-            maker.bundle(tmp_path / "net", NAME, tmp_path / "out")
+            maker.bundle([tmp_path / "net"], NAME, tmp_path / "out")
     with torch.no_grad():
         network.encoder.pos_embed[0, 0, 0] = 1e6
     with pytest.raises(CheckpointError, match=r"encoder\.pos_embed.*float16"):
