@@ -12,7 +12,7 @@ A round is OUT/ROUND/pretrain, OUT/ROUND/joined (its network with the flow head 
 same command goes on where it stopped, so that it can be given in pieces (--seconds, or Ctrl-C); after every piece
 OUT/weights.safetensors has the newest network with its head in half precision (9 MB), as load_checkpoint reads it.
 
-On a GPU, which renders the scenes itself (videos would keep its CPU cores busy), a million pairs take minutes:
+For a GPU, which renders the scenes itself (videos would keep its CPU cores busy), in larger batches; not tried on one:
 
     python examples/miniature/rounds.py --out runs/gpu --seconds 540 --pretrain batch_size=256 optim.base_lr=2e-3
         schedule_steps=8000 --flow batch_size=128 optim.lr=5e-4 schedule_steps=12000 data.epoch_pairs=51200
