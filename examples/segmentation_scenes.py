@@ -48,7 +48,10 @@ def mean_iou(folder: Path, settings: list[str], steps: int) -> float:
     if midway_zoo(["train", "segmentation", "--recipe", RECIPE, "--quiet", *out, *settings]):
         raise SystemExit(f"the run in {folder} failed")
     state = max((folder / "checkpoints").glob("*/state.json"), key=lambda path: path.parent.name)
-    return 100 * float(json.loads(state.read_text())["validation"]["mIoU"])
+    found = json.loads(state.read_text())["validation"]
+    if "mIoU" not in found:
+        raise SystemExit(f"the run in {folder} was stopped; the same command goes on with it")
+    return 100 * float(found["mIoU"])
 
 
 def without_looking() -> dict[str, float]:
