@@ -44,6 +44,8 @@ INSIDE = (
     ("cli", "torch"),
     ("cli", "huggingface_hub"),
     ("extras", "importlib.metadata"),  # asked only when something is missing
+    ("inference.flow", "midway_zoo.inference.refinement"),  # options that most flow does without
+    ("inference.flow", "midway_zoo.flow.consistency"),
     ("models.encoder", "midway_zoo.weights.load"),  # the hops
     ("models.network", "midway_zoo.weights.sharing"),
     ("weights.registry", "midway_zoo.weights"),

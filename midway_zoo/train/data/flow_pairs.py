@@ -325,6 +325,8 @@ def _occlusion(entry: FlowEntry, image: Tensor) -> Tensor:
 
 def _marks(path: Path, image: Tensor) -> Tensor:
     """Nonzero pixels of an 8-bit picture."""
+    if not path.is_file():
+        raise MissingFileError(f"there is no mask {path}.")
     with reading(path), Image.open(path) as picture:
         marks = torch.from_numpy(np.array(picture.convert("L")) > 0)
     _check_size(path, marks, image)
