@@ -20,10 +20,12 @@ def stand_in(path: Path) -> str | None:
     None for any other file, and for what is no file.
     """
     try:
-        head = path.open("rb").read(512) if path.is_file() else None
+        if not path.is_file():
+            return None
+        with path.open("rb") as file:
+            return stand_in_of(file.read(512))
     except OSError:
         return None
-    return None if head is None else stand_in_of(head)
 
 
 def stand_in_of(head: bytes) -> str | None:
@@ -31,7 +33,7 @@ def stand_in_of(head: bytes) -> str | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
     if not head:
         return "is empty. Get the file again."
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")):
+    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")) and b"<svg" not in head:
         return "is a web page in place of the file: use the file's download link, not its page."
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer in place of the file: run `git lfs pull`, or download the file itself."

@@ -72,6 +72,8 @@ def test_other_files_stand_for_themselves(tmp_path: Path) -> None:
     assert stand_in(tmp_path / "absent") is None
     (tmp_path / "notes").write_text("version 2 of the notes, <html> is mentioned")
     assert stand_in(tmp_path / "notes") is None
+    (tmp_path / "logo.svg").write_text('<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>')
+    assert stand_in(tmp_path / "logo.svg") is None
 
 
 def test_damaged_files_are_not_called_anything_else(tmp_path: Path) -> None:
