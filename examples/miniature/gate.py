@@ -227,8 +227,8 @@ def propagation(network: mz.MidwayNetwork, clips: int) -> dict[str, float]:
 
 
 def warped(network: mz.MidwayNetwork, media: list[Path], frames: int, side: int | None) -> dict[str, float]:
-    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on. The longest vectors have a
-    tenth of the side."""
+    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on. The longest vectors have
+    about a tenth of the side."""
     figures = {}
     tile = network.config.img_size
     side = tile[0] if side is None else side

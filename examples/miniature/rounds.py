@@ -19,12 +19,12 @@ For a GPU, which renders the scenes itself (videos would keep its CPU cores busy
 """
 
 import argparse
+import json
 import logging
 import sys
 import time
 from pathlib import Path
 
-import torch
 from bundle import stored
 from join import join
 
@@ -42,7 +42,7 @@ from midway_zoo.train.weights import network_of_checkpoint
 from midway_zoo.version import __version__
 
 NETWORK = {"grid": [8, 8], "gate_bias": -1.0, "forward_places": True}
-_NETWORK = "network.overrides={grid: [8, 8], gate_bias: -1.0, forward_places: true}"
+_NETWORK = f"network.overrides={json.dumps(NETWORK)}"
 SCENES = ["data.scenes.height=88", "data.scenes.width=88", "data.scenes.texture_scale=[0.5,2.0]"]
 PRETRAIN = [
     *(_NETWORK, "network.mlp_recompute=false", "precision=bf16", "num_workers=0", "batch_size=32"),
@@ -57,7 +57,7 @@ FLOW = [
     *("schedule_steps=3000", "epochs=60", "optim.lr=3e-4", "optim.warmup_epochs=0.5", *SCENES),
     *("data.scenes.objects=[1,5]", "data.scenes.size=[0.1,0.35]", "data.scenes.motion=7", "data.scenes.camera=12"),
     *("data.scenes.rotation=8", "data.augment.letterbox_p=0.05", "data.augment.still_p=0.02"),
-    "network.freeze=[encoder]",  # trained as well, it forgets what it shows and brings nothing
+    "network.freeze=[encoder]",  # trained as well, it forgot what it shows and brought nothing (README)
 ]
 
 
@@ -138,5 +138,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    torch.set_float32_matmul_precision("high")
     sys.exit(main())
