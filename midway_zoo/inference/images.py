@@ -97,6 +97,7 @@ def _several(images: ImageStream) -> bool:
 
 def _open(path: Path) -> Tensor:
     with reading(path), Image.open(path) as image:
+        image.load()
         return _from_pil(image)
 
 
@@ -125,7 +126,8 @@ def reading(path: Path) -> Iterator[None]:
     except UNREADABLE as error:
         if isinstance(error, InputError):
             raise InputError(f"{path}: {error}") from error
-        raise InputError(f"{path} cannot be read as an image: {error}.") from error
+        remedy = "" if getattr(error, "errno", None) else " Get the file again."  # not of a missing permission
+        raise InputError(f"{path} cannot be read as an image: {error}.{remedy}") from error
 
 
 def convert_hint(path: Path) -> str:

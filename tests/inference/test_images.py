@@ -289,7 +289,7 @@ def noise_png() -> bytes:
         ("notes.txt", b"no image", "Pillow"),
         ("notes.png", b"no image", "Pillow"),
         ("empty.png", b"", "is empty"),
-        ("cut.png", noise_png()[:4000], "truncated"),
+        ("cut.png", noise_png()[:4000], "cannot be read as an image: image file is truncated"),
     ],
     ids=["text", "text named png", "empty", "truncated"],
 )
