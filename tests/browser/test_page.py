@@ -74,7 +74,7 @@ def test_wrong_files(visit, folder) -> None:
     first, second = write_pictures(folder)
     first.write_bytes(first.read_bytes()[:-900])
     page.drop(first, second)
-    page.says("cannot be read: image file is truncated")
+    page.says("frame0.png cannot be read as an image: image file is truncated")
     assert page.all(".said.wrong[role=alert]")
     assert "Traceback" not in page.driver.page_source
     # The page is none the worse for it.

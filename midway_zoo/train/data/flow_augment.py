@@ -15,6 +15,8 @@ from midway_zoo.train.data.photometric import jitter
 
 RESIZING = ("protocol", "independent")
 _MARGIN = 8  # a resized image is larger than the crop by at least this many pixels
+_CONTROL = (2, 5)  # control points of a smooth warp on each side
+_STEEPEST = 0.25  # neighbouring control points move apart by at most half of their distance, so that nothing folds
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -61,6 +63,11 @@ class FlowAugmentConfig:
     hue: float = field_range(0.5 / 3.14, at_least=0, at_most=0.5)
     asymmetric_p: float = field_range(0.2, at_least=0, at_most=1)
     """Jitter each frame separately; otherwise both in the same way."""
+    warp_p: float = field_range(0.0, at_least=0, at_most=1)
+    """The source is bent by a smooth random field on top of what moves, as ground and bodies bend that no rigid motion
+    describes. Not in the protocol."""
+    max_warp: float = field_range(8.0, at_least=0)
+    """Largest displacement of that field in each direction, in pixels of the crop; less where it would fold."""
     still_p: float = field_range(0.0, at_least=0, at_most=1)
     """The target is a copy of the source, and the flow is zero. Not in the protocol."""
     letterbox_p: float = field_range(0.0, at_least=0, at_most=1)
@@ -78,7 +85,7 @@ def check_augment(config: FlowAugmentConfig) -> None:
 class FlowAugment:
     """Makes a training pair of crops.
 
-    In order: scale and stretch, flips, crop, stillness, colour jitter, black bars. Images are resized only if scale or
+    In order: scale and stretch, flips, crop, warp, stillness, colour jitter, black bars. Images are resized only if scale or
     stretch were drawn or they are smaller than the crop, and never to less than 8 pixels above it.
 
     Args:
@@ -123,7 +130,10 @@ class FlowAugment:
         sample = flip(sample, horizontal=bool(horizontal), vertical=bool(vertical))
         y = int(rng.integers(height - self.size[0] + 1))
         x = int(rng.integers(width - self.size[1] + 1))
-        sample = crop(sample, y, x, self.size)
+        if config.warp_p and rng.random() < config.warp_p:
+            sample = warp(sample, y, x, self._draw_warp(rng), nearest=kind == "sparse")
+        else:
+            sample = crop(sample, y, x, self.size)
         assert sample.flow is not None
         if config.still_p and rng.random() < config.still_p:
             sample = FlowSample(sample.source, sample.source, torch.zeros_like(sample.flow))
@@ -168,6 +178,15 @@ class FlowAugment:
             factors = np.maximum(factors, (least / (height, width)).max())
         new_height, new_width = np.maximum(np.rint((height, width) * factors), least).astype(int).tolist()
         return new_height, new_width
+
+    def _draw_warp(self, rng: np.random.Generator) -> Tensor:
+        """A smooth field (2, h, w) in pixels, as large as the crop."""
+        points = int(rng.integers(_CONTROL[0], _CONTROL[1] + 1))
+        spacing = np.array([self.size[1] - 1, self.size[0] - 1]) / (points - 1)
+        largest = np.minimum(rng.uniform(0, self.config.max_warp), _STEEPEST * spacing)
+        control = rng.uniform(-1, 1, (2, points, points)) * largest[:, None, None]
+        field = F.interpolate(torch.from_numpy(control).float()[None], self.size, mode="bicubic", align_corners=True)
+        return field[0]
 
     def _jitter_params(self, rng: np.random.Generator) -> Tensor:
         """(8,): factors, hue shift and order, as for :func:`midway_zoo.train.data.photometric.jitter`."""
@@ -240,6 +259,33 @@ def crop(sample: FlowSample, y: int, x: int, size: tuple[int, int]) -> FlowSampl
     rows, columns = slice(y, y + size[0]), slice(x, x + size[1])
     flow = None if sample.flow is None else sample.flow[:, rows, columns]
     return FlowSample(sample.source[:, rows, columns], sample.target[:, rows, columns], flow)
+
+
+def warp(sample: FlowSample, y: int, x: int, field: Tensor, *, nearest: bool = False) -> FlowSample:
+    """A window of a pair, of which the source is bent: its pixel p shows what was at p + field(p).
+
+    The flow stays exact: what a pixel shows is now at p, and moves by the field and then by its own flow.
+
+    Args:
+        sample: a pair of any size.
+        y, x: row and column where the window begins.
+        field: float (2, h, w), pixels, as large as the window.
+        nearest: take the flow of the nearest pixel, as sparse flow needs, instead of interpolating.
+
+    Returns:
+        the window; its flow is NaN where the field leaves the image.
+    """
+    assert sample.flow is not None
+    size = (field.shape[-2], field.shape[-1])
+    height, width = sample.source.shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(size[0]), torch.arange(size[1]), indexing="ij")
+    places = torch.stack([columns + x, rows + y]) + field
+    grid = (places / places.new_tensor([width - 1, height - 1]).view(2, 1, 1) * 2 - 1).permute(1, 2, 0)[None]
+    source = F.grid_sample(sample.source[None].float(), grid, padding_mode="border", align_corners=True)[0]
+    mode = "nearest" if nearest else "bilinear"
+    flow = F.grid_sample(sample.flow[None], grid, mode=mode, padding_mode="border", align_corners=True)[0] + field
+    flow = flow.where((grid[0].abs() <= 1).all(-1) & flow.isfinite().all(0), float("nan"))
+    return FlowSample(source.round().to(torch.uint8), crop(sample, y, x, size).target, flow)
 
 
 def letterbox(sample: FlowSample, first: int, last: int, *, columns: bool) -> FlowSample:

@@ -196,6 +196,67 @@ def test_earlier_runs_stretched_what_is_not_scaled_too() -> None:
     assert abs((found[:, 0] == found[:, 1]).mean() - 0.2) < 0.08
 
 
+WARPED = replace(GEOMETRY, warp_p=1.0, max_warp=6.0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_bent_source_agrees_with_its_flow(seed: int) -> None:
+    sample = affine_pair()
+    made = FlowAugment(WARPED, (48, 64))(sample, "dense", np.random.default_rng(seed))
+    assert made.source.shape == made.target.shape == (3, 48, 64)
+    assert made.flow is not None
+    assert made.flow.isfinite().all(0).float().mean() > 0.8
+    assert np.nanmax(disagreement(made)) < 0.06
+    # No affine motion describes it.
+    valid = made.flow.isfinite().all(0)
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
+    known = torch.stack([x[valid], y[valid], torch.ones(int(valid.sum()))], dim=1)
+    found = made.flow[:, valid].T
+    rest = found - known @ torch.linalg.lstsq(known, found).solution
+    assert rest.abs().max() > 0.1
+
+
+def test_a_warp_never_folds_and_is_no_longer_than_asked() -> None:
+    """Also where the points of a field lie close together in a small crop."""
+    resting = FlowSample(affine_pair().source, affine_pair().source, torch.zeros(2, HEIGHT, WIDTH))
+    longest = []
+    for seed in range(200):
+        config = replace(STILL, warp_p=1.0, max_warp=50.0 if seed % 2 else 3.0)
+        flow = FlowAugment(config, (24, 40))(resting, "dense", np.random.default_rng(seed)).flow
+        assert flow is not None
+        assert (flow[0].diff(dim=1).nan_to_num() > -1).all()
+        assert (flow[1].diff(dim=0).nan_to_num() > -1).all()
+        if seed % 2 == 0:
+            longest.append(float(flow.nan_to_num().abs().max()))
+    assert max(longest) <= 3.0 * 1.5  # between its control points a bicubic field goes a little further than at them
+    assert max(longest) > 2.0
+
+
+def test_warped_sparse_flow_is_not_interpolated() -> None:
+    sample = affine_pair()
+    assert sample.flow is not None
+    kept = torch.rand(HEIGHT, WIDTH, generator=torch.Generator().manual_seed(0)) < 0.3
+    sparse = FlowSample(sample.source, sample.target, sample.flow.where(kept, float("nan")))
+    config = replace(STILL, warp_p=1.0, max_warp=4.0)
+    made = FlowAugment(config, (48, 64))(sparse, "sparse", np.random.default_rng(3))
+    assert made.flow is not None
+    assert 0.2 < made.flow.isfinite().all(0).float().mean() < 0.4
+    assert np.nanmax(disagreement(made)) < 0.08
+    # Interpolated, one vector in a hundred would be left.
+    assert FlowAugment(config, (48, 64))(sparse, "dense", np.random.default_rng(3)).flow.isfinite().float().mean() < 0.1
+
+
+def test_without_warps_nothing_else_is_drawn() -> None:
+    one, other = (
+        FlowAugment(replace(FlowAugmentConfig(), max_warp=longest), (48, 64))(
+            affine_pair(), "dense", np.random.default_rng(5)
+        )
+        for longest in (8.0, 1.0)
+    )
+    for name, value in one.tensors().items():
+        torch.testing.assert_close(value, other.tensors()[name], equal_nan=True)
+
+
 def test_the_protocol_enlarges_both_sides_by_the_larger_ratio() -> None:
     config = replace(STILL, scale_p=1.0, min_scale=-2.0, max_scale=-2.0)
     assert sizes(config, (40, 100), (32, 32), 3).tolist() == [[40, 100]] * 3  # 40 / 40 is more than 40 / 100

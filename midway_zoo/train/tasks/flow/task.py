@@ -27,6 +27,7 @@ from midway_zoo.train.tasks.flow.validation import validation_of
 from midway_zoo.visualize import flow_to_image
 
 logger = logging.getLogger(__name__)
+_LATER = ("resizing", "still_p", "letterbox_p", "warp_p", "max_warp")  # settings of augmentation, but for the first ones
 
 
 class FlowTask(Task[FlowConfig]):
@@ -39,6 +40,8 @@ class FlowTask(Task[FlowConfig]):
         "data.augment.resizing": "independent",
         "data.augment.still_p": 0.0,
         "data.augment.letterbox_p": 0.0,
+        "data.augment.warp_p": 0.0,
+        "data.augment.max_warp": 8.0,
         "network.freeze": [],
         "dynamics_weight": 0.0,
     }
@@ -97,7 +100,7 @@ class FlowTask(Task[FlowConfig]):
             "data.source": data.source,
             "data.crop": list(data.crop),
             # One key each, since earlier runs lack some of them.
-            **{f"data.augment.{key}": augment.pop(key) for key in ("resizing", "still_p", "letterbox_p")},
+            **{f"data.augment.{key}": augment.pop(key) for key in _LATER},
             "data.augment": augment,
         }
         if isinstance(self.dataset, FlowPairs):

@@ -85,7 +85,8 @@ def test_a_run_from_before_there_were_still_pairs_and_bars_goes_on(make_task: Ma
     fit(make_task("max_steps=2"))
     state = latest_checkpoint(tmp_path / "run").path / "state.json"  # type: ignore[union-attr]
     saved = json.loads(state.read_text())
-    for key in ("data.augment.still_p", "data.augment.letterbox_p", "dynamics_weight"):
+    later = ("still_p", "letterbox_p", "warp_p", "max_warp")
+    for key in (*(f"data.augment.{key}" for key in later), "dynamics_weight"):
         del saved["identity"][key]
     state.write_text(json.dumps(saved))
     with pytest.raises(ConfigError, match=r"data\.augment\.letterbox_p"):
