@@ -85,8 +85,8 @@ def check_augment(config: FlowAugmentConfig) -> None:
 class FlowAugment:
     """Makes a training pair of crops.
 
-    In order: scale and stretch, flips, crop, warp, stillness, colour jitter, black bars. Images are resized only if scale or
-    stretch were drawn or they are smaller than the crop, and never to less than 8 pixels above it.
+    In order: scale and stretch, flips, crop, warp, stillness, colour jitter, black bars. Images are resized only if
+    scale or stretch were drawn or they are smaller than the crop, and never to less than 8 pixels above it.
 
     Args:
         config: distribution of the augmentation.

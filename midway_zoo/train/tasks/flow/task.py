@@ -27,7 +27,7 @@ from midway_zoo.train.tasks.flow.validation import validation_of
 from midway_zoo.visualize import flow_to_image
 
 logger = logging.getLogger(__name__)
-_LATER = ("resizing", "still_p", "letterbox_p", "warp_p", "max_warp")  # settings of augmentation, but for the first ones
+_LATER = ("resizing", "still_p", "letterbox_p", "warp_p", "max_warp")  # settings of augmentation that came later
 
 
 class FlowTask(Task[FlowConfig]):
