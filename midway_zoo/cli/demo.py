@@ -24,7 +24,7 @@ DESCRIPTION = (
     "in one picture, DIR/demo.png. Without footage, a generated clip with known flow is used, and a real one is shown "
     "below it. Larger frames are reduced to a shorter side of 128 pixels."
 )
-_FRAMES, _FPS = 12, 5.0
+_FRAMES, _FPS = 8, 5.0
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -54,7 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from midway_zoo.demo.findings import examine
+    from midway_zoo.demo.findings import examine, random_features
     from midway_zoo.demo.panels import draw_sheet
     from midway_zoo.files import make_folder, write_png
 
@@ -65,14 +65,15 @@ def _demo(options: argparse.Namespace) -> None:
     loaded = time.perf_counter() - start
     findings = examine(network, footage)
     lines = _summary(options.model, network, footage, findings)
-    shown, further = lines[:3], list["Block"]()
+    shown, further, random = lines[:3], list["Block"](), None
     if options.model == MODEL:
         shown.append(CAUTION)
     if options.video is None and options.images is None:
+        random = random_features(network, footage.frames)
         further, said = _real_clip(network)
         lines.insert(-1, said)
     drawing = time.perf_counter()
-    picture = draw_sheet("midway-zoo demo", shown, footage, findings, further)
+    picture = draw_sheet("midway-zoo demo", shown, footage, findings, random=random, further=further)
     make_folder(path.parent)
     write_png(path, picture, overwrite=options.force)
     seconds = {"loading": loaded, **findings.seconds, "drawing": time.perf_counter() - drawing}

@@ -20,7 +20,7 @@ SIDE = 128
 """Shorter side in pixels to which larger frames are reduced."""
 MAX_FRAMES = 16
 _LONGEST = 4  # longest side, in units of the shorter one
-_SEED, _SCENE = 2026, 441  # this seed is used neither in training nor in validation
+_SEED, _SCENE = 2026, 7  # this seed is used neither in training nor in validation
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -96,18 +96,20 @@ def packaged_clip() -> Footage:
 def generated_clip(frames: int) -> "Footage":
     """A scene of textured objects whose motions change over the clip, with its ground truth."""
     config = ScenesConfig(
-        height=64,
-        width=64,
+        height=96,
+        width=96,
         frames=frames,
-        objects=(3, 5),
-        size=(0.14, 0.3),
-        motion=6.0,
+        objects=(4, 5),
+        size=(0.14, 0.28),
+        motion=9.0,
         rotation=8.0,
         zoom=0.02,
-        camera=2.0,
+        camera=3.0,
         camera_zoom=0.01,
         acceleration=1.0,
-        period=(8.0, 32.0),
+        textures="natural",  # in textures that repeat, motion is ambiguous
+        natural=8,
+        texture_size=160,
     )
     scene = SceneGenerator(config, seed=_SEED).render([_SCENE])
     instances = scene.instances[0, 0]
@@ -116,7 +118,9 @@ def generated_clip(frames: int) -> "Footage":
         places = (instances == instance).nonzero().flip(1).float()
         if instance and len(places) >= config.height * config.width // 100:
             # The pixel of the object that is nearest to its centre, since a ring's centre is not part of it.
-            centres.append(places[(places - places.mean(dim=0)).norm(dim=1).argmin()])
+            nearest = places[(places - places.mean(dim=0)).norm(dim=1).argmin()]
+            centres.append((len(places), nearest))
+    centres.sort(key=lambda one: -one[0])  # the largest object's point is the one that heat maps show
     return Footage(
         name="generated clip",
         frames=scene.frames[0],
@@ -124,7 +128,7 @@ def generated_clip(frames: int) -> "Footage":
         labels=[f"frame {index}" for index in range(frames)],
         flow=scene.flow[0],
         occlusion=scene.occlusion[0],
-        points=torch.stack(centres),
+        points=torch.stack([centre for _, centre in centres]),
     )
 
 

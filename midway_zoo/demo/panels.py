@@ -35,9 +35,14 @@ class Panels:
         self.columns = [0, 1] if self.pair else _spread(len(footage) - 1, columns)
         self.pictures = [sheet.to_picture(frame, self.factor, smooth=True) for frame in footage.frames]
 
-    def blocks(self) -> list[Block]:
-        """All blocks, in the order of the sheet."""
-        blocks = [self.frames(), self.features(), *self.flows(), self.tracks()]
+    def blocks(self, random: Tensor | None = None) -> list[Block]:
+        """All blocks, in the order of the sheet.
+
+        Args:
+            random: (T, D, h, w) features of random weights; None to leave them out.
+        """
+        untrained = [] if random is None else [self.untrained(random)]
+        blocks = [self.frames(), self.features(), *untrained, *self.flows(), self.tracks()]
         similarity = self.similarity()
         return [*blocks, similarity, self.heat(_ROW - similarity.width - sheet.BETWEEN)]
 
@@ -193,10 +198,25 @@ class Panels:
 
 
 def draw_sheet(
-    heading: str, lines: Sequence[str], footage: Footage, findings: Findings, further: Sequence[Block] = ()
+    heading: str,
+    lines: Sequence[str],
+    footage: Footage,
+    findings: Findings,
+    *,
+    random: Tensor | None = None,
+    further: Sequence[Block] = (),
 ) -> Tensor:
-    """The whole sheet, uint8 (3, H, W); ``further`` blocks come below those of the footage."""
-    return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(), *further])
+    """The whole sheet, uint8 (3, H, W).
+
+    Args:
+        heading: title.
+        lines: what stands below it.
+        footage: what was looked at.
+        findings: what was found.
+        random: as for :meth:`Panels.blocks`.
+        further: blocks that come below those of the footage.
+    """
+    return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(random), *further])
 
 
 def _spread(count: int, most: int) -> list[int]:

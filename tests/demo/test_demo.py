@@ -57,7 +57,7 @@ def test_generated_clip(models, tmp_path, capsys) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("model: head, 0.")
     assert "flow head" in lines[0]
-    assert lines[1] == "footage: generated clip, 4 frames of 64 x 64 pixels"
+    assert lines[1] == "footage: generated clip, 4 frames of 96 x 96 pixels"
     assert lines[2].startswith("flow: head; EPE ")
     assert "of zero flow " in lines[2]
     assert lines[3].startswith("motion latents: 3 x 10 x 12, norm ")
@@ -68,8 +68,8 @@ def test_generated_clip(models, tmp_path, capsys) -> None:
     page = Image.open(out / "demo.png")
     assert f"({page.width} x {page.height} pixels)" in lines[8]
     assert 600 < page.width < 1300
-    # The heading's lines; frames, features, flow, truth, tracks, heat; frames, features twice, flow, tracks.
-    assert bands(out / "demo.png") >= 6 + 2 * 6 + 2 * 5
+    # The heading's lines; frames, features twice, flow, truth, tracks, heat; frames, features twice, flow, tracks.
+    assert bands(out / "demo.png") >= 6 + 2 * 7 + 2 * 5
 
 
 def test_the_packaged_clip_is_small_and_moves() -> None:
