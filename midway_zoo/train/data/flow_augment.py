@@ -67,7 +67,8 @@ class FlowAugmentConfig:
     """The source is bent by a smooth random field on top of what moves, as ground and bodies bend that no rigid motion
     describes. Not in the protocol."""
     max_warp: float = field_range(8.0, at_least=0)
-    """Largest displacement of that field in each direction, in pixels of the crop; less where it would fold."""
+    """Largest displacement in each direction at the points through which that field goes, in pixels of the crop; less
+    where it would fold."""
     still_p: float = field_range(0.0, at_least=0, at_most=1)
     """The target is a copy of the source, and the flow is zero. Not in the protocol."""
     letterbox_p: float = field_range(0.0, at_least=0, at_most=1)
