@@ -54,7 +54,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from midway_zoo.demo.findings import examine, random_features
+    from midway_zoo.analysis import untrained
+    from midway_zoo.demo.findings import examine, last_features
     from midway_zoo.demo.panels import draw_sheet
     from midway_zoo.files import make_folder, write_png
 
@@ -63,14 +64,17 @@ def _demo(options: argparse.Namespace) -> None:
     footage = _footage(options)
     network = load(options)
     loaded = time.perf_counter() - start
-    findings = examine(network, footage)
+    fresh = untrained(network)
+    findings = examine(network, footage, fresh)
     lines = _summary(options.model, network, footage, findings)
     shown, further, random = lines[:3], list["Block"](), None
     if options.model == MODEL:
         shown.append(CAUTION)
     if options.video is None and options.images is None:
-        random = random_features(network, footage.frames)
-        further, said = _real_clip(network)
+        random = last_features(fresh, footage.frames)
+        real = time.perf_counter()
+        further, said = _real_clip(network, fresh)
+        findings.seconds["real clip"] = time.perf_counter() - real
         lines.insert(-1, said)
     drawing = time.perf_counter()
     picture = draw_sheet("midway-zoo demo", shown, footage, findings, random=random, further=further)
@@ -117,16 +121,16 @@ def _footage(options: argparse.Namespace) -> "Footage":
     return read_clip(options.video, frames, fps)
 
 
-def _real_clip(network: "MidwayNetwork") -> tuple[list["Block"], str]:
+def _real_clip(network: "MidwayNetwork", fresh: "MidwayNetwork") -> tuple[list["Block"], str]:
     """Blocks of the packaged clip, whose true flow is unknown, and a line about it."""
-    from midway_zoo.demo.findings import examine, random_features, warp_differences
+    from midway_zoo.demo.findings import examine_clip, last_features, warp_differences
     from midway_zoo.demo.footage import packaged_clip
     from midway_zoo.demo.panels import Panels
 
     footage = packaged_clip()
-    findings = examine(network, footage)
+    findings = examine_clip(network, footage)
     before, after = warp_differences(footage.frames, findings.flow)
-    blocks = Panels(footage, findings).real(random_features(network, footage.frames), (before, after))
+    blocks = Panels(footage, findings).real(last_features(fresh, footage.frames), (before, after))
     return blocks, f"real clip: neighbouring frames differ by {before:.1f} grey levels, by {after:.1f} after warping"
 
 

@@ -27,26 +27,18 @@ _POINTS = 4
 _TARGETS = (1, 2, 4)  # frames whose heat maps show the first frame's point
 
 
-@dataclass(frozen=True, repr=False, eq=False)
-class Findings(ShapeRepr):
-    """Results on the CPU, in pixels of the footage's frames."""
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class ClipFindings(ShapeRepr):
+    """What is where, and how it moves. On the CPU, in pixels of the footage's frames."""
 
     features: Tensor
     """(T, D, h, w): patch features of the last block."""
-    latents: MotionLatent
-    """Of the T - 1 neighbours."""
-    crossed: CrossedMotion
-    """What the motion latents say about motion, on separate pairs in which every picture moves in every direction."""
     flow: Tensor
     """(T - 1, 2, H, W)."""
     method: str
     """How the flow was found: "head" or "perturbation"."""
     points: Tensor
-    """(n, 2): the points (x, y) of the first frame that were tracked; the heat maps are those of the first one."""
-    heat_targets: list[int]
-    """Indices of the frames of ``heat``."""
-    heat: Tensor
-    """(k, h, w) cosines: where the first point is in each of ``heat_targets``."""
+    """(n, 2): the points (x, y) of the first frame that were tracked."""
     tracks: Tensor
     """(T, n, 2): the points in every frame, by the flow of the head, or by perturbation if there is no head."""
     true_tracks: Tensor | None
@@ -55,49 +47,78 @@ class Findings(ShapeRepr):
     """How long each finding took."""
 
 
-def examine(network: MidwayNetwork, footage: Footage) -> Findings:
-    """Everything that the demo shows."""
+@dataclass(frozen=True, repr=False, eq=False, kw_only=True)
+class Findings(ClipFindings):
+    """Everything that the demo shows of one footage."""
+
+    latents: MotionLatent
+    """Of the T - 1 neighbours."""
+    crossed: CrossedMotion
+    """What the motion latents say about motion, on separate pairs in which every picture moves in every direction."""
+    heat_targets: list[int]
+    """Indices of the frames of ``heat``."""
+    heat: Tensor
+    """(k, h, w) cosines: where the first point is in each of ``heat_targets``."""
+
+
+def examine_clip(network: MidwayNetwork, footage: Footage) -> ClipFindings:
+    """Features, flow and tracks."""
     frames, seconds = footage.frames, dict[str, float]()
-
-    def timed(name: str, run: Callable[[], Result]) -> Result:
-        start = time.perf_counter()
-        result = run()
-        seconds[name] = time.perf_counter() - start
-        return result
-
-    size = working_size(network, frames)
-    last = network.config.depth - 1
-    features = timed("features", lambda: extract_features(network, frames, blocks=(last,), size=size)).maps[last]
-    assert isinstance(features, Tensor)  # frames of one size have one grid
-    latents = timed("motion latents", lambda: infer_motion_latents(network, frames, size=size))
-    crossed = timed("motion similarity", lambda: crossed_motion(network, analysis.untrained(network)))
-    found = timed("flow", lambda: predict_flow(network, frames[:-1], frames[1:], **flow_options(network)))
-    assert isinstance(found.flow, Tensor)
+    features = _timed(seconds, "features", lambda: last_features(network, frames))
+    found = _timed(seconds, "flow", lambda: predict_flow(network, frames[:-1], frames[1:], **flow_options(network)))
+    assert isinstance(found.flow, Tensor)  # frames of one size
     flow = found.flow.cpu()
     points = notable_points(frames[0], flow[0]) if footage.points is None else footage.points
-    targets = [index for index in _TARGETS if index < len(frames)]
-    sources = frames[:1].expand(len(targets), -1, -1, -1)
-    heat = timed("heat map", lambda: perturbation_heatmap(network, sources, frames[targets], points[0], size=size))
 
     def tracked() -> Tensor:
         if found.method == "head":
             return analysis.chain_flow(flow, points)
-        return analysis.track(network, frames, points, size=size, draws=4).xy.cpu()
+        return analysis.track(network, frames, points, size=working_size(network, frames), draws=4).xy.cpu()
 
-    tracks = timed("track", tracked)
-    return Findings(
-        features=features.float().cpu(),
-        latents=latents,
-        crossed=crossed,
+    return ClipFindings(
+        features=features,
         flow=flow,
         method=found.method,
         points=points,
-        heat_targets=targets,
-        heat=heat.heatmap.cpu(),
-        tracks=tracks,
+        tracks=_timed(seconds, "track", tracked),
         true_tracks=true_tracks(footage, points),
         seconds=seconds,
     )
+
+
+def examine(network: MidwayNetwork, footage: Footage, fresh: MidwayNetwork) -> Findings:
+    """Everything that the demo shows, beside a ``fresh`` network of the same shape."""
+    clip = examine_clip(network, footage)
+    frames, seconds, size = footage.frames, clip.seconds, working_size(network, footage.frames)
+    targets = [index for index in _TARGETS if index < len(frames)]
+    sources = frames[:1].expand(len(targets), -1, -1, -1)
+
+    def heat() -> Tensor:
+        return perturbation_heatmap(network, sources, frames[targets], clip.points[0], size=size).heatmap.cpu()
+
+    return Findings(
+        **vars(clip),
+        latents=_timed(seconds, "motion latents", lambda: infer_motion_latents(network, frames, size=size)),
+        crossed=_timed(seconds, "motion similarity", lambda: crossed_motion(network, fresh)),
+        heat_targets=targets,
+        heat=_timed(seconds, "heat map", heat),
+    )
+
+
+def _timed(seconds: dict[str, float], name: str, run: Callable[[], Result]) -> Result:
+    """The result of ``run``; how long it took is noted under a name."""
+    start = time.perf_counter()
+    result = run()
+    seconds[name] = time.perf_counter() - start
+    return result
+
+
+def last_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
+    """Patch features (T, D, h, w) of the last block, float32, on the CPU."""
+    last = network.config.depth - 1
+    maps = extract_features(network, frames, blocks=(last,), size=working_size(network, frames)).maps[last]
+    assert isinstance(maps, Tensor)  # frames of one size have one grid
+    return maps.float().cpu()
 
 
 def working_size(network: MidwayNetwork, frames: Tensor) -> int:
@@ -111,16 +132,6 @@ def flow_options(network: MidwayNetwork) -> dict[str, Any]:
     """Options of ``predict_flow``. A head runs at full resolution in tiles, with two rounds of refinement; without a
     head every token is perturbed, and a grid finer than the network's own would take minutes."""
     return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
-
-
-def random_features(network: MidwayNetwork, frames: Tensor) -> Tensor:
-    """``features`` of an untrained network of the same shape: what the architecture alone shows."""
-    fresh = analysis.untrained(network)
-    size = working_size(network, frames)
-    last = network.config.depth - 1
-    maps = extract_features(fresh, frames, blocks=(last,), size=size).maps[last]
-    assert isinstance(maps, Tensor)
-    return maps.float().cpu()
 
 
 def warp_differences(frames: Tensor, flow: Tensor) -> tuple[float, float]:
@@ -187,7 +198,7 @@ def flow_errors(footage: Footage, flow: Tensor) -> dict[str, float] | None:
     return errors
 
 
-def track_errors(findings: Findings) -> dict[str, float] | None:
+def track_errors(findings: ClipFindings) -> dict[str, float] | None:
     """Mean distance in pixels from the true tracks: "track" of those found, "still" of points that do not move."""
     if findings.true_tracks is None:
         return None

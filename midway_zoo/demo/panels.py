@@ -10,7 +10,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from midway_zoo import style
 from midway_zoo.demo import sheet
-from midway_zoo.demo.findings import Findings, flow_errors, track_errors
+from midway_zoo.demo.crossed import CrossedMotion
+from midway_zoo.demo.findings import ClipFindings, Findings, flow_errors, track_errors
 from midway_zoo.demo.footage import Footage
 from midway_zoo.demo.sheet import Block
 from midway_zoo.visualize import features_to_image, flow_to_image, flow_wheel, heatmap_overlay
@@ -24,7 +25,7 @@ _BAR = 60  # approximate width of a colour bar
 class Panels:
     """Draws the blocks about one footage, all at the same scale."""
 
-    def __init__(self, footage: Footage, findings: Findings) -> None:
+    def __init__(self, footage: Footage, findings: ClipFindings) -> None:
         self.footage, self.findings = footage, findings
         height, width = footage.frames.shape[2:]
         self.factor = max(1, round(_CELL / math.sqrt(height * width)))
@@ -35,16 +36,17 @@ class Panels:
         self.columns = [0, 1] if self.pair else _spread(len(footage) - 1, columns)
         self.pictures = [sheet.to_picture(frame, self.factor, smooth=True) for frame in footage.frames]
 
-    def blocks(self, random: Tensor | None = None) -> list[Block]:
+    def blocks(self, findings: Findings, random: Tensor | None = None) -> list[Block]:
         """All blocks, in the order of the sheet.
 
         Args:
+            findings: the same, with what only the whole sheet shows.
             random: (T, D, h, w) features of random weights; None to leave them out.
         """
         untrained = [] if random is None else [self.untrained(random)]
         blocks = [self.frames(), self.features(), *untrained, *self.flows(), self.tracks()]
-        similarity = self.similarity()
-        return [*blocks, similarity, self.heat(_ROW - similarity.width - sheet.BETWEEN)]
+        similarity = self.similarity(findings.crossed)
+        return [*blocks, similarity, self.heat(findings, _ROW - similarity.width - sheet.BETWEEN)]
 
     def real(self, random: Tensor, differences: tuple[float, float]) -> list[Block]:
         """The blocks of the real clip, which come below those of the generated one.
@@ -148,9 +150,8 @@ class Panels:
 
         return sheet.draw_over(self.pictures[index], paint)
 
-    def heat(self, width: int) -> Block:
+    def heat(self, findings: Findings, width: int) -> Block:
         """The first point in as many later frames as fit."""
-        findings = self.findings
         most = max((width - _BAR) // (self.pictures[0].width + sheet.GAP) - 1, 1)
         targets = findings.heat_targets[:most]
         shown = findings.heat[: len(targets)]
@@ -171,8 +172,7 @@ class Panels:
         legend += "" if findings.true_tracks is None else "; later rings: the truth"
         return Block("Perturbation heat map", legend, sheet.row([*cells, bar], [*captions, ""]))
 
-    def similarity(self) -> Block:
-        crossed = self.findings.crossed
+    def similarity(self, crossed: CrossedMotion) -> Block:
         matrix = crossed.similarity
         factor = max(max(self.pictures[0].height, _CELL) // len(matrix), 1)
         cells = sheet.to_picture(_diverging(matrix), factor)
@@ -216,7 +216,7 @@ def draw_sheet(
         random: as for :meth:`Panels.blocks`.
         further: blocks that come below those of the footage.
     """
-    return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(random), *further])
+    return sheet.compose(heading, lines, [*Panels(footage, findings).blocks(findings, random), *further])
 
 
 def _spread(count: int, most: int) -> list[int]:

@@ -39,7 +39,8 @@ def inference(network: MidwayNetwork) -> Iterator[None]:
     ``torch.inference_mode`` is switched off meanwhile: its tensors have no forward derivative in torch 2.6.
     """
     training = [module for module in network.modules() if module.training]
-    network.eval()
+    if training:  # setting the mode of every module takes longer than looking at it
+        network.eval()
     try:
         with torch.inference_mode(False), torch.no_grad():
             yield

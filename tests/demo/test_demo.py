@@ -15,7 +15,7 @@ from midway_zoo.analysis import untrained
 from midway_zoo.cli import main
 from midway_zoo.demo import sheet
 from midway_zoo.demo.crossed import crossed_motion, crossed_pairs
-from midway_zoo.demo.findings import notable_points, random_features, true_tracks, warp_differences
+from midway_zoo.demo.findings import last_features, notable_points, true_tracks, warp_differences
 from midway_zoo.demo.footage import SIDE, Footage, generated_clip, packaged_clip, read_clip, read_pair
 from midway_zoo.demo.sheet import Block
 from midway_zoo.inference.video_writer import write_video
@@ -93,16 +93,15 @@ def test_warp_differences_count_what_stays_inside() -> None:
     assert warp_differences(frames, torch.zeros_like(flow))[1] == pytest.approx(warp_differences(frames, 0 * flow)[0])
 
 
-def test_random_features_are_those_of_no_training() -> None:
+def test_untrained_features_are_the_same_every_time() -> None:
+    torch.manual_seed(1)
     network = mz.create_model("midway_nano")
-    before = torch.random.get_rng_state()
-    frames = torch.rand(2, 3, 64, 64)
-    state = torch.random.get_rng_state()
-    one, other = random_features(network, frames), random_features(network, frames)
+    frames, state = torch.rand(2, 3, 64, 64), torch.random.get_rng_state()
+    one, other = last_features(untrained(network), frames), last_features(untrained(network), frames)
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert not torch.equal(before, state)
     assert one.shape == (2, 96, 8, 8)
     assert torch.equal(one, other)
+    assert not torch.allclose(one, last_features(network, frames), atol=0.1)
 
 
 def test_two_images_without_a_head(models, images, tmp_path, capsys) -> None:
