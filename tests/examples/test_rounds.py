@@ -22,6 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return runpy.run_path(str(SCRIPT))["main"]()
 
 
+@pytest.mark.slow
 def test_pieces_end_where_one_piece_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -40,6 +41,7 @@ def test_pieces_end_where_one_piece_does(
     assert (tmp_path / "whole" / "weights.safetensors").stat().st_size < 12_000_000
 
 
+@pytest.mark.slow
 def test_a_second_round_goes_on_from_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(monkeypatch, "--out", str(tmp_path), "--rounds", "2", *SMALL) == 0
     assert (tmp_path / "1" / "flow" / "best.json").is_file()
