@@ -12,6 +12,8 @@ from midway_zoo.errors import CheckpointError
 
 METADATA_KEY = "midway_zoo"
 """safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
+HEAD = 512
+"""Bytes from the beginning of a file that tell what it is."""
 
 
 def stand_in(path: Path) -> str | None:
@@ -23,17 +25,19 @@ def stand_in(path: Path) -> str | None:
         if not path.is_file():
             return None
         with path.open("rb") as file:
-            return stand_in_of(file.read(512))
+            return stand_in_of(file.read(HEAD))
     except OSError:
         return None
 
 
 def stand_in_of(head: bytes) -> str | None:
-    """:func:`stand_in` of a file that begins with ``head``, a few hundred bytes; empty if the file is."""
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:64].lower()
+    """:func:`stand_in` of a file that begins with ``head``, ``HEAD`` bytes; empty if the file is."""
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty. Get the file again."
-    if start.startswith((b"<!doctype html", b"<html", b"<?xml", b"<head")) and b"<svg" not in head:
+    # XML may be the file itself, as an SVG is: it takes the root of a page, or of an object store's error.
+    page = (b"<html", b"<!doctype html", b"<error>") if start.startswith(b"<?xml") else ()
+    if start.startswith((b"<!doctype html", b"<html", b"<head")) or any(sign in start for sign in page):
         return "is a web page in place of the file: use the file's download link, not its page."
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer in place of the file: run `git lfs pull`, or download the file itself."

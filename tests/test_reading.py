@@ -29,6 +29,14 @@ STAND_INS = {
     ),
     "page": (b'\n<!doctype html>\n<html lang="en"><head><title>Sign in</title></head></html>\n', "download link"),
     "old page": (b'<HTML><HEAD><meta http-equiv="refresh"></HEAD></HTML>', "download link"),
+    "page with a drawing": (
+        b'<!doctype html><link rel="icon" href="data:image/svg+xml,<svg ...></svg>">',
+        "download link",
+    ),
+    "page of XHTML": (
+        b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML 1.0 Strict//EN" "">',
+        "download link",
+    ),
     "error of a bucket": (b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code></Error>', "link"),
     "nothing": (b"", "is empty. Get the file again"),
 }
@@ -72,8 +80,10 @@ def test_other_files_stand_for_themselves(tmp_path: Path) -> None:
     assert stand_in(tmp_path / "absent") is None
     (tmp_path / "notes").write_text("version 2 of the notes, <html> is mentioned")
     assert stand_in(tmp_path / "notes") is None
-    (tmp_path / "logo.svg").write_text('<?xml version="1.0"?>\n<svg xmlns="http://www.w3.org/2000/svg"/>')
-    assert stand_in(tmp_path / "logo.svg") is None
+    for remarks in (0, 20):
+        text = '<?xml version="1.0"?>\n' + remarks * "<!-- drawn by a program that says so -->\n"
+        (tmp_path / "logo.svg").write_text(text + '<svg xmlns="http://www.w3.org/2000/svg"/>')
+        assert stand_in(tmp_path / "logo.svg") is None
 
 
 def test_damaged_files_are_not_called_anything_else(tmp_path: Path) -> None:

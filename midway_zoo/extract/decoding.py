@@ -1,6 +1,7 @@
 """Reading: clips and images are decoded and resized for the network, batch by batch."""
 
 import gzip
+import io
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from midway_zoo.extract.places import is_disk_full, is_remote, joined, open_read
 from midway_zoo.inference.folders import suffix_of
 from midway_zoo.inference.frames import Frame, check_same_size, open_frames
 from midway_zoo.inference.images import reading, resize, to_tensor
+from midway_zoo.reading import HEAD, stand_in_of
 
 Sides: TypeAlias = tuple[tuple[int, int], "tuple[int, int] | None"]
 """(height, width) that a frame is resized to, and that for the flow if it differs."""
@@ -152,8 +154,12 @@ class Reader:
         path, offset, size = member
         if offset < 0 and not is_remote(joined(self._base, path)):
             return to_tensor(joined(self._base, path))
-        with reading(Path(key)), self._bytes(path, offset, size) as file, Image.open(file) as image:
-            return to_tensor(image)
+        with reading(Path(key)), self._bytes(path, offset, size) as file:
+            if problem := stand_in_of(file.read(HEAD)):
+                raise InputError(f"{key} {problem}")
+            file.seek(0)
+            with Image.open(file) as image:
+                return to_tensor(image)
 
     # Clips.
 
@@ -220,7 +226,10 @@ class Reader:
             copy = Path(folder) / f"video{suffix_of(item.key)}"
             with self._bytes(path, offset, size) as source, copy.open("wb") as target:
                 shutil.copyfileobj(source, target, 2**20)
-            yield copy
+            try:
+                yield copy
+            except InputError as error:  # named by what is known outside
+                raise InputError(str(error).replace(str(copy), item.key)) from error
 
     @contextmanager
     def _bytes(self, path: str, offset: int, size: int) -> Iterator[Any]:
@@ -237,24 +246,30 @@ class Reader:
             self._open = place, cast(BinaryIO, gzip.GzipFile(fileobj=opened)) if packed else opened
         archive = self._open[1]
         archive.seek(offset)
-        yield _Part(archive, offset, size, place)
+        yield io.BufferedReader(_Part(archive, offset, size, place))
 
 
-class _Part:
+class _Part(io.RawIOBase):
     """A range of a file, read from its start."""
 
     def __init__(self, file: BinaryIO, offset: int, size: int, name: str) -> None:
         self._file, self._offset, self._size, self._at, self._name = file, offset, size, 0, name
 
-    def read(self, count: int = -1) -> bytes:
-        left = self._size - self._at
-        wanted = left if count < 0 else min(count, left)
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self._size - self._at)
         self._file.seek(self._offset + self._at)
         data = self._file.read(wanted)
         if len(data) < wanted:
             raise InputError(f"{self._name} ends within a member: the file is truncated, get it again.")
-        self._at += len(data)
-        return data
+        buffer[:wanted] = data
+        self._at += wanted
+        return wanted
 
     def seek(self, to: int, whence: int = 0) -> int:
         self._at = min(max(0, to + (0, self._at, self._size)[whence]), self._size)

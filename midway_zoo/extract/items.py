@@ -13,7 +13,7 @@ from midway_zoo.errors import InputError, MissingFileError
 from midway_zoo.extract.places import filesystem, is_remote, joined, open_read
 from midway_zoo.inference.folders import is_image, natural_key, suffix_of
 from midway_zoo.inference.sources import VIDEO_SUFFIXES, listed_paths, walk
-from midway_zoo.reading import stand_in_of
+from midway_zoo.reading import HEAD, stand_in_of
 
 Kind: TypeAlias = Literal["video", "image", "frames", "tar"]
 TAR_SUFFIXES = (".tar", ".tgz", ".tar.gz")
@@ -248,7 +248,7 @@ def _opened(file: BinaryIO, place: str) -> tarfile.TarFile:
         return tarfile.open(fileobj=file, mode="r:*")
     except tarfile.ReadError as error:
         file.seek(0)
-        if problem := stand_in_of(file.read(512)):
+        if problem := stand_in_of(file.read(HEAD)):
             raise InputError(f"{place} {problem}") from error
         raise
 

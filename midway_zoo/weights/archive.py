@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 
 from midway_zoo.errors import CheckpointError, MidwayZooError, MissingFileError, UnsafeFileError
-from midway_zoo.reading import stand_in_of
+from midway_zoo.reading import HEAD, stand_in_of
 from midway_zoo.weights.pickles import StorageRef, TensorRef, safe_unpickle, short
 
 MAX_PICKLE_BYTES = 64 * 2**20
@@ -164,7 +164,7 @@ def open_archive(path: Path) -> Iterator[TorchArchive]:
 
 def _check_signature(file: BinaryIO, name: str) -> None:
     """Refuse files that are commonly mistaken for checkpoints, saying what they are."""
-    head = file.read(512)
+    head = file.read(HEAD)
     file.seek(0)
     if head.startswith(b"PK\x03\x04"):
         return

@@ -1,11 +1,13 @@
 """What is extracted: the same as by the functions for one clip, every frame encoded once."""
 
+import io
 import json
 import shutil
 import tarfile
 from pathlib import Path
 
 import fsspec
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -125,6 +127,47 @@ def test_tars_hold_the_same(nano: mz.MidwayNetwork, clips: Path, pictures: Path,
     run(nano, clips / "a2.mp4", tmp_path / "plain", what=("features",))
     assert torch.equal(extracted["a2.mp4"]["cls"], Extracted(tmp_path / "plain")["a2.mp4"]["cls"])
     assert extracted["5.png"]["cls"].shape == (1, nano.config.embed_dim)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_members_that_are_something_else_are_named(nano: mz.MidwayNetwork, tmp_path: Path, mode: str) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    noise = np.random.default_rng(0).bytes(3000)
+    contents = {"pointer.png": pointer, "none.png": b"", "page.jpg": b"<!DOCTYPE html><html>", "noise.png": noise}
+    contents |= {"pointer.mp4": pointer, "none.mp4": b"", "noise.mp4": noise}
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in" / ("x.tar" if mode == "w" else "x.tar.gz"), mode) as archive:
+        for name, content in contents.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    run(nano, tmp_path / "in", tmp_path / "out", what=("features",))
+    found = {key.partition("::")[2]: reason for key, reason in failures(tmp_path / "out").items()}
+    assert found.keys() == contents.keys()
+    assert_named(found)
+
+
+def test_remote_files_that_are_something_else_are_named(nano: mz.MidwayNetwork, tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    memory, found = fsspec.filesystem("memory"), {}
+    try:
+        memory.pipe({"/in/a/pointer.png": pointer, "/in/b/none.png": b"", "/in/c/pointer.mp4": pointer})
+        for name in ("a/pointer.png", "b/none.png", "c/pointer.mp4"):
+            run(nano, f"memory://in/{name}", tmp_path / name, what=("features",))
+            found[Path(name).name] = next(iter(failures(tmp_path / name).values()))
+    finally:
+        memory.rm("/in", recursive=True)
+    assert_named(found)
+
+
+def assert_named(reasons: dict[str, str]) -> None:
+    """Of files whose names say what they are."""
+    said = {"pointer": "git lfs pull", "none": "is empty", "page": "download link", "noise": ""}
+    for name, reason in reasons.items():
+        assert name in reason
+        assert said[Path(name).stem] in reason
+        assert "Error:" not in reason
+        assert "midway_zoo_" not in reason  # a temporary copy's name
 
 
 def test_from_and_to_urls(nano: mz.MidwayNetwork, clips: Path, tmp_path: Path) -> None:
