@@ -95,23 +95,37 @@ def push_folder(folder: Path, repo_id: str, *, token: str | None = None, private
 
 def _card_of_folder(folder: Path, repo_id: str) -> str:
     """The card of what is to be published, which is loaded first: nothing is published that does not load."""
-    weights, config = folder / WEIGHTS, folder / CONFIG
-    damaged = config
+    config, weights = folder / CONFIG, folder / WEIGHTS
     try:
         description = json.loads(config.read_text(encoding="utf-8"))
-        if "architecture" not in description:  # not timm's
-            return network_card(load_folder(MidwayNetwork, folder), repo_id)
-        damaged = weights
+    except ValueError as error:
+        raise _damaged(config, error) from error
+    if not isinstance(description, dict) or not {"architecture", "encoder"} & set(description):
+        raise _damaged(config, "it describes neither a network nor an encoder")
+    if "architecture" not in description:  # not timm's
+        return network_card(load_folder(MidwayNetwork, folder), repo_id)
+    try:
         with safe_open(weights, framework="pt") as file:
             saved = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise _damaged(weights, error) from error
+    provenance = saved.get("provenance", {}) if isinstance(saved, dict) else None
+    if not isinstance(provenance, dict):
+        raise _damaged(weights, "its metadata do not say where the weights are from")
+    try:
         timm.create_model(f"local-dir:{folder}", pretrained=True)
     except MidwayZooError:
         raise
-    except (SafetensorError, ValueError, TypeError, RuntimeError) as error:  # RuntimeError: timm's, of names and shapes
-        reason = " ".join(line.strip() for line in str(error).splitlines()[:2])  # torch lists every tensor
-        problem = stand_in(damaged) or f"is not what `midway-zoo convert` writes: {reason} Convert again."
-        raise CheckpointError(f"{damaged} {problem}") from error
-    return encoder_card({"architecture": str(description["architecture"])}, saved.get("provenance", {}), repo_id)
+    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:  # timm's, of whatever is there
+        raise _damaged(f"{folder}: {CONFIG} with {WEIGHTS}", error) from error
+    return encoder_card({"architecture": str(description["architecture"])}, provenance, repo_id)
+
+
+def _damaged(path: Path | str, problem: Exception | str) -> CheckpointError:
+    """The error of a file, or of what a text names, that is not as it was written."""
+    reason = " ".join(line.strip() for line in str(problem).splitlines()[:2]).rstrip(". ")  # torch lists every tensor
+    found = stand_in(path) if isinstance(path, Path) else None
+    return CheckpointError(f"{path} {found or f'is not what `midway-zoo convert` writes: {reason}. Convert again.'}")
 
 
 def load_shared(build: type[MidwayNetwork], name: str | Path, **options: Any) -> MidwayNetwork:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file, save_file
 
 import midway_zoo as mz
 from midway_zoo.cli import main
@@ -78,8 +79,12 @@ def test_push_refused(published: HubServer, nano_file: Path, tmp_path: Path, mon
         ("config.json", "<!doctype html><html></html>", "download link"),
         ("config.json", "{", "not what `midway-zoo convert` writes"),
         ("config.json", '{"architecture": "midway_vits", "pretrained_cfg": {}}', "loading state_dict"),
-        ("config.json", '{"architecture": "midway_none", "pretrained_cfg": {}}', "midway_none"),
-        ("config.json", "7", "not what `midway-zoo convert` writes"),
+        ("config.json", '{"architecture": "midway_none", "pretrained_cfg": {}}', "config.json with .*midway_none"),
+        ("config.json", '{"architecture": "midway_nano", "pretrained_cfg": []}', "config.json with "),
+        ("config.json", '{"architecture": "midway_nano", "model_args": [1]}', "config.json with "),
+        ("config.json", '{"architecture": 7, "pretrained_cfg": {}}', "config.json with "),
+        ("config.json", '{"architecture": null}', "config.json with "),
+        *(("config.json", text, "neither a network nor an encoder") for text in ("7", "[]", "{}", '"architecture"')),
     ],
 )
 def test_nothing_damaged_is_pushed(
@@ -87,11 +92,34 @@ def test_nothing_damaged_is_pushed(
 ) -> None:
     convert(nano_file, tmp_path)
     (tmp_path / "encoder" / file).write_text(content)
-    before = len(writable.requests)
+    assert_not_pushed(writable, tmp_path / "encoder", message)
+
+
+@pytest.mark.parametrize("text", ["[]", "7", '{"provenance": 3}', "{"])
+def test_weights_whose_metadata_are_damaged_are_not_pushed(
+    writable: HubServer, nano_file: Path, tmp_path: Path, text: str
+) -> None:
+    convert(nano_file, tmp_path)
+    path = tmp_path / "encoder" / "model.safetensors"
+    save_file(load_file(path), path, metadata={"midway_zoo": text})
+    assert_not_pushed(writable, tmp_path / "encoder", r"model\.safetensors is not what .*: .*\w\)?\. Convert again\.$")
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "7"])
+def test_networks_whose_description_is_damaged_are_not_pushed(
+    writable: HubServer, nano_file: Path, tmp_path: Path, text: str
+) -> None:
+    convert(nano_file, tmp_path)
+    (tmp_path / "config.json").write_text(text)
+    assert_not_pushed(writable, tmp_path, "neither a network nor an encoder")
+
+
+def assert_not_pushed(server: HubServer, folder: Path, message: str) -> None:
+    before = len(server.requests)
     with pytest.raises(CheckpointError, match=message) as caught:
-        push_folder(tmp_path / "encoder", "lab/encoder")
+        push_folder(folder, "lab/encoder")
     assert len(str(caught.value)) < 500
-    assert len(writable.requests) == before
+    assert len(server.requests) == before
 
 
 def test_push_command(writable: HubServer, nano_file: Path, tmp_path: Path, capsys) -> None:
