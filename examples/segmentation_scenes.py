@@ -10,6 +10,7 @@ the classes are. ``--out`` also gets ``table.json``.
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,10 +49,16 @@ def mean_iou(folder: Path, settings: list[str], steps: int) -> float:
     if midway_zoo(["train", "segmentation", "--recipe", RECIPE, "--quiet", *out, *settings]):
         raise SystemExit(f"the run in {folder} failed")
     state = max((folder / "checkpoints").glob("*/state.json"), key=lambda path: path.parent.name)
-    found = json.loads(state.read_text())["validation"]
-    if "mIoU" not in found:
+    return 100 * validated(folder, json.loads(state.read_text()), steps)
+
+
+def validated(folder: Path, state: dict[str, Any], steps: int) -> float:
+    """mIoU that a run's last checkpoint was validated with, as a share."""
+    if "mIoU" in state["validation"]:
+        return float(state["validation"]["mIoU"])
+    if state["step"] < steps:
         raise SystemExit(f"the run in {folder} was stopped; the same command goes on with it")
-    return 100 * float(found["mIoU"])
+    raise SystemExit(f"the run in {folder} was stopped before its last validation; delete the folder and try again")
 
 
 def without_looking() -> dict[str, float]:

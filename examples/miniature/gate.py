@@ -17,7 +17,8 @@ objects         how well a linear map of the features tells tokens of objects fr
 propagation     J of objects carried through six frames by features, and if they stayed where they were
 rest            length of the head's flow where nothing moves, alone and with refine=2: of equal frames, and in the
                 black bars (an eighth of the height each) of a picture that moves by 3 pixels
-warped          with --media: error of the head on real frames under smooth warps
+warped          with --media: error of the head on real frames under smooth warps; with --side SIDE on crops of so many
+                pixels, in tiles of the network's size, as warpedSIDE
 
 The picture NAME.pca.png shows the first three principal components of five frames of the --media.
 """
@@ -39,7 +40,7 @@ import midway_zoo as mz
 from midway_zoo.analysis import sensitivity_matrix
 from midway_zoo.analysis.probes import STRENGTHS, ridge
 from midway_zoo.config import architecture_config, override
-from midway_zoo.errors import MidwayZooError
+from midway_zoo.errors import InputError, MidwayZooError
 from midway_zoo.files import write_json, write_png
 from midway_zoo.inference.frames import open_frames
 from midway_zoo.inference.images import resize
@@ -227,15 +228,16 @@ def propagation(network: mz.MidwayNetwork, clips: int) -> dict[str, float]:
 
 
 def warped(network: mz.MidwayNetwork, media: list[Path], frames: int, side: int | None) -> dict[str, float]:
-    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on. The longest vectors have
-    about a tenth of the side."""
+    """Errors of the head on warped real frames of every medium: "warped_NAME" and so on, of another side than
+    the network's "warped128_NAME". The longest vectors have about a tenth of the side."""
     figures = {}
     tile = network.config.img_size
+    name_of_side = "" if side in (None, tile[0]) else str(side)
     side = tile[0] if side is None else side
     for path in media:
         pairs = warped_pairs(path, (side, side), frames, longest=6.0 * side / tile[0])
         for name, value in measure_flow(network, pairs, (tile[0], tile[1])).items():
-            figures[f"warped_{path.stem}_{name}"] = value["epe"]
+            figures[f"warped{name_of_side}_{path.stem}_{name}"] = value["epe"]
     return figures
 
 
@@ -252,6 +254,11 @@ def picture(network: mz.MidwayNetwork, media: list[Path], out: Path) -> None:
 def gate(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Every figure of one checkpoint."""
     network, pairs = network_of(name)
+    side, least, patch = options.side, network.config.img_size[0], network.config.patch_size
+    if side is not None and (side < least or side % patch):
+        raise InputError(
+            f"--side {side}: a multiple of {patch} that is {least}, the size of {name}, or more is expected."
+        )
     figures: dict[str, float] = {"pairs": pairs}
     if network.dynamics is not None:
         figures |= heat_maps(network, options.pairs)

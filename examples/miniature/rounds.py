@@ -29,7 +29,7 @@ from bundle import stored
 from join import join
 
 import midway_zoo as mz
-from midway_zoo.errors import MidwayZooError
+from midway_zoo.errors import ConfigError, MidwayZooError
 from midway_zoo.files import write_safetensors
 from midway_zoo.train.checkpoints import latest_checkpoint
 from midway_zoo.train.config import load_config
@@ -41,6 +41,7 @@ from midway_zoo.train.tasks.pretrain.task import PretrainTask
 from midway_zoo.train.weights import network_of_checkpoint
 from midway_zoo.version import __version__
 
+DEFAULT = "midway_nano.scenes"
 NETWORK = {"grid": [8, 8], "gate_bias": -1.0, "forward_places": True}
 _NETWORK = f"network.overrides={json.dumps(NETWORK)}"
 SCENES = ["data.scenes.height=88", "data.scenes.width=88", "data.scenes.texture_scale=[0.5,2.0]"]
@@ -69,27 +70,40 @@ def settings_of(options: argparse.Namespace, number: int) -> tuple[list[str], li
     return [*PRETRAIN, *shared, *footage, *options.pretrain], [*FLOW, *shared, *options.flow]
 
 
+def network_named(name: str) -> mz.MidwayNetwork:
+    """A network with a flow head."""
+    network = mz.load_checkpoint(name) if Path(name).exists() else mz.create_model(name, pretrained=True)
+    if network.flow_head is None:
+        raise ConfigError(f"{name} has no flow head; pass what `midway-zoo train flow` left, or a name like {DEFAULT}.")
+    return network
+
+
 def joined(folder: Path, begin: str) -> mz.MidwayNetwork:
     """The network that a round has pretrained, with the flow head from before."""
-    before = mz.load_checkpoint(begin) if Path(begin).exists() else mz.create_model(begin, pretrained=True)
+    before = network_named(begin)
     config = {**NETWORK, "flow_head": before.config.flow_head, "flow_size": list(before.config.flow_size)}
     parts = [("encoder", str(folder / "pretrain")), ("dynamics", str(folder / "pretrain")), ("flow_head", begin)]
     return join(parts, [], config, 0)
 
 
-def play(folder: Path, begin: str, until: float, settings: tuple[list[str], list[str]]) -> RunResult:
-    """One round, as far as it gets before the clock says ``until``, from the network that ``begin`` names."""
+def play(folder: Path, begin: str, until: float, settings: tuple[list[str], list[str]]) -> tuple[RunResult, bool]:
+    """One round, as far as it gets before the clock says ``until``, from the network that ``begin`` names.
+
+    Returns:
+        What its last run says, and whether the round is finished.
+    """
     begun = folder / "joined"
     if not begun.exists():
         pretrain = [*settings[0], f"out={folder / 'pretrain'}", f"init_from={begin}", left(until)]
         result = fit(PretrainTask(load_config(PretrainConfig, "nano_scenes", pretrain)))
         if not result.finished:
-            return result
+            return result, False
         joined(folder, begin).save_pretrained(begun)
         if time.monotonic() >= until:
-            return result
+            return result, False
     flow = [*settings[1], f"out={folder / 'flow'}", f"init_from={begun}", left(until)]
-    return fit(FlowTask(load_config(FlowConfig, "flow_scenes_nano", flow)))
+    result = fit(FlowTask(load_config(FlowConfig, "flow_scenes_nano", flow)))
+    return result, result.finished
 
 
 def left(until: float) -> str:
@@ -108,7 +122,7 @@ def leave(folder: Path, begin: str, path: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of all rounds")
-    parser.add_argument("--begin", default="midway_nano.scenes", help="a network of flow, default: %(default)s")
+    parser.add_argument("--begin", default=DEFAULT, help="a network of flow, default: %(default)s")
     parser.add_argument("--rounds", type=int, default=1, help="default: %(default)s")
     parser.add_argument(
         "--seconds", type=float, default=1e9, help="end cleanly after so many, default: when all is done"
@@ -122,12 +136,13 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s")
     until, begin = time.monotonic() + options.seconds, options.begin
     try:
+        network_named(begin)  # what cannot be used is told before hours of pretraining
         for number in range(options.rounds):
             folder, weights = options.out / str(number), options.out / "weights.safetensors"
-            result = play(folder, begin, until, settings_of(options, number))
+            result, finished = play(folder, begin, until, settings_of(options, number))
             leave(folder, begin, weights)
             print(f"round {number}: {result.reason} (step {result.step}); wrote {weights}")
-            if not result.finished or time.monotonic() >= until:
+            if not finished or (time.monotonic() >= until and number + 1 < options.rounds):
                 print("the same command goes on")
                 break
             begin = str(folder / "flow")

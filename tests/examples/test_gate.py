@@ -58,6 +58,22 @@ def test_figures_of_a_network_and_of_random_weights(gate: ModuleType, tmp_path: 
         assert Image.open(tmp_path / name).width > 100
 
 
+@pytest.mark.parametrize("side", ["0", "-8", "56", "100"])
+def test_sides_that_do_not_fit_are_told_at_once(gate: ModuleType, monkeypatch, capsys, side: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["gate.py", "random", "--side", side])
+    monkeypatch.setattr(gate, "heat_maps", None)
+    assert gate.main() == 1
+    assert f"--side {side}: a multiple of 8 that is 64, the size of random, or more" in capsys.readouterr().err
+
+
+def test_figures_of_larger_frames_stand_beside_the_others(gate: ModuleType, tmp_path: Path) -> None:
+    Image.effect_noise((220, 200), 60).convert("RGB").save(tmp_path / "0.png")
+    network, _ = gate.network_of("midway_nano.scenes")
+    for side, name in ((None, "warped"), (64, "warped"), (80, "warped80")):
+        figures = gate.warped(network, [tmp_path], 1, side)
+        assert {key.split("_")[0] for key in figures} == {name}
+
+
 def test_what_is_not_there(gate: ModuleType, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["gate.py", "midway_nano.nothing"])
     assert gate.main() == 1

@@ -1,8 +1,10 @@
 """Rounds of pretraining and flow, in pieces and at once."""
 
+import importlib
 import runpy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,6 +48,30 @@ def test_a_second_round_goes_on_from_the_first(tmp_path: Path, monkeypatch: pyte
     assert run(monkeypatch, "--out", str(tmp_path), "--rounds", "2", *SMALL) == 0
     assert (tmp_path / "1" / "flow" / "best.json").is_file()
     assert str(tmp_path / "0" / "flow") in (tmp_path / "1" / "pretrain" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("finished", "rounds", "left"), [(True, 1, False), (True, 2, True), (False, 1, True)])
+def test_it_says_whether_anything_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], finished, rounds, left
+) -> None:
+    """The time is up after each of these rounds."""
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    module = importlib.import_module("rounds")
+    result = SimpleNamespace(reason="done", step=3)
+    monkeypatch.setattr(module, "play", lambda *arguments: (result, finished))
+    monkeypatch.setattr(module, "leave", lambda *arguments: None)
+    monkeypatch.setattr(sys, "argv", ["rounds.py", "--out", str(tmp_path), "--seconds", "0", "--rounds", str(rounds)])
+    assert module.main() == 0
+    assert ("the same command goes on" in capsys.readouterr().out) == left
+
+
+def test_what_it_cannot_begin_with_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mz.create_model("midway_nano").save_pretrained(tmp_path / "plain")
+    assert run(monkeypatch, "--out", str(tmp_path / "out"), "--begin", str(tmp_path / "plain")) == 1
+    assert f"{tmp_path / 'plain'} has no flow head; pass " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_are_one_line(

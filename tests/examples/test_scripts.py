@@ -46,3 +46,11 @@ def test_textures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with Image.open(path) as image:
             assert image.size == (32, 32)
             assert np.asarray(image).std() > 5
+
+
+def test_a_run_that_was_stopped_is_told_what_goes_on(tmp_path: Path) -> None:
+    validated = runpy.run_path(str(EXAMPLES / "segmentation_scenes.py"))["validated"]
+    assert validated(tmp_path, {"step": 100, "validation": {"mIoU": 0.5}}, 100) == 0.5
+    for step, remedy in ((40, "the same command goes on"), (100, "delete the folder")):
+        with pytest.raises(SystemExit, match=remedy):
+            validated(tmp_path, {"step": step, "validation": {}}, 100)
