@@ -1,6 +1,7 @@
 """Reading files: safetensors, digests, and what stands in for a file that was not fetched."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ METADATA_KEY = "midway_zoo"
 """safetensors keeps metadata in a hash map: a single key makes the bytes of a file reproducible."""
 HEAD = 512
 """Bytes from the beginning of a file that tell what it is."""
+
+_PROLOGUE = re.compile(rb"^(<\?.*?\?>|<!--.*?-->|\s)+", re.DOTALL)
+"""What may come before the root of XML or HTML: declarations, comments, space."""
 
 
 def stand_in(path: Path) -> str | None:
@@ -35,9 +39,9 @@ def stand_in_of(head: bytes) -> str | None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty. Get the file again."
-    # XML may be the file itself, as an SVG is: it takes the root of a page, or of an object store's error.
-    page = (b"<html", b"<!doctype html", b"<error>") if start.startswith(b"<?xml") else ()
-    if start.startswith((b"<!doctype html", b"<html", b"<head")) or any(sign in start for sign in page):
+    # Of XML the root decides: a page, or what an object store answers, in place of the file; an SVG is the file.
+    root = _PROLOGUE.sub(b"", start)
+    if root.startswith((b"<!doctype html", b"<html", b"<head", b"<error", b"<listbucketresult")):
         return "is a web page in place of the file: use the file's download link, not its page."
     if head.startswith(b"version https://git-lfs"):
         return "is a git-lfs pointer in place of the file: run `git lfs pull`, or download the file itself."

@@ -38,6 +38,8 @@ STAND_INS = {
         "download link",
     ),
     "error of a bucket": (b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>AccessDenied</Code></Error>', "link"),
+    "bucket": (b'<?xml version="1.0"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/">', "link"),
+    "remarks before a page": (b"<!-- saved from -->\n<!-- by a browser -->\n<html>", "link"),
     "nothing": (b"", "is empty. Get the file again"),
 }
 
@@ -82,7 +84,7 @@ def test_other_files_stand_for_themselves(tmp_path: Path) -> None:
     assert stand_in(tmp_path / "notes") is None
     for remarks in (0, 20):
         text = '<?xml version="1.0"?>\n' + remarks * "<!-- drawn by a program that says so -->\n"
-        (tmp_path / "logo.svg").write_text(text + '<svg xmlns="http://www.w3.org/2000/svg"/>')
+        (tmp_path / "logo.svg").write_text(text + "<svg><foreignObject><html></html></foreignObject></svg>")
         assert stand_in(tmp_path / "logo.svg") is None
 
 

@@ -309,7 +309,7 @@ def main() -> int:
         results = json.loads(options.json.read_text(encoding="utf-8"))
     try:
         for name in options.checkpoints:
-            results[name] = gate(name, options)
+            results[name] = results.get(name, {}) | gate(name, options)
             print(name, " ".join(f"{key} {value:.4g}" for key, value in results[name].items()), flush=True)
             if options.json:
                 write_json(options.json, results, overwrite=True)

@@ -180,9 +180,9 @@ def index_clips(
         root: searched for clips; see :func:`find_clips`. Clips that cannot be read are skipped with a warning.
         stride, fps, gap, size, batch_size: as in :func:`~midway_zoo.infer_motion_latents`. ``fps`` does not
             apply to folders of frames, which have no times.
-        level: level whose motion latent is kept, 2, 1 or 0; None for the highest that the network has, which retrieves
-            best with the model of this package (and costs least). For other models,
-            :func:`~midway_zoo.analysis.retrieval_truth` measures which level is best.
+        level: level whose motion latent is kept, 2, 1 or 0; None for the highest that the network has, which costs
+            least; with the model of this package the levels differ by little, and
+            :func:`~midway_zoo.analysis.retrieval_truth` measures which one is best with any other.
         known: an earlier index; unchanged clips are taken from it if weights and options are the same.
 
     Raises:

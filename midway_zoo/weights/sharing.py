@@ -114,9 +114,9 @@ def _card_of_folder(folder: Path, repo_id: str) -> str:
         raise _damaged(weights, "its metadata do not say where the weights are from")
     try:
         timm.create_model(f"local-dir:{folder}", pretrained=True)
-    except MidwayZooError:
+    except (MidwayZooError, OSError, MemoryError):
         raise
-    except (ValueError, TypeError, RuntimeError, AttributeError, KeyError) as error:  # timm's, of whatever is there
+    except Exception as error:  # timm's and torch's, of whatever is there: AssertionError, ZeroDivisionError, ...
         raise _damaged(f"{folder}: {CONFIG} with {WEIGHTS}", error) from error
     return encoder_card({"architecture": str(description["architecture"])}, provenance, repo_id)
 

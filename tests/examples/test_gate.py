@@ -74,6 +74,15 @@ def test_figures_of_larger_frames_stand_beside_the_others(gate: ModuleType, tmp_
         assert {key.split("_")[0] for key in figures} == {name}
 
 
+def test_figures_are_added_to_those_of_before(gate: ModuleType, tmp_path: Path, monkeypatch) -> None:
+    out = tmp_path / "gate.json"
+    out.write_text('{"random": {"warped_clip_zero": 3.0, "pairs": 5}}')
+    monkeypatch.setattr(gate, "gate", lambda name, options: {"warped80_clip_zero": 4.0, "pairs": 0})
+    monkeypatch.setattr(sys, "argv", ["gate.py", "random", "--json", str(out), "--side", "80"])
+    assert gate.main() == 0
+    assert json.loads(out.read_text()) == {"random": {"warped_clip_zero": 3.0, "warped80_clip_zero": 4.0, "pairs": 0}}
+
+
 def test_what_is_not_there(gate: ModuleType, monkeypatch, capsys) -> None:
     monkeypatch.setattr(sys, "argv", ["gate.py", "midway_nano.nothing"])
     assert gate.main() == 1

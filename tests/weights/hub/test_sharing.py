@@ -84,6 +84,8 @@ def test_push_refused(published: HubServer, nano_file: Path, tmp_path: Path, mon
         ("config.json", '{"architecture": "midway_nano", "model_args": [1]}', "config.json with "),
         ("config.json", '{"architecture": 7, "pretrained_cfg": {}}', "config.json with "),
         ("config.json", '{"architecture": null}', "config.json with "),
+        ("config.json", '{"architecture": "midway_nano", "model_args": {"num_heads": 7}}', "config.json with "),
+        ("config.json", '{"architecture": "midway_nano", "model_args": {"num_heads": 0}}', "config.json with "),
         *(("config.json", text, "neither a network nor an encoder") for text in ("7", "[]", "{}", '"architecture"')),
     ],
 )
