@@ -131,7 +131,7 @@ def working_size(network: MidwayNetwork, frames: Tensor) -> int:
 def flow_options(network: MidwayNetwork) -> dict[str, Any]:
     """Options of ``predict_flow``. A head runs at full resolution in tiles, with two rounds of refinement; without a
     head every token is perturbed, and a grid finer than the network's own would take minutes."""
-    return {"size": None} if network.flow_head is None else {"overlap": 0.5, "refine": 2}
+    return {"size": None} if network.flow_head is None else {"refine": 2}
 
 
 def warp_differences(frames: Tensor, flow: Tensor) -> tuple[float, float]:
