@@ -36,11 +36,10 @@ def stand_in(path: Path) -> str | None:
 
 def stand_in_of(head: bytes) -> str | None:
     """:func:`stand_in` of a file that begins with ``head``, ``HEAD`` bytes; empty if the file is."""
-    start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if not head:
         return "is empty. Get the file again."
     # Of XML the root decides: a page, or what an object store answers, in place of the file; an SVG is the file.
-    root = _PROLOGUE.sub(b"", start)
+    root = _PROLOGUE.sub(b"", head.removeprefix(b"\xef\xbb\xbf")).lower()
     if root.startswith((b"<!doctype html", b"<html", b"<head", b"<error", b"<listbucketresult")):
         return "is a web page in place of the file: use the file's download link, not its page."
     if head.startswith(b"version https://git-lfs"):

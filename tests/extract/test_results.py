@@ -20,6 +20,8 @@ from tests.extract.conftest import drifting
 from tests.extract.runs import assert_same, failures, rows, run
 from tests.models.test_flow_head import TINY
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+
 
 def close(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=2e-4)
@@ -131,10 +133,9 @@ def test_tars_hold_the_same(nano: mz.MidwayNetwork, clips: Path, pictures: Path,
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
 def test_members_that_are_something_else_are_named(nano: mz.MidwayNetwork, tmp_path: Path, mode: str) -> None:
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     noise = np.random.default_rng(0).bytes(3000)
-    contents = {"pointer.png": pointer, "none.png": b"", "page.jpg": b"<!DOCTYPE html><html>", "noise.png": noise}
-    contents |= {"pointer.mp4": pointer, "none.mp4": b"", "noise.mp4": noise}
+    contents = {"pointer.png": POINTER, "none.png": b"", "page.jpg": b"<!DOCTYPE html><html>", "noise.png": noise}
+    contents |= {"pointer.mp4": POINTER, "none.mp4": b"", "noise.mp4": noise}
     (tmp_path / "in").mkdir()
     with tarfile.open(tmp_path / "in" / ("x.tar" if mode == "w" else "x.tar.gz"), mode) as archive:
         for name, content in contents.items():
@@ -148,10 +149,9 @@ def test_members_that_are_something_else_are_named(nano: mz.MidwayNetwork, tmp_p
 
 
 def test_remote_files_that_are_something_else_are_named(nano: mz.MidwayNetwork, tmp_path: Path) -> None:
-    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     memory, found = fsspec.filesystem("memory"), {}
     try:
-        memory.pipe({"/in/a/pointer.png": pointer, "/in/b/none.png": b"", "/in/c/pointer.mp4": pointer})
+        memory.pipe({"/in/a/pointer.png": POINTER, "/in/b/none.png": b"", "/in/c/pointer.mp4": POINTER})
         for name in ("a/pointer.png", "b/none.png", "c/pointer.mp4"):
             run(nano, f"memory://in/{name}", tmp_path / name, what=("features",))
             found[Path(name).name] = next(iter(failures(tmp_path / name).values()))
